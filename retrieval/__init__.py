@@ -1,0 +1,30 @@
+"""Image retrieval with GeM descriptors.
+
+>>> from retrieval import Gallery, load_model
+>>> gallery = Gallery.create("album/.retrieval", load_model("auto"))    # doctest: +SKIP
+>>> gallery.index(["album"])                                            # doctest: +SKIP
+>>> for match in gallery.query("photo.jpg", k=10).matches:              # doctest: +SKIP
+...     print(match.rank, match.score, match.path)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.model import Model, load_model
+
+__version__ = "0.1.0"
+__all__ = ["Gallery", "Model", "__version__", "load_model"]
+
+# Loaded when first asked for, so that `import retrieval` costs nothing.
+_HOMES = {"Gallery": "retrieval.gallery.gallery", "Model": "retrieval.model", "load_model": "retrieval.model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'retrieval' has no attribute {name!r}")

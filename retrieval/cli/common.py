@@ -1,0 +1,118 @@
+"""Options and habits that commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NumberList(click.ParamType):
+    """Comma-separated numbers, such as ``1,0.7071,0.5``."""
+
+    name = "numbers"
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers separated by commas", param, ctx)
+        if self.count is not None and len(numbers) != self.count:
+            self.fail(f"{value!r} has {len(numbers)} numbers, not {self.count}", param, ctx)
+        return numbers
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+index_option = click.option(
+    "--index",
+    "index",
+    metavar="DIR",
+    help="The gallery (default: $RETRIEVE_INDEX, or .retrieval here or in a folder above).",
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network.",
+)
+model_options = _options(
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="BACKBONE-POOLING such as resnet50-gem, a checkpoint, or auto (default).",
+    ),
+    click.option(
+        "--size",
+        type=click.IntRange(16, 16384),
+        help="Longest side in pixels, downscale only (default: the model's, 1024).",
+    ),
+    click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1)."),
+)
+verbosity_options = _options(
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),
+    click.option("-v", "--verbose", count=True, help="Say more; -vv shows the traceback of an error."),
+)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """A line for the user, on stderr: results alone go to stdout."""
+    if not quiet:
+        print(message, file=sys.stderr)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data))
+
+
+def safe(text: str) -> str:
+    """Text that cannot disturb a terminal: control characters and undecodable bytes are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def human_bytes(size: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+@contextmanager
+def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with pictures a second and time left, only when it is a terminal: ``update(done, total)``."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(desc=label, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        bar.refresh()
+
+    try:
+        yield update
+    finally:
+        bar.close()

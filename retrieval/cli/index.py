@@ -1,0 +1,152 @@
+"""``retrieve index``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from retrieval.cli.common import (
+    engine_option,
+    index_option,
+    model_options,
+    print_json,
+    progress_bar,
+    safe,
+    say,
+    verbosity_options,
+)
+
+if TYPE_CHECKING:
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.sync import SyncReport
+
+
+@click.command("index")
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@index_option
+@model_options
+@engine_option
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="How a new gallery stores vectors; float16 halves it.",
+)
+@click.option(
+    "--no-exif", is_flag=True, help="A new gallery ignores EXIF orientation (as the published benchmarks do)."
+)
+@click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
+@click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="How the summary is printed.",
+)
+@verbosity_options
+def command(
+    paths: tuple[str, ...],
+    index: str | None,
+    model: str | None,
+    size: int | None,
+    scales: tuple[float, ...] | None,
+    engine: str,
+    dtype: str | None,
+    no_exif: bool,
+    strict: bool,
+    repair: bool,
+    form: str,
+    quiet: bool,
+    verbose: int,
+) -> int:
+    """Bring the gallery in line with folders and pictures.
+
+    New pictures are described, changed ones again, vanished ones dropped; renamed or copied ones are recognised by
+    their content. Without PATH: everything that was indexed before. Interrupted, it continues where it was.
+    """
+    from retrieval.errors import UsageError
+    from retrieval.gallery.gallery import DEFAULT_FOLDER, Gallery, locate
+    from retrieval.model import load_model
+
+    def tell(message: str) -> None:
+        say(message, quiet)
+
+    folder = locate(index) or Path(DEFAULT_FOLDER)
+    if repair:
+        from retrieval.gallery.repair import repair as mend
+
+        for line in mend(folder) or ["nothing was damaged"]:
+            tell(f"repair: {safe(line)}")
+    present = (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists()
+    if present:
+        gallery = Gallery.open(folder, engine=engine, warn=tell)
+        require_same_model(gallery, model, size, scales, tell)
+        if dtype and dtype != gallery.description["dtype"]:
+            raise UsageError(
+                f"the gallery {folder} stores {gallery.description['dtype']}",
+                "Another dtype needs another gallery (--index).",
+            )
+        if no_exif and gallery.spec.image.exif:
+            raise UsageError(
+                f"the gallery {folder} was made with EXIF orientation",
+                "Another rule needs another gallery (--index).",
+            )
+    else:
+        if not paths:
+            raise UsageError(
+                "there is no gallery here yet and no folder was named", "Example: retrieve index ./images."
+            )
+        missing = [p for p in paths if not Path(p).exists()]
+        if missing:
+            raise UsageError(f"there is no {safe(missing[0])}")
+        chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
+        gallery = Gallery.create(folder, chosen, dtype=dtype or "float32", engine=engine)
+    with gallery, progress_bar("index", quiet) as update:
+        report = gallery.index(list(paths) or None, progress=update)
+        images = gallery.catalog.searchable_count()
+    for warning in report.warnings:
+        tell(f"warning: {safe(warning)}")
+    troubles = len(report.troubles)
+    if form == "json":
+        print_json({"index": str(folder), "images": images, **vars(report)})
+    else:
+        parts = [f"{n} {word}" for word, n in _counts(report) if n]
+        print(
+            f"{images} pictures in {safe(str(folder))}: {', '.join(parts) or 'nothing to do'} ({report.seconds:.1f} s)"
+        )
+        if troubles:
+            print(f"{troubles} could not be read; `retrieve info` says which and why")
+    return 1 if strict and troubles else 0
+
+
+def require_same_model(
+    gallery: Gallery,
+    model: str | None,
+    size: int | None,
+    scales: tuple[float, ...] | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Raises GalleryMismatch when the options name another model, size or scales than the gallery's own."""
+    from retrieval.model import Model, load_model
+
+    own = gallery.spec
+    if model is None or model == own.name:
+        gallery.require(Model(own.with_image(size=size, scales=scales)))
+    else:
+        gallery.require(
+            load_model(
+                model,
+                size=size or own.image.size,
+                scales=scales or own.image.scales,
+                exif=own.image.exif,
+                say=tell,
+            )
+        )
+
+
+def _counts(report: SyncReport) -> list[tuple[str, int]]:
+    words = ("added", "changed", "renamed", "copied", "removed", "unchanged")
+    return [(word, getattr(report, word)) for word in words]

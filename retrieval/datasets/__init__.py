@@ -1,0 +1,1 @@
+"""Data sets: what is right for each query, and sets to measure and train on."""

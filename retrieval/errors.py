@@ -1,0 +1,65 @@
+"""Every error a user can meet. Each says in one line what is wrong and, where there is one, what to do about it.
+
+The command line prints ``str(error)`` and leaves with ``exit_code``: 2 for a mistake in the request, 1 for a failure.
+"""
+
+from __future__ import annotations
+
+
+class RetrievalError(Exception):
+    """Base class. ``message`` says what is wrong, ``hint`` what to do about it (may be empty)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message.rstrip('.')}. {self.hint}" if self.hint else self.message
+
+
+class UsageError(RetrievalError, ValueError):
+    """The request itself cannot be met: a wrong option, value or shape. Exit status 2."""
+
+    exit_code = 2
+
+
+class ImageError(RetrievalError):
+    """One picture cannot be used; ``message`` is the reason alone (the caller knows the path).
+
+    ``transient`` is true where trying the unchanged file again may help (permissions, I/O), so it is tried again.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, transient: bool = False) -> None:
+        super().__init__(message, hint)
+        self.transient = transient
+
+
+class ModelError(RetrievalError):
+    """A model, its weights or its checkpoint cannot be had or read."""
+
+
+class DownloadError(RetrievalError):
+    """A download failed or what arrived is not what was published."""
+
+
+class DatasetError(RetrievalError):
+    """A data set, its layout, ground truth or ranking is wrong or incomplete."""
+
+
+class GalleryError(RetrievalError):
+    """A gallery cannot be found, opened, read or written."""
+
+
+class GalleryMismatch(GalleryError):
+    """The gallery was made with another model than the one at hand."""
+
+
+class GalleryLocked(GalleryError):
+    """Another process is writing to the gallery."""
+
+
+class GalleryDamaged(GalleryError):
+    """A file of the gallery is missing or damaged; the message names it."""

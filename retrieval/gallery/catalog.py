@@ -1,0 +1,361 @@
+"""The catalog: one SQLite row a picture. What is committed here, and only that, is in the gallery."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.errors import GalleryDamaged, GalleryError
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE roots (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL CHECK (kind IN ('folder', 'files')));
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    root INTEGER NOT NULL REFERENCES roots(id),
+    path NOT NULL,
+    size INTEGER NOT NULL DEFAULT -1,
+    mtime_ns INTEGER NOT NULL DEFAULT -1,
+    hash TEXT,
+    width INTEGER,
+    height INTEGER,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'ok', 'error')),
+    error TEXT,
+    row INTEGER,
+    UNIQUE (root, path)
+);
+CREATE INDEX images_by_hash ON images (hash);
+CREATE INDEX images_by_row ON images (row);
+CREATE TABLE spare (hash TEXT PRIMARY KEY, row INTEGER NOT NULL, width INTEGER, height INTEGER);
+INSERT INTO meta VALUES ('version', '0'), ('vector_count', '0'), ('generation', '0');
+"""
+_FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture as catalogued. ``path`` is relative to the root's folder; ``row`` is its vector's row, if it has one.
+
+    ``status``: "ok", "pending" (found, not described yet) or "error" (``error`` says why). An "ok" picture with an
+    ``error`` is one whose file changed and cannot be read at present; its last good vector is kept.
+    """
+
+    id: int
+    root: int
+    path: str
+    size: int
+    mtime_ns: int
+    hash: str | None
+    width: int | None
+    height: int | None
+    status: str
+    error: str | None
+    row: int | None
+
+
+@dataclass(frozen=True)
+class Root:
+    """Something that was indexed: a whole folder, or single files of a folder. ``path`` is as stored (see Gallery)."""
+
+    id: int
+    path: str
+    kind: str
+
+
+def encode_path(path: str) -> str | bytes:
+    """Paths are stored as text; those that are not UTF-8, as bytes."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def decode_path(stored: str | bytes) -> str:
+    return os.fsdecode(stored) if isinstance(stored, bytes) else stored
+
+
+class Catalog:
+    """A connection to ``catalog.sqlite``; ``writable`` ones belong to the holder of the gallery's lock.
+
+    Every sqlite3 error leaves as GalleryDamaged (the file) or GalleryError (the disk); both name the file.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False, create: bool = False) -> None:
+        self.path = path
+        if not create and not path.is_file():
+            raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
+        with self._errors():
+            self._connection = self._connect(writable or create)
+            if create:
+                self._connection.executescript(_SCHEMA)
+            elif self._connection.execute("SELECT count(*) FROM meta").fetchone()[0] < 3:
+                raise GalleryDamaged(f"{path} is incomplete", "Run `retrieve index --repair`.")
+
+    def _connect(self, writable: bool) -> sqlite3.Connection:
+        if writable:
+            connection = sqlite3.connect(self.path, isolation_level=None, timeout=30, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            return connection
+        uri = self.path.resolve().as_uri()
+        try:
+            connection = sqlite3.connect(
+                f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=30, check_same_thread=False
+            )
+            connection.execute("SELECT 1 FROM meta").fetchone()
+        except sqlite3.OperationalError:
+            if os.access(self.path.parent, os.W_OK):
+                raise
+            # On a read-only medium SQLite cannot keep its shared memory beside the file; nobody can write there either.
+            connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "full" in text or "disk I/O" in text:
+                raise GalleryError(
+                    f"the disk is full or failing: {self.path}: {text}",
+                    "What was committed is safe; free space and run again.",
+                ) from error
+            if "no such table" in text or "no such column" in text:
+                raise GalleryDamaged(f"{self.path} is damaged: {text}", "Run `retrieve index --repair`.") from error
+            raise GalleryError(f"{self.path}: {text}") from error
+        except sqlite3.DatabaseError as error:
+            raise GalleryDamaged(f"{self.path} is damaged: {error}", "Run `retrieve index --repair`.") from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All reads inside see one and the same state of the catalog."""
+        with self._errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All changes inside are committed together, or not at all."""
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def check(self) -> None:
+        """Raises GalleryDamaged when SQLite's own consistency check fails."""
+        with self._errors():
+            result = self._connection.execute("PRAGMA quick_check").fetchone()[0]
+        if result != "ok":
+            raise GalleryDamaged(f"{self.path} is damaged: {result}", "Run `retrieve index --repair`.")
+
+    # -- meta ----------------------------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> str | None:
+        with self._errors():
+            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def number(self, key: str) -> int:
+        """``version`` (changes with the set of searchable pictures), ``vector_count`` or ``generation``."""
+        return int(self.meta(key) or 0)
+
+    def set_meta(self, key: str, value: str | int) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
+
+    def bump_version(self) -> None:
+        self.set_meta("version", self.number("version") + 1)
+
+    # -- roots ---------------------------------------------------------------------------------------------------
+
+    def roots(self) -> list[Root]:
+        with self._errors():
+            rows = self._connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
+        return [Root(i, decode_path(path), kind) for i, path, kind in rows]
+
+    def add_root(self, path: str, kind: str) -> Root:
+        cursor = self._connection.execute("INSERT INTO roots (path, kind) VALUES (?, ?)", (encode_path(path), kind))
+        return Root(int(cursor.lastrowid or 0), path, kind)
+
+    def replace_root(self, root: Root) -> Root:
+        """The single files of a folder become that whole folder."""
+        self._connection.execute("UPDATE roots SET kind = 'folder' WHERE id = ?", (root.id,))
+        return Root(root.id, root.path, "folder")
+
+    def move_into(self, old: Root, new: Root, prefix: str) -> None:
+        """Pictures of ``old`` become pictures of ``new``, ``prefix`` put before their paths; ``old`` goes."""
+        for i, path in self._connection.execute("SELECT id, path FROM images WHERE root = ?", (old.id,)).fetchall():
+            moved = encode_path(os.path.join(prefix, decode_path(path)))
+            # The same file may have come in both ways; the older row stays.
+            self._connection.execute("UPDATE OR IGNORE images SET root = ?, path = ? WHERE id = ?", (new.id, moved, i))
+        self._connection.execute("DELETE FROM images WHERE root = ?", (old.id,))
+        self._connection.execute("DELETE FROM roots WHERE id = ?", (old.id,))
+
+    def drop_empty_roots(self) -> None:
+        self._connection.execute("DELETE FROM roots WHERE kind = 'files' AND id NOT IN (SELECT root FROM images)")
+
+    # -- images --------------------------------------------------------------------------------------------------
+
+    def records(self, root: int | None = None, status: str | None = None) -> Iterator[Record]:
+        where, values = [], []
+        for column, value in (("root", root), ("status", status)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)
+        clause = f" WHERE {' AND '.join(where)}" if where else ""
+        with self._errors():
+            for row in self._connection.execute(f"SELECT {_FIELDS} FROM images{clause} ORDER BY id", values):
+                yield _record(row)
+
+    def troubled(self) -> list[Record]:
+        """Pictures that could not be read, the newest state of each."""
+        with self._errors():
+            query = f"SELECT {_FIELDS} FROM images WHERE error IS NOT NULL ORDER BY id"
+            return [_record(row) for row in self._connection.execute(query)]
+
+    def by_ids(self, ids: Sequence[int]) -> dict[int, Record]:
+        found: dict[int, Record] = {}
+        with self._errors():
+            for begin in range(0, len(ids), 500):
+                part = [int(i) for i in ids[begin : begin + 500]]
+                query = f"SELECT {_FIELDS} FROM images WHERE id IN ({','.join('?' * len(part))})"
+                found.update((row[0], _record(row)) for row in self._connection.execute(query, part))
+        return found
+
+    def searchable(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, rows), int64, of all pictures with a vector, by ascending id."""
+        with self._errors():
+            pairs = self._connection.execute("SELECT id, row FROM images WHERE row IS NOT NULL ORDER BY id").fetchall()
+        table = np.array(pairs, np.int64).reshape(-1, 2)
+        return table[:, 0].copy(), table[:, 1].copy()
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Vector rows of pictures by id, int64, -1 where there is none (any more)."""
+        out = np.full(len(ids), -1, np.int64)
+        with self._errors():
+            for begin in range(0, len(ids), 500):
+                part = [int(i) for i in ids[begin : begin + 500]]
+                query = f"SELECT id, row FROM images WHERE row IS NOT NULL AND id IN ({','.join('?' * len(part))})"
+                found = dict(self._connection.execute(query, part).fetchall())
+                out[begin : begin + 500] = [found.get(i, -1) for i in part]
+        return out
+
+    def searchable_count(self) -> int:
+        with self._errors():
+            return self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
+
+    def vector_of(self, digest: str) -> tuple[int, int | None, int | None] | None:
+        """(row, width, height) of any picture, present or past, with this content hash."""
+        with self._errors():
+            for table in ("images", "spare"):
+                query = f"SELECT row, width, height FROM {table} WHERE hash = ? AND row IS NOT NULL LIMIT 1"
+                found = self._connection.execute(query, (digest,)).fetchone()
+                if found is not None:
+                    return found
+        return None
+
+    def add_spare(self, pairs: Iterable[tuple[str, int]]) -> None:
+        """Vectors without a picture, by content hash: should the picture come (back), it need not be described."""
+        self._connection.executemany("INSERT OR IGNORE INTO spare (hash, row) VALUES (?, ?)", pairs)
+
+    def clear_spare(self) -> None:
+        self._connection.execute("DELETE FROM spare")
+
+    def counts(self) -> dict[str, int]:
+        with self._errors():
+            return dict(self._connection.execute("SELECT status, count(*) FROM images GROUP BY status").fetchall())
+
+    def live_rows(self) -> np.ndarray:
+        """Rows that some picture uses, ascending, int64."""
+        with self._errors():
+            rows = self._connection.execute(
+                "SELECT DISTINCT row FROM images WHERE row IS NOT NULL ORDER BY row"
+            ).fetchall()
+        return np.array(rows, np.int64).reshape(-1)
+
+    def add_pending(self, root: int, paths: Iterable[str]) -> None:
+        rows = ((root, encode_path(path)) for path in paths)
+        self._connection.executemany("INSERT INTO images (root, path, status) VALUES (?, ?, 'pending')", rows)
+
+    def set_ok(
+        self,
+        i: int,
+        *,
+        size: int,
+        mtime_ns: int,
+        digest: str,
+        width: int | None,
+        height: int | None,
+        row: int,
+    ) -> None:
+        self._connection.execute(
+            "UPDATE images SET size=?, mtime_ns=?, hash=?, width=?, height=?, status='ok', error=NULL, row=? WHERE id=?",
+            (size, mtime_ns, digest, width, height, row, i),
+        )
+
+    def set_error(self, i: int, *, size: int, mtime_ns: int, error: str, keep_vector: bool) -> None:
+        """Note why a picture cannot be read. ``keep_vector``: its last good vector stays searchable."""
+        lost = "" if keep_vector else ", status='error', row=NULL, hash=NULL, width=NULL, height=NULL"
+        self._connection.execute(
+            f"UPDATE images SET size=?, mtime_ns=?, error=?{lost} WHERE id=?", (size, mtime_ns, error, i)
+        )
+
+    def set_seen(self, i: int, *, size: int, mtime_ns: int) -> None:
+        self._connection.execute("UPDATE images SET size=?, mtime_ns=?, error=NULL WHERE id=?", (size, mtime_ns, i))
+
+    def rename(self, i: int, *, root: int, path: str) -> None:
+        self._connection.execute("UPDATE images SET root=?, path=? WHERE id=?", (root, encode_path(path), i))
+
+    def forget_vector(self, i: int) -> None:
+        """The picture will be described again."""
+        self._connection.execute(
+            "UPDATE images SET status='pending', row=NULL, hash=NULL, size=-1, mtime_ns=-1 WHERE id=?", (i,)
+        )
+
+    def renumber_rows(self, old_rows: np.ndarray) -> None:
+        """The vector in row ``old_rows[i]`` is now in row ``i``. Through negative numbers, so that none collide."""
+        pairs = ((-1 - new, int(old)) for new, old in enumerate(old_rows))
+        self._connection.executemany("UPDATE images SET row=? WHERE row=?", pairs)
+        self._connection.execute("UPDATE images SET row = -1 - row WHERE row < 0")
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """Drop pictures; their vectors stay as spare ones until compaction."""
+        for i in ids:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO spare SELECT hash, row, width, height FROM images WHERE id = ? AND row IS NOT NULL",
+                (i,),
+            )
+            self._connection.execute("DELETE FROM images WHERE id = ?", (i,))
+
+    def forget_rows(self, rows: Iterable[int]) -> int:
+        """Vectors in these rows are lost: their pictures will be described again. Returns how many pictures."""
+        lost = 0
+        for row in rows:
+            self._connection.execute("DELETE FROM spare WHERE row = ?", (row,))
+            for (i,) in self._connection.execute("SELECT id FROM images WHERE row = ?", (row,)).fetchall():
+                self.forget_vector(i)
+                lost += 1
+        return lost
+
+
+def _record(row: tuple) -> Record:
+    i, root, path, *rest = row
+    return Record(i, root, decode_path(path), *rest)

@@ -1,0 +1,106 @@
+"""Restoring a damaged gallery from whatever is intact: description and catalog carry copies of each other's essentials,
+every vector carries its picture's content hash and a checksum, and the search index can always be made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import GalleryDamaged, GalleryError, ModelError
+from retrieval.gallery.catalog import Catalog
+from retrieval.gallery.gallery import read_description, write_json
+from retrieval.gallery.lock import WriterLock
+from retrieval.gallery.vectors import VectorStore
+from retrieval.models.spec import ModelSpec
+
+
+def repair(folder: Path) -> list[str]:
+    """Mend what can be mended; returns a line for each thing done. A synchronisation afterwards describes what was lost.
+
+    Raises GalleryLocked, or GalleryError when too much is gone.
+    """
+    if not folder.is_dir():
+        raise GalleryError(f"there is no gallery in {folder}", "Make one with: retrieve index FOLDER.")
+    done: list[str] = []
+    with WriterLock(folder):
+        description = _description(folder, done)
+        catalog = _catalog(folder, description, done)
+        try:
+            spec = ModelSpec.from_dict(description["model"])
+            store = VectorStore(folder / "vectors", spec.dim, description["dtype"], catalog.number("generation"))
+            _vectors(catalog, store, done)
+        finally:
+            catalog.close()
+        for path in (folder / "ann").glob("*"):
+            path.unlink()
+    return done
+
+
+def _description(folder: Path, done: list[str]) -> dict[str, Any]:
+    try:
+        return read_description(folder)
+    except GalleryDamaged as damage:
+        try:
+            catalog = Catalog(folder / "catalog.sqlite")
+            description = json.loads(catalog.meta("description") or "")
+            catalog.close()
+            ModelSpec.from_dict(description["model"])
+        except (GalleryError, ModelError, ValueError, KeyError, TypeError) as error:
+            raise GalleryError(
+                f"{damage.message}, and the catalog has no copy of it",
+                "Which model made the vectors is lost: make a new gallery.",
+            ) from error
+        write_json(folder / "gallery.json", description)
+        done.append(f"{folder / 'gallery.json'} written from the catalog ({damage.message})")
+        return description
+
+
+def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Catalog:
+    path = folder / "catalog.sqlite"
+    try:
+        catalog = Catalog(path, writable=True)
+        catalog.check()
+        return catalog
+    except GalleryDamaged as damage:
+        aside = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        for suffix in ("", "-wal", "-shm"):
+            if os.path.exists(f"{path}{suffix}"):
+                os.replace(f"{path}{suffix}", f"{path}{suffix}{aside}")
+        dim = ModelSpec.from_dict(description["model"]).dim
+        generations = {
+            int(p.name.split("-")[0]) for p in (folder / "vectors").glob("*.keys") if p.name.split("-")[0].isdigit()
+        }
+        store = VectorStore(folder / "vectors", dim, description["dtype"], max(generations, default=0))
+        count = store.rows_on_disk()
+        store.extend_files(count)
+        valid, hashes = store.verify(count)
+        catalog = Catalog(path, create=True, writable=True)
+        with catalog.writing():
+            catalog.set_meta("description", json.dumps(description))
+            catalog.set_meta("generation", store.generation)
+            catalog.set_meta("vector_count", count)
+            # Search indexes of the lost catalog must never be taken for one of the new catalog.
+            catalog.set_meta("version", int(time.time()))
+            catalog.add_spare((bytes(hashes[row]).hex(), int(row)) for row in valid.nonzero()[0])
+            for root in description.get("roots", []):
+                catalog.add_root(root["path"], root["kind"])
+        done.append(f"{path} made anew; {int(valid.sum())} vectors kept ({damage.message})")
+        return catalog
+
+
+def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
+    count = catalog.number("vector_count")
+    extended = store.extend_files(count)
+    valid, _ = store.verify(count)
+    used = set(catalog.live_rows().tolist())
+    with catalog.writing():
+        lost = catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
+        if lost:
+            catalog.bump_version()
+    damaged = sum(1 for row in (~valid).nonzero()[0] if int(row) in used)
+    if damaged or extended:
+        names = ", ".join(sorted({str(p) for p in extended})) or str(store.folder)
+        done.append(f"{damaged} damaged vectors in {names}: {lost} pictures will be described again")

@@ -1,0 +1,201 @@
+"""Vectors on disk: append-only segments of 65,536 rows, memory-mapped for reading. The gallery's source of truth.
+
+Beside each segment lies a file of keys, 32 bytes a row: 28 bytes of the picture's content hash and the CRC-32 of the
+row's vector. So a damaged row is noticed, and vectors find their pictures again even when the catalog is lost.
+Rows beyond the catalog's count are remains of an interrupted run; they are written over.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.errors import GalleryDamaged
+
+SEGMENT_ROWS = 65_536
+HASH_BYTES = 28
+_KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
+
+
+class VectorStore:
+    """Rows 0 .. count-1 of ``dim`` values of ``dtype`` ("float32" or "float16"), in files ``GENERATION-SEGMENT.f32``.
+
+    A generation is one continuous numbering of rows; compaction writes a new one.
+    """
+
+    def __init__(self, folder: Path, dim: int, dtype: str, generation: int) -> None:
+        self.folder = folder
+        self.dim = dim
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.generation = generation
+        self.row_bytes = dim * self.dtype.itemsize
+
+    def segment_path(self, segment: int) -> Path:
+        return self.folder / f"{self.generation:04d}-{segment:06d}.f{self.dtype.itemsize * 8}"
+
+    def keys_path(self, segment: int) -> Path:
+        return self.segment_path(segment).with_suffix(".keys")
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors as they will be stored."""
+        return np.ascontiguousarray(vectors, dtype=self.dtype)
+
+    def write(self, start: int, vectors: np.ndarray, hashes: list[str]) -> None:
+        """Write rows ``start``... (float (N, dim) and N content hashes in hex) and force them to the disk.
+
+        Plain writes, not through the memory map: a full disk is then an OSError and not a crash.
+        """
+        stored = self.encode(vectors)
+        keys = np.empty(len(stored), _KEY)
+        for i, (row, digest) in enumerate(zip(stored, hashes, strict=True)):
+            keys[i] = (bytes.fromhex(digest), zlib.crc32(row.tobytes()))
+        self.folder.mkdir(exist_ok=True)
+        for segment, first, last, offset in _spans(start, len(stored)):
+            _write_at(self.segment_path(segment), offset * self.row_bytes, stored[first:last].tobytes())
+            _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last].tobytes())
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def check_sizes(self, count: int) -> None:
+        """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need."""
+        for segment, first, last, _ in _spans(0, count):
+            for path, size in (
+                (self.segment_path(segment), self.row_bytes),
+                (self.keys_path(segment), _KEY.itemsize),
+            ):
+                have = path.stat().st_size if path.is_file() else -1
+                if have < (last - first) * size:
+                    what = "missing" if have < 0 else f"too short ({have} of {(last - first) * size} bytes)"
+                    raise GalleryDamaged(
+                        f"{path} is {what}", "`retrieve index --repair` describes the lost pictures again."
+                    )
+
+    def blocks(self, count: int, rows: int = 8192) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, vectors float32 (n, dim)) over rows 0 .. count-1, at most ``rows`` at a time."""
+        for segment, first, last, _ in _spans(0, count):
+            mapped = self._map(segment)
+            for begin in range(0, last - first, rows):
+                yield (
+                    first + begin,
+                    np.asarray(mapped[begin : min(begin + rows, last - first)], dtype=np.float32),
+                )
+
+    def take(self, rows: np.ndarray, *, check: bool = False) -> np.ndarray:
+        """Rows by number, float32 (len(rows), dim). With ``check``, raises GalleryDamaged when a row's CRC is wrong."""
+        out = np.empty((len(rows), self.dim), np.float32)
+        segments = rows // SEGMENT_ROWS
+        for segment in np.unique(segments):
+            where = np.flatnonzero(segments == segment)
+            offsets = rows[where] % SEGMENT_ROWS
+            stored = self._map(int(segment))[offsets]
+            if check:
+                crcs = self._keys(int(segment))["crc"][offsets]
+                for row, vector, crc in zip(rows[where], stored, crcs, strict=True):
+                    if zlib.crc32(vector.tobytes()) != crc:
+                        raise GalleryDamaged(
+                            f"{self.segment_path(int(segment))} is damaged at row {row % SEGMENT_ROWS}",
+                            "`retrieve index --repair` describes that picture again.",
+                        )
+            out[where] = stored
+        return out
+
+    def verify(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(valid bool (count,), hashes (count,) void28): which rows are intact. Never raises for damage."""
+        valid = np.zeros(count, bool)
+        hashes = np.zeros(count, f"V{HASH_BYTES}")
+        for segment, first, last, _ in _spans(0, count):
+            try:
+                vectors, keys = self._map(segment), self._keys(segment)
+            except GalleryDamaged:
+                continue
+            for i in range(min(last - first, len(vectors), len(keys))):
+                hashes[first + i] = keys["hash"][i]
+                # An all-zero key is a hole in the file, not a row.
+                valid[first + i] = any(bytes(hashes[first + i])) and zlib.crc32(vectors[i].tobytes()) == keys["crc"][i]
+        return valid, hashes
+
+    def rows_on_disk(self) -> int:
+        """How many rows the files of this generation could hold at most, committed or not."""
+        rows = 0
+        for path in self.folder.glob(f"{self.generation:04d}-*.keys"):
+            number = path.stem.split("-")[1]
+            if number.isdigit():
+                rows = max(rows, int(number) * SEGMENT_ROWS + path.stat().st_size // _KEY.itemsize)
+        return rows
+
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.glob("*")) if self.folder.is_dir() else 0
+
+    def remove(self) -> None:
+        """Delete the files of this generation."""
+        for path in self.folder.glob(f"{self.generation:04d}-*"):
+            path.unlink(missing_ok=True)
+
+    def remove_other_generations(self) -> None:
+        """Delete what compaction left behind (readers that still have it open keep it)."""
+        for path in self.folder.glob("*"):
+            if path.suffix in (".f32", ".f16", ".keys") and not path.name.startswith(f"{self.generation:04d}-"):
+                path.unlink(missing_ok=True)
+
+    def extend_files(self, count: int) -> list[Path]:
+        """Make files that are missing or too short long enough for ``count`` rows; the new rows are not valid ones."""
+        extended = []
+        for segment, first, last, _ in _spans(0, count):
+            for path, size in (
+                (self.segment_path(segment), self.row_bytes),
+                (self.keys_path(segment), _KEY.itemsize),
+            ):
+                if not path.is_file() or path.stat().st_size < (last - first) * size:
+                    path.parent.mkdir(exist_ok=True)
+                    with open(path, "ab") as file:
+                        file.truncate((last - first) * size)
+                    extended.append(path)
+        return extended
+
+    def _map(self, segment: int) -> np.ndarray:
+        return self._mapped(self.segment_path(segment), self.dtype, self.dim)
+
+    def _keys(self, segment: int) -> np.ndarray:
+        return self._mapped(self.keys_path(segment), _KEY, 0)
+
+    @staticmethod
+    def _mapped(path: Path, dtype: np.dtype, width: int) -> np.ndarray:
+        try:
+            row = dtype.itemsize * (width or 1)
+            rows = path.stat().st_size // row
+            if rows == 0:
+                raise GalleryDamaged(f"{path} is empty", "Run `retrieve index --repair`.")
+            return np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,))
+        except OSError as error:
+            raise GalleryDamaged(
+                f"{path} cannot be read ({error.strerror or error})", "Run `retrieve index --repair`."
+            ) from error
+
+
+def _spans(start: int, count: int) -> Iterator[tuple[int, int, int, int]]:
+    """Rows start .. start+count-1 cut at segment borders: (segment, first, last in the given rows, offset in the segment)."""
+    done = 0
+    while done < count:
+        segment, offset = divmod(start + done, SEGMENT_ROWS)
+        size = min(count - done, SEGMENT_ROWS - offset)
+        yield segment, done, done + size, offset
+        done += size
+
+
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

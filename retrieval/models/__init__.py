@@ -1,0 +1,1 @@
+"""What turns a picture into a descriptor: the specification, the backbones, the network, checkpoints and the zoo."""

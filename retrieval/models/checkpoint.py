@@ -1,0 +1,117 @@
+"""Checkpoints: a safetensors file of weights with the model specification as JSON in its metadata. Never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval.errors import ModelError
+from retrieval.models.spec import ModelSpec, WeightsRef
+
+if TYPE_CHECKING:
+    from retrieval.models.network import RetrievalNetwork
+
+FILE_NAME = "model.safetensors"
+FORMAT = "retrieval-model-1"
+
+
+def checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint meant by a path: the file itself, or ``model.safetensors`` (or ``best``) in a run's folder."""
+    given = Path(path)
+    if given.is_dir():
+        for candidate in (given / FILE_NAME, given / "best.safetensors"):
+            if candidate.is_file():
+                return candidate
+        raise ModelError(f"no checkpoint in {given}", f"A model's folder holds {FILE_NAME}.")
+    if not given.is_file():
+        raise ModelError(f"no checkpoint at {given}")
+    return given
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file and where its data begins, read without torch."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(100_000_000, os.path.getsize(path)):
+                raise ValueError("header longer than the file")
+            return json.loads(file.read(length)), 8 + length
+    except (OSError, struct.error, ValueError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """The specification in a checkpoint; imports no torch. Raises ModelError for a foreign or damaged file."""
+    path = checkpoint_path(path)
+    metadata = _header(path)[0].get("__metadata__", {})
+    if metadata.get("format") != FORMAT or "spec" not in metadata:
+        raise ModelError(f"{path} is not a checkpoint of this project", "Foreign checkpoints are converted first.")
+    try:
+        return ModelSpec.from_dict(json.loads(metadata["spec"]))
+    except ValueError as error:
+        raise ModelError(f"{path}: the specification inside is damaged ({error})") from error
+
+
+def tensors_sha256(tensors: Mapping[str, Any]) -> str:
+    """Hash over names, kinds, shapes and bytes of torch tensors: the same weights give the same digest in any file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(_byte_type()).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _byte_type() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def save_checkpoint(
+    network: RetrievalNetwork, spec: ModelSpec, path: str | os.PathLike[str], origin: str = ""
+) -> ModelSpec:
+    """Write weights and specification; returns the specification with the weights' true hash. Written atomically."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    spec = replace(spec, weights=WeightsRef(origin or f"checkpoint/{path.stem}", tensors_sha256(tensors)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(
+            tensors,
+            temporary,
+            metadata={"format": FORMAT, "spec": json.dumps(spec.to_dict(), sort_keys=True)},
+        )
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelError(f"could not write the checkpoint {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return spec
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
+    """Specification and weights, the hash checked. Raises ModelError when the file is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = checkpoint_path(path)
+    spec = read_spec(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if tensors_sha256(tensors) != spec.weights.sha256:
+        raise ModelError(f"{path} is damaged: its weights do not have the hash written in it")
+    return spec, tensors

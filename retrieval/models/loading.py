@@ -1,0 +1,69 @@
+"""From a specification to a network in memory, wherever its weights lie."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from retrieval.errors import ModelError
+from retrieval.models.backbones import create_backbone, read_published
+from retrieval.models.checkpoint import load_tensors
+from retrieval.models.network import RetrievalNetwork, make_pooling
+from retrieval.models.spec import ModelSpec
+from retrieval.models.zoo import BACKBONES, download_weights, file_sha256, weights_file
+
+
+def empty_network(spec: ModelSpec) -> RetrievalNetwork:
+    """The network a specification describes, with whatever weights torch's current random state gives it."""
+    backbone = create_backbone(spec.backbone)
+    pooling = make_pooling(spec.pooling, backbone.info)
+    width = pooling.out_dim(backbone.info.dim)
+    fc = whitening = None
+    if spec.whitening is not None:
+        layer = nn.Linear(width, spec.dim)
+        if spec.whitening.get("kind") == "fc":
+            fc = layer
+        else:
+            whitening = layer
+    elif width != spec.dim:
+        raise ModelError(f"the specification says {spec.dim} dimensions, but {spec.name} gives {width}")
+    return RetrievalNetwork(backbone, pooling, fc, whitening).eval()
+
+
+def build_network(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = None) -> RetrievalNetwork:
+    """The network with its weights, in evaluation mode: from ``checkpoint`` when given, else as ``spec.weights`` says.
+
+    Raises ModelError when the weights are missing, damaged or not those of the specification.
+    """
+    if checkpoint is not None:
+        stored, tensors = load_tensors(checkpoint)
+        if stored.weights.sha256 != spec.weights.sha256:
+            raise ModelError(f"{checkpoint} holds other weights ({stored.fingerprint}) than the specification names")
+        network = empty_network(spec)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{checkpoint} does not fit its specification: {' '.join(str(error).split())[:200]}"
+            ) from error
+        return network
+    if spec.weights.id.startswith("random:"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(spec.weights.id.split(":")[1]))
+            return empty_network(spec)
+    published = BACKBONES[spec.backbone].weights
+    if published.id != spec.weights.id:
+        raise ModelError(
+            f"the weights {spec.weights.id!r} of {spec.backbone} are not known here",
+            "Name the checkpoint with --model.",
+        )
+    path = download_weights(published) if published.url else weights_file(published)
+    if file_sha256(path) != spec.weights.sha256:
+        raise ModelError(
+            f"{path} does not hold the weights of the specification (sha256 {spec.weights.sha256[:16]}...)"
+        )
+    network = empty_network(spec)
+    network.backbone.load_published(read_published(str(path)))
+    return network

@@ -1,0 +1,106 @@
+"""The network: backbone -> pooling -> L2 (-> whitening -> L2), and the describer that wraps it from uint8 to descriptor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retrieval.errors import UsageError
+from retrieval.models.backbones import Backbone
+from retrieval.models.spec import ImageRule
+from retrieval.models.zoo import BackboneInfo
+from retrieval.pooling.base import Pooling
+from retrieval.pooling.registry import create_pooling, pooling_info
+
+
+def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / (|x| + eps) along the last dimension, as the field's reference code does; a zero vector stays zero."""
+    return x / (x.norm(dim=-1, keepdim=True) + eps)
+
+
+def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
+    """The pooling a specification names, for this backbone. Raises UsageError when the two do not fit."""
+    parameters = {key: value for key, value in pooling.items() if key != "name"}
+    known = pooling_info(pooling["name"])
+    if known.kind != info.layout:
+        raise UsageError(
+            f"pooling {pooling['name']!r} is for {known.kind}, but {info.name} gives {info.layout}",
+            "`retrieve models list` shows the poolings of each kind.",
+        )
+    if known.needs_dim:
+        parameters["dim"] = info.dim
+    return create_pooling(pooling["name"], **parameters)
+
+
+class RetrievalNetwork(nn.Module):
+    """``forward``: float (B, 3, H, W), normalised -> float32 (B, D), unit length.
+
+    ``fc`` is a whitening layer learned with the network (applied at each scale); ``whitening`` is post-processing
+    (learned Lw or PCA), applied to the aggregated descriptor by :class:`Describer`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: nn.Module,
+        fc: nn.Linear | None = None,
+        whitening: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        self.fc = fc
+        self.whitening = whitening
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = l2_normalise(self.pooling(self.backbone(images)).float())
+        return pooled if self.fc is None else l2_normalise(self.fc(pooled))
+
+
+class Describer(nn.Module):
+    """uint8 (B, H, W, 3) -> float32 (B, D), unit length: normalisation, scales, pooling and whitening inside.
+
+    Multi-scale: each further scale is the normalised tensor resized bilinearly (corners not aligned); its descriptor
+    has unit length; the descriptors' power mean with exponent ``msp`` is normalised again. ``msp`` is GeM's p when the
+    pooling is GeM with one p and no FC layer follows (so that nothing is negative), else 1, the plain mean
+    (Radenovic et al. 2018, section 4.3 and their reference evaluation).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: RetrievalNetwork, rule: ImageRule) -> None:
+        super().__init__()
+        self.network = network
+        self.scales = tuple(rule.scales)
+        self.register_buffer("mean", torch.tensor(rule.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(rule.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already: no copy.
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        if len(self.scales) == 1:
+            descriptors = self._at(x, self.scales[0])
+        else:
+            p = self._scale_exponent()
+            powered = [self._at(x, scale).pow(p) for scale in self.scales]
+            descriptors = l2_normalise((sum(powered) / len(powered)).pow(1 / p))  # type: ignore[union-attr]
+        if self.network.whitening is not None:
+            descriptors = l2_normalise(self.network.whitening(descriptors))
+        return descriptors
+
+    def _at(self, x: Tensor, scale: float) -> Tensor:
+        if scale != 1:
+            x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        return self.network(x)
+
+    def _scale_exponent(self) -> Tensor | float:
+        pooling = self.network.pooling
+        p = getattr(pooling, "p", None)
+        if self.network.fc is None and type(pooling).__name__ == "GeM" and isinstance(p, Tensor) and p.numel() == 1:
+            return p if bool(torch.isfinite(p)) else 1.0
+        return 1.0

@@ -1,0 +1,109 @@
+"""Pooling: how many vectors become one.
+
+``create_pooling("gem", p=3)`` makes a module by name, ``list_poolings()`` says which there are. The classes
+can be imported from here too; they are loaded when first asked for, so that listing the poolings stays instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .registry import PoolingInfo, create_pooling, list_poolings, pooling_info
+
+if TYPE_CHECKING:
+    from .attention import PMA, AttentionPool, GatedPool
+    from .base import Pooling
+    from .local import LocalAvgPool, LocalMaxPool, LocalThenGlobal, StridedConvPool
+    from .reduction import Reduced, reduce_tokens
+    from .regions import RMAC, GridAvg, GridMax, RegionalGeM, SpatialPyramid
+    from .spatial import GeM, GeMChannel, GlobalAvg, GlobalMax, GlobalPooling
+    from .tokens import ClsGeM, ClsMean, ClsPool, LastPool, MaxPool, MeanPool, TokenGeM, TokenPooling
+    from .vit import TokenPooledViT
+
+_HOME = {
+    "attention": (
+        "PMA",
+        "AttentionPool",
+        "GatedPool",
+    ),
+    "base": ("Pooling",),
+    "local": (
+        "LocalAvgPool",
+        "LocalMaxPool",
+        "LocalThenGlobal",
+        "StridedConvPool",
+    ),
+    "reduction": (
+        "Reduced",
+        "reduce_tokens",
+    ),
+    "regions": (
+        "RMAC",
+        "GridAvg",
+        "GridMax",
+        "RegionalGeM",
+        "SpatialPyramid",
+    ),
+    "spatial": (
+        "GeM",
+        "GeMChannel",
+        "GlobalAvg",
+        "GlobalMax",
+        "GlobalPooling",
+    ),
+    "tokens": (
+        "ClsGeM",
+        "ClsMean",
+        "ClsPool",
+        "LastPool",
+        "MaxPool",
+        "MeanPool",
+        "TokenGeM",
+        "TokenPooling",
+    ),
+    "vit": ("TokenPooledViT",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "PMA",
+    "RMAC",
+    "AttentionPool",
+    "ClsGeM",
+    "ClsMean",
+    "ClsPool",
+    "GatedPool",
+    "GeM",
+    "GeMChannel",
+    "GlobalAvg",
+    "GlobalMax",
+    "GlobalPooling",
+    "GridAvg",
+    "GridMax",
+    "LastPool",
+    "LocalAvgPool",
+    "LocalMaxPool",
+    "LocalThenGlobal",
+    "MaxPool",
+    "MeanPool",
+    "Pooling",
+    "PoolingInfo",
+    "Reduced",
+    "RegionalGeM",
+    "SpatialPyramid",
+    "StridedConvPool",
+    "TokenGeM",
+    "TokenPooledViT",
+    "TokenPooling",
+    "create_pooling",
+    "list_poolings",
+    "pooling_info",
+    "reduce_tokens",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

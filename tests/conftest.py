@@ -1,0 +1,19 @@
+"""Shared fixtures. Real pictures and oracles lie beside the project (or where RETRIEVAL_TEST_DATA says); they are never part of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures and oracles; the test skips, with a reason, when it is absent."""
+    folder = Path(os.environ.get("RETRIEVAL_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set RETRIEVAL_TEST_DATA to its folder)")
+    return folder

@@ -1,0 +1,240 @@
+"""The command line as a user meets it: real processes, the embedded model, a small synthetic set."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval import Gallery
+from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.synthetic import make_synthetic
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: object, cwd: Path | None = None, status: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
+    """(stdout, stderr) of ``retrieve ARGUMENTS``; the exit status must be as said."""
+    command = [sys.executable, "-m", "retrieval", *(os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments)]
+    environment = {k: v for k, v in os.environ.items() if k != "RETRIEVE_INDEX"} | (env or {})
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", env=environment, timeout=300
+    )
+    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def error(*arguments: object, status: int = 2, cwd: Path | None = None) -> str:
+    """The one line on stderr that a failing command prints; nothing on stdout."""
+    out, err = run(*arguments, status=status, cwd=cwd)
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("retrieve: ")
+    return err
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GroundTruth]:
+    """A small synthetic set and its gallery in ``.retrieval`` beside it."""
+    folder = tmp_path_factory.mktemp("world")
+    make_synthetic(folder / "set", objects=8, seed=0)
+    out, err = run("index", "set/gallery", "--size", "320", cwd=folder)
+    truth = load_groundtruth(folder / "set" / "groundtruth.json")
+    assert f"{len(truth.gallery)} pictures" in out
+    assert "model efficientnet_lite0-gem" in err or "resnet50-gem" in err
+    return folder, truth
+
+
+def medium_map(truth: GroundTruth, rankings: list[list[str]]) -> float:
+    """Trapezoid AP of the Medium protocol, written down once more."""
+    values = []
+    for query, ranking in zip(truth.queries, rankings, strict=True):
+        positives, junk = {*query.easy, *query.hard}, set(query.junk)
+        ranked = [os.path.relpath(p, truth.root) for p in ranking]
+        ranked = [p for p in ranked if p not in junk]
+        hits = [i for i, p in enumerate(ranked) if p in positives]
+        ap = sum(((j / r if r else 1.0) + (j + 1) / (r + 1)) / 2 for j, r in enumerate(hits)) / len(positives)
+        values.append(ap)
+    return float(np.mean(values))
+
+
+def test_index_query_and_score(world: tuple[Path, GroundTruth]) -> None:
+    folder, truth = world
+    rankings = []
+    with Gallery.open(folder / ".retrieval") as gallery:
+        for query in truth.queries:
+            rankings.append([m.path for m in gallery.query(truth.root / query.image, k=10_000, bbox=query.bbox).matches])
+    assert all(len(ranking) == len(truth.gallery) for ranking in rankings)
+    score = medium_map(truth, rankings)
+    chance = medium_map(truth, [sorted(ranking, key=lambda p: hashlib.md5(p.encode()).digest()) for ranking in rankings])
+    assert chance + 0.25 < score < 0.99
+
+    box = ",".join(map(str, truth.queries[0].bbox or ()))
+    image = truth.root / truth.queries[0].image
+    out, _ = run("query", image, "--bbox", box, "-k", 10_000, "--format", "json", cwd=folder)
+    line = json.loads(out)
+    assert set(line) == {"query", "bbox", "index", "model", "results"}
+    assert set(line["results"][0]) == {"rank", "score", "id", "path"}
+    assert line["bbox"] == list(truth.queries[0].bbox or ())
+    assert [os.path.abspath(folder / r["path"]) for r in line["results"]] == [os.path.abspath(p) for p in rankings[0]]
+    scores = [r["score"] for r in line["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_four_formats_agree(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    folder, truth = world
+    image = truth.root / truth.gallery[3]
+    forms = {f: run("query", image, "-k", 4, "--format", f, cwd=folder)[0] for f in ("table", "json", "csv", "paths")}
+    results = json.loads(forms["json"])["results"]
+    assert results[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert os.path.samefile(folder / results[0]["path"], image)
+    paths = [r["path"] for r in results]
+    assert forms["paths"].splitlines() == paths
+    rows = list(csv.DictReader(io.StringIO(forms["csv"])))
+    assert [r["path"] for r in rows] == paths
+    assert [float(r["score"]) for r in rows] == [r["score"] for r in results]
+    assert all(path in line for path, line in zip(paths, forms["table"].splitlines(), strict=True))
+
+
+def test_folders_globs_and_bad_queries(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    folder, truth = world
+    out, _ = run("query", "set/queries", "-k", 1, "--format", "json", cwd=folder)
+    assert len(out.splitlines()) == len(truth.queries)
+    out, _ = run("query", "set/queries/*0*.jpg", "-k", 1, "--format", "json", cwd=folder)
+    asked = [json.loads(line)["query"] for line in out.splitlines()]
+    assert asked == sorted(asked)
+    (tmp_path / "bad.jpg").write_text("no picture")
+    good = truth.root / truth.gallery[0]
+    out, err = run("query", tmp_path / "bad.jpg", good, "-k", 1, "--format", "json", cwd=folder, status=1)
+    assert "bad.jpg" in err
+    assert [len(json.loads(line)["results"]) for line in out.splitlines()] == [0, 1]
+    assert "bad.jpg" in error("query", tmp_path / "bad.jpg", cwd=folder, status=1)
+    assert "no picture" not in error("query", "missing.jpg", cwd=folder, status=1)
+    assert "nothing matches" in error("query", "no*.jpg", cwd=folder)
+
+
+def test_sheet(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    folder, _ = world
+    run("query", "set/queries", "-k", 6, "--sheet", tmp_path / "sheet.jpg", cwd=folder)
+    with Image.open(tmp_path / "sheet.jpg") as sheet:
+        assert sheet.width > 600
+        assert sheet.height > 600
+    err = error("query", "set/queries", "--sheet", tmp_path / "sheet.doc", cwd=folder)
+    assert ".doc" in err or "sheet.doc" in err
+
+
+def test_info_and_a_run_without_changes_import_no_torch(world: tuple[Path, GroundTruth]) -> None:
+    folder, truth = world
+    for command in (["info"], ["info", "--format", "json"], ["index"], ["models", "list"], ["models", "show", "auto"], ["--help"]):
+        code = (
+            "import sys; sys.argv = ['retrieve', *sys.argv[1:]]\n"
+            "from retrieval.cli.main import main\n"
+            "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+            "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'scipy', 'cv2'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *command], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stderr)
+    out, _ = run("info", "--format", "json", cwd=folder)
+    info = json.loads(out)
+    assert info["images"] == len(truth.gallery)
+    assert info["unreadable"] == []
+    assert (folder / info["ann"]).is_file()
+
+
+def test_help_is_instant(world: tuple[Path, GroundTruth]) -> None:
+    """A ratio within one run: at most a quarter of the time of importing torch."""
+
+    def best(*command: str) -> float:
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best("-m", "retrieval", "--help") < 0.25 * best("-c", "import torch")
+
+
+def test_mistakes_are_told_in_one_line(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    folder, truth = world
+    query = truth.root / truth.queries[0].image
+    assert "no gallery" in error("query", query, cwd=tmp_path, status=1)
+    assert "no gallery here yet" in error("index", cwd=tmp_path)
+    assert "there is no" in error("index", "nowhere", cwd=tmp_path)
+    assert "unknown model" in error("index", folder / "set", "--model", "resnet51-gem", cwd=tmp_path)
+    assert "made with" in error("query", query, "--model", "efficientnet_lite0-avg", cwd=folder, status=1)
+    assert "made with" in error("query", query, "--size", "640", cwd=folder, status=1)
+    assert "made with" in error("index", "--model", "efficientnet_lite0-avg", cwd=folder, status=1)
+    assert "no command" in error("inedx", "x")
+    assert "--bbox" in error("query", query, "--bbox", "1,2,3", cwd=folder)
+    assert "bbox" in error("query", query, query, "--bbox", "1,2,3,4", cwd=folder)
+    assert "-k" in error("query", query, "-k", "0", cwd=folder)
+    assert not (tmp_path / ".retrieval").exists()
+    out, err = run("query", query, "--bbox", "9000,9000,9100,9100", cwd=folder, status=2)
+    assert "box" in err
+
+
+def test_strict_remove_repair_and_float16(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    folder, truth = world
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in truth.gallery[:4]:
+        (images / Path(name).name).write_bytes((truth.root / name).read_bytes())
+    (images / "bad.jpg").write_text("no picture")
+    out, _ = run("index", "images", "--size", 224, "--dtype", "float16", cwd=tmp_path)
+    assert "1 could not be read" in out
+    out, _ = run("index", "--strict", cwd=tmp_path, status=1)
+    out, _ = run("info", cwd=tmp_path)
+    assert "bad.jpg: " in out
+    assert "float16" in out
+    (images / "bad.jpg").unlink()
+    run("index", "--strict", cwd=tmp_path)
+    assert "nothing matches" in error("remove", "zebra*", cwd=tmp_path, status=1)
+    out, _ = run("remove", f"images/{Path(truth.gallery[0]).name}", cwd=tmp_path)
+    assert out.startswith("1 picture")
+    (tmp_path / ".retrieval" / "gallery.json").write_text("{")
+    assert "gallery.json is damaged" in error("query", images, cwd=tmp_path, status=1)
+    out, err = run("index", "--repair", cwd=tmp_path)
+    assert "repair:" in err
+    assert "4 pictures" in out
+
+
+def test_the_gallery_is_named_by_option_or_environment(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    folder, truth = world
+    image = truth.root / truth.gallery[0]
+    by_option, _ = run("query", image, "-k", 2, "--index", folder / ".retrieval", cwd=tmp_path)
+    by_environment, _ = run("query", image, "-k", 2, cwd=tmp_path, env={"RETRIEVE_INDEX": str(folder / ".retrieval")})
+    below, _ = run("query", image, "-k", 2, "--format", "json", cwd=folder / "set" / "gallery")
+    assert by_option == by_environment
+    assert (folder / "set" / "gallery" / json.loads(below)["results"][0]["path"]).is_file()
+
+
+def test_a_checkpoint_s_gallery_outlives_the_checkpoint(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
+    from retrieval import load_model
+    from retrieval.models.checkpoint import save_checkpoint
+    from retrieval.models.loading import build_network
+
+    folder, truth = world
+    spec = load_model("resnet18-gem@random:0", size=96).spec
+    save_checkpoint(build_network(spec), spec, tmp_path / "run" / "model.safetensors")
+    (tmp_path / "images").mkdir()
+    for name in truth.gallery[:3]:
+        (tmp_path / "images" / Path(name).name).write_bytes((truth.root / name).read_bytes())
+    run("index", "images", "--model", "run", cwd=tmp_path)
+    os.rename(tmp_path / "run", tmp_path / "elsewhere")
+    out, _ = run("query", "images", "-k", 1, "--format", "json", cwd=tmp_path)
+    for line in map(json.loads, out.splitlines()):
+        assert line["results"][0]["path"] == line["query"]
+    run("index", "--model", tmp_path / "elsewhere", cwd=tmp_path)
