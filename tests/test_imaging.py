@@ -156,11 +156,20 @@ def test_unknown_orientations_are_none(orientation: int) -> None:
     assert np.array_equal(pixels(encoded(picture, orientation=orientation)), picture)
 
 
+def test_a_resolution_that_breaks_pillow_does_not_break_the_picture() -> None:
+    """XResolution as an empty text: looking for the resolution, Pillow's reader fails."""
+    fields = [(0x0112, 3, 1, 6), (0x011A, 2, 1, 0), (0x0128, 3, 1, 2)]
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 3)
+    block += b"".join(struct.pack("<HHII", *field) for field in fields) + bytes(4)
+    data = encoded(np.full((8, 16, 3), 90, np.uint8), "JPEG", exif=block).replace(b"JFIF", b"none")
+    assert np.array_equal(pixels(data), np.full((16, 8, 3), 90))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_broken_exif_never_fails_a_picture(data: st.DataObject) -> None:
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E], exif[0x0128], exif[0x011A] = 1, "a description", 2, (72, 1)
+    exif[0x0112], exif[0x010E], exif[0x0128], exif[0x011A] = 1, "a description", 2, 72.0
     block = bytearray(exif.tobytes())
     for _ in range(data.draw(st.integers(1, 6))):
         block[data.draw(st.integers(6, len(block) - 1))] = data.draw(st.integers(0, 255))
@@ -507,6 +516,15 @@ def test_a_box_is_scaled_by_the_factor_of_the_whole(size: int, box: Any, want: t
     assert np.array_equal(got, np.asarray(cut))
 
 
+@pytest.mark.parametrize("size", [300, 60, 20])
+def test_a_true_box_is_cut_from_a_jpeg_decoded_in_full(size: int) -> None:
+    data = encoded(scene(640, 427), "JPEG")
+    full = np.asarray(Image.open(io.BytesIO(data)))
+    for box in ((100, 50, 500, 400), (0, 0, 639, 427)):
+        want = picture_from_array(full, size=size, bbox=box)
+        assert np.array_equal(pixels(data, size=size, bbox=box), want.array)
+
+
 @pytest.mark.parametrize("size", [None, 1024, 300, 90, 40])
 @pytest.mark.parametrize("orientation", [1, 3, 8])
 def test_the_box_of_the_whole_picture_changes_no_byte(size: int | None, orientation: int) -> None:
@@ -834,11 +852,14 @@ def test_truncated_jpeg_on_request_as_pillow_reads_it(progressive: bool, monkeyp
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
 def test_other_truncated_files_on_request(kind: str) -> None:
-    picture = scene(100, 100)
+    picture = scene(100, 80)
     data = encoded(picture, kind, **({"orientation": 6} if kind == "TIFF" else {}))
     got = pixels(data[: len(data) // 2], allow_truncated=True)
-    assert got.shape == picture.shape
     whole = np.rot90(picture, -1) if kind == "TIFF" else picture
+    assert got.shape == whole.shape
+    small = load_picture(data[: len(data) // 2], size=50, allow_truncated=True)
+    assert (small.height, small.width) == whole.shape[:2]
+    assert max(small.array.shape) == 50
     kept = (got == whole).all(axis=2).mean()
     assert 0.35 < kept < 0.65
     assert reason(data[:12], allow_truncated=True).startswith(("truncated", "damaged", "not a picture"))
@@ -881,7 +902,13 @@ def test_many_threads_get_what_one_gets() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "options", "at_once"),
-    [(1000, {}, False), (10**9, {}, True), (1000, {"size": 10}, True)],  # the last is decoded at 1/8 of its side
+    [
+        (1000, {}, False),
+        (10**9, {}, True),
+        (1000, {"size": 10}, True),  # decoded at 1/8 of its side: 600 pixels
+        (1000, {"size": 10, "bbox": (0, 0, 99, 99)}, False),
+        (1000, {"size": 10, "progressive": True}, False),  # its coefficients are held for all 38,400 pixels
+    ],
 )
 def test_big_pictures_are_decoded_one_at_a_time(
     limit: int, options: dict[str, Any], at_once: bool, monkeypatch: pytest.MonkeyPatch
@@ -902,7 +929,8 @@ def test_big_pictures_are_decoded_one_at_a_time(
 
     monkeypatch.setattr(imaging, "_load", watched)
     monkeypatch.setattr(imaging, "_BIG_PIXELS", limit)
-    data = encoded(scene(240, 160), "JPEG")
+    options = dict(options)
+    data = encoded(scene(240, 160), "JPEG", progressive=options.pop("progressive", False))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: load_picture(data, **options), range(8)))
     assert (inside[1] > 1) is at_once

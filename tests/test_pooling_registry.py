@@ -85,7 +85,7 @@ def test_kind_out_dim_and_repr(info):
 def test_documented(info):
     documentation = inspect.getdoc(type(create_pooling(info.name, dim=DIM)))
     assert documentation is not None
-    for word in ("Gradient:", "Source:" if info.name != "grid-max" else "source:"):
+    for word in ("Gradient:", "Use it", "Source:"):
         assert word in documentation
 
 
@@ -202,7 +202,7 @@ def test_graph_is_whole_under_compile(info):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gem", "rmac", "token-gem", "pma"])
+@pytest.mark.parametrize("name", ["gem", "token-gem"])
 def test_compile(name):
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile for the CPU needs a C++ compiler")

@@ -1,13 +1,145 @@
-"""``retrieve datasets``."""
+"""``retrieve datasets list|download|verify|convert|make-synthetic``."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import click
+
+from retrieval.cli.common import print_json, safe, say
+
+if TYPE_CHECKING:
+    from retrieval.datasets.published import PublishedSet
+
+dir_option = click.option(
+    "--dir", "directory", type=click.Path(), default="data", show_default=True, help="The folder that holds the sets."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
 
 
 @click.group("datasets")
 def command() -> None:
-    """Make data sets."""
+    """Get, check, convert and make data sets."""
+
+
+@command.command("list")
+@dir_option
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
+def list_sets(directory: str, form: str) -> None:
+    """The published sets: what they are, how large, on what terms, and whether they are here."""
+    from retrieval.datasets.published import SETS
+
+    for item in SETS.values():
+        state = _state(item, directory)
+        if form == "json":
+            print_json(
+                {
+                    "name": item.name,
+                    "title": item.title,
+                    "here": state,
+                    "megabytes": item.megabytes,
+                    "layout": item.layout,
+                    "terms": item.terms,
+                    "files": [
+                        {"url": file.url, "megabytes": file.megabytes, "bytes": file.bytes, "sha256": file.sha256}
+                        for file in item.files
+                    ],
+                }
+            )
+            continue
+        size = "size not published" if item.megabytes is None else f"about {item.megabytes:,.0f} MB"
+        print(f"{item.name}: {item.title}\n  {state}; {size}; {len(item.files)} files\n  {item.layout}\n  {item.terms}")
+
+
+def _state(item: PublishedSet, directory: str) -> str:
+    from pathlib import Path
+
+    from retrieval.datasets.acquire import Record
+
+    folder = Path(directory) / item.name
+    record = Record.read(folder)
+    if record is not None:
+        return "here" if record.complete else "begun"
+    return "here, put there by hand" if (folder / item.listing).exists() else "not here"
+
+
+@command.command("download")
+@click.argument("name")
+@dir_option
+@click.option("--keep-archives", is_flag=True, help="Keep the archives after they are unpacked.")
+@quiet_option
+def download(name: str, directory: str, keep_archives: bool, quiet: bool) -> None:
+    """Download a published set and unpack it; interrupted, the same command continues.
+
+    By using a set you accept its terms (retrieve datasets list). RETRIEVE_DATASETS_URL names a mirror: one folder with
+    all the files under their published names.
+    """
+    from retrieval.datasets.acquire import download_set
+    from retrieval.datasets.published import published_set
+
+    item = published_set(name)
+    say(f"{item.name}: {item.terms}", quiet)
+    with _byte_bars(quiet) as report:
+        folder = download_set(
+            item, directory, say=lambda line: say(safe(line), quiet), report=report, keep_archives=keep_archives
+        )
+    print(f"{item.name} is in {folder}")
+
+
+@command.command("verify")
+@click.argument("name")
+@dir_option
+@click.option("--quick", is_flag=True, help="Compare sizes only, not contents.")
+@quiet_option
+def verify(name: str, directory: str, quick: bool, quiet: bool) -> int:
+    """Check that a set is all there and unchanged since its download; exit status 1 if it is not."""
+    from retrieval.datasets.acquire import verify_set
+    from retrieval.datasets.published import published_set
+
+    with _byte_bars(quiet) as report:
+        outcome = verify_set(published_set(name), directory, quick=quick, report=report)
+    for line in outcome.problems[:20]:
+        print(safe(line))
+    if len(outcome.problems) > 20:
+        print(f"and {len(outcome.problems) - 20} more")
+    if outcome.problems:
+        say(f"{name}: {len(outcome.problems)} problems in {outcome.files} files", quiet)
+        return 1
+    if outcome.compared == outcome.files:
+        how = "all compared with what was downloaded"
+    elif outcome.compared:
+        how = f"{outcome.compared} compared with what was downloaded, the others are there"
+    else:
+        how = "all there; contents were not compared"
+    print(f"{name}: {outcome.files} files, {how}")
+    return 0
+
+
+@command.command("convert")
+@click.argument("source", metavar="IN", type=click.Path())
+@click.argument("out", metavar="OUT.json", type=click.Path())
+@click.option("--images", type=click.Path(), help="The folder of the pictures, where it is not found by itself.")
+def convert(source: str, out: str, images: str | None) -> None:
+    """Turn a ground truth into the project's JSON.
+
+    IN is the official .pkl of Revisited Oxford or Paris, a folder with a sub-folder a class, or a list of path,label
+    lines (.csv, .txt). OUT.json goes beside the pictures or into a folder above them.
+    """
+    from retrieval.datasets.groundtruth import check_files, load_groundtruth
+    from retrieval.errors import DatasetError, UsageError
+
+    if not out.lower().endswith(".json"):
+        raise UsageError(f"{out} does not end in .json")
+    truth = load_groundtruth(source, images=images or "auto")
+    truth.save(out)
+    try:
+        check_files(truth)
+    except DatasetError as error:
+        say(f"note: {safe(error.message)}")
+    print(f"{out}: {len(truth.gallery)} pictures, {len(truth.queries)} queries")
 
 
 @command.command("make-synthetic")
@@ -28,3 +160,32 @@ def make_synthetic(out: str, objects: int, seed: int) -> None:
 
     truth = make(Path(out), objects=objects, seed=seed)
     print(f"{len(truth.gallery)} pictures and {len(truth.queries)} queries in {out}")
+
+
+@contextmanager
+def _byte_bars(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar of bytes on stderr for each thing reported, one after the other, only when it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def report(what: str, done: int, total: int | None) -> None:
+        if what not in bars or done < bars[what].n:
+            for bar in bars.values():
+                bar.close()
+            bars.clear()
+            bars[what] = tqdm(
+                desc=what, unit="B", unit_scale=True, dynamic_ncols=True, file=sys.stderr, initial=done, total=total
+            )
+        bar = bars[what]
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -28,7 +28,7 @@ PARAMETERS = "synthetic.json"  # written last: a folder that has it is complete
 _UNFINISHED = "synthetic.json.part"
 _DRAWING = 1  # raise it whenever the pictures of the same parameters change
 _SIBLINGS = 4  # fronts of one group
-_FILLERS = 12  # fronts that stand beside the others
+_FILLERS = 20  # fronts that stand beside the others
 _SPLITS = {"test": 0, "train": 1}
 
 
@@ -177,7 +177,7 @@ def _drawer(seed: int) -> Callable[[str, str, int], Facade]:
 
     @cache
     def style(split: str, kind: str, number: int) -> Style:
-        return draw_style(stream(split, kind, number))
+        return draw_style(stream(split, kind, number), plain=kind == "filler style")
 
     @cache
     def facade(split: str, kind: str, number: int) -> Facade:

@@ -9,6 +9,7 @@ little about identity.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,11 +59,14 @@ class Style:
     ground: str
     mural: bool
     pilasters: bool
+    plain: bool  # an ordinary house: greyer, without tiles, murals and emblems
 
 
-def draw_style(rng: np.random.Generator) -> Style:
+def draw_style(rng: np.random.Generator, *, plain: bool = False) -> Style:
     """The common traits of one group."""
     palette = PALETTES[int(rng.integers(len(PALETTES)))]
+    if plain:
+        palette = tuple(greyed(colour) for colour in palette)
     tall = bool(rng.random() < 0.6)
     return Style(
         palette=palette,
@@ -77,6 +81,7 @@ def draw_style(rng: np.random.Generator) -> Style:
         ground=str(rng.choice(("shop", "arcade", "doors"))),
         mural=bool(rng.random() < 0.8),
         pilasters=bool(rng.random() < 0.4),
+        plain=plain,
     )
 
 
@@ -97,11 +102,13 @@ def draw_facade(style: Style, rng: np.random.Generator) -> Facade:
     frieze = (0.0, float(top), float(width), top + height * 0.05)
     _frieze(draw, frieze, trim, order, rng)
     cells = _cells((0.0, frieze[3] + 4, float(width), bottom - 6.0), style)
+    if not style.plain:
+        _tiles(picture, cells, [wall, second, trim, *accents, dark], rng)
     if style.pilasters:
         for column in range(style.columns + 1):
             x = min(max(cells[0][0][0] + column * width / style.columns, 5), width - 6)
-            draw.rectangle((x - 5, frieze[3], x + 5, bottom), fill=trim, outline=_dim(trim, 0.75))
-    taken = _mural(draw, cells, style, order, trim, dark, rng) if style.mural else set()
+            draw.rectangle((x - 5, frieze[3], x + 5, bottom), fill=trim, outline=dim(trim, 0.75))
+    taken = _mural(draw, cells, style, order, trim, dark, rng) if style.mural and not style.plain else set()
     favourites = rng.choice(len(_STATES), 4, replace=False)
     for row in range(style.rows):
         for column in range(style.columns):
@@ -110,12 +117,18 @@ def draw_facade(style: Style, rng: np.random.Generator) -> Facade:
             state = _STATES[int(favourites[int(rng.choice(4, p=(0.4, 0.25, 0.2, 0.15)))])]
             _window(draw, _shrink(cells[row][column], style.slim, 0.74), state, style, order, rng)
     _ground(draw, (0.0, float(bottom), float(width), float(height)), style, order, rng)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(0 if style.plain else int(rng.integers(1, 4))):
         _emblem(draw, cells, style, order, trim, dark, rng)
     return Facade(picture, mask)
 
 
-def _dim(colour: Colour, gain: float) -> Colour:
+def greyed(colour: Colour) -> Colour:
+    grey = sum(colour) / 3
+    r, g, b = (int(0.35 * c + 0.55 * grey + 16) for c in colour)
+    return r, g, b
+
+
+def dim(colour: Colour, gain: float) -> Colour:
     r, g, b = (min(255, max(0, int(c * gain))) for c in colour)
     return r, g, b
 
@@ -138,6 +151,37 @@ def _wall(kind: str, size: tuple[int, int], colour: Colour, rng: np.random.Gener
         shade = np.where(joint, np.float32(-0.22), shade)
         shade = shade + (rng.random((height, width), np.float32) - 0.5) * 0.06
     return np.clip(np.asarray(colour, np.float32) * (1 + shade[..., None]), 0, 255).astype(np.uint8)
+
+
+def _tiles(picture: Image.Image, cells: list[list[Rect]], colours: list[Colour], rng: np.random.Generator) -> None:
+    """Patterned tiles on one storey or more, around the windows."""
+    bands = [rng.choice(len(_PATTERNS)), rng.choice(len(_PATTERNS))]
+    sizes = rng.integers(10, 27, 2)
+    inks = [rng.choice(len(colours), 2, replace=False) for _ in range(2)]
+    chosen = rng.integers(0, 3, len(cells))  # 0 and 1: which band, 2: the bare wall
+    chosen[int(rng.integers(len(cells)))] = 0
+    for row, which in zip(cells, chosen, strict=True):
+        if which == 2:
+            continue
+        left, top, right, bottom = round(row[0][0]), round(row[0][1]), round(row[-1][2]), round(row[0][3])
+        y, x = np.arange(bottom - top)[:, None], np.arange(right - left)[None, :]
+        on = _PATTERNS[int(bands[which])](x, y, int(sizes[which]))
+        first, second = (np.asarray(colours[int(i)], np.uint8) for i in inks[which])
+        picture.paste(Image.fromarray(np.where(on[..., None], first, second)), (left, top))
+
+
+_PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, int], np.ndarray], ...] = (
+    lambda x, y, s: (x + 0 * y) // s % 2 == 0,
+    lambda x, y, s: (x + y) // s % 2 == 0,
+    lambda x, y, s: (x // s + y // s) % 2 == 0,
+    lambda x, y, s: (x % s * 2 - s) ** 2 + (y % s * 2 - s) ** 2 < s * s // 2,
+    lambda x, y, s: np.abs((x % (2 * s) - s) ** 2 + (y % (2 * s) - s) ** 2 - s * s // 2) < s * s // 4,
+    lambda x, y, s: (y + np.abs(x % (2 * s) - s)) // s % 2 == 0,
+    lambda x, y, s: x % s > y % s,
+    lambda x, y, s: np.abs(x % (2 * s) - s) + np.abs(y % (2 * s) - s) < s,
+    lambda x, y, s: ((x + y // s % 2 * s) % (2 * s) - s) ** 2 + (y % s) ** 2 < s * s * 3 // 4,
+    lambda x, y, s: (x % s < s // 4) | (y % s < s // 4),
+)
 
 
 def _roof(
@@ -164,9 +208,9 @@ def _roof(
         outline += [(width - x, y) for x, y in reversed(outline)]
     mask.rectangle((0, 0, width, roof), fill=0)
     mask.polygon(outline, fill=255)
-    draw.rectangle((0, 0, width, roof), fill=_dim(order[0], 0.8))
+    draw.rectangle((0, 0, width, roof), fill=dim(order[0], 0.8))
     for y in range(4, roof, 7):
-        draw.line((0, y, width, y), fill=_dim(order[0], 0.62), width=2)
+        draw.line((0, y, width, y), fill=dim(order[0], 0.62), width=2)
     draw.line([*outline, outline[0]], fill=style.palette[2], width=5)
     for x in rng.choice(np.arange(3, 8), int(rng.integers(1, 4)), replace=False):
         centre, low = width * int(x) / 10, roof - 6
@@ -224,9 +268,9 @@ def _window(
     wall, _, trim, *_, dark = style.palette
     w, h = x2 - x1, y2 - y1
     if state == "bricked":
-        draw.rectangle(box, fill=_dim(wall, 0.8), outline=trim, width=3)
+        draw.rectangle(box, fill=dim(wall, 0.8), outline=trim, width=3)
         for y in np.arange(y1 + 6, y2, 7):
-            draw.line((x1 + 3, y, x2 - 3, y), fill=_dim(wall, 0.6), width=1)
+            draw.line((x1 + 3, y, x2 - 3, y), fill=dim(wall, 0.6), width=1)
         return
     glass = (246, 214, 130) if state == "lit" else (92, 110, 126)
     if state == "arch":
@@ -239,9 +283,9 @@ def _window(
         draw.line((x1, y1 + h * i / style.panes[1], x2, y1 + h * i / style.panes[1]), fill=trim, width=3)
     if state == "shutters":
         for a, b in ((x1 - w * 0.36, x1 - 1), (x2 + 1, x2 + w * 0.36)):
-            draw.rectangle((a, y1, b, y2), fill=order[1], outline=_dim(order[1], 0.6))
+            draw.rectangle((a, y1, b, y2), fill=order[1], outline=dim(order[1], 0.6))
             for y in np.arange(y1 + 5, y2, 6):
-                draw.line((a + 2, y, b - 2, y), fill=_dim(order[1], 0.7), width=1)
+                draw.line((a + 2, y, b - 2, y), fill=dim(order[1], 0.7), width=1)
     elif state == "closed":
         draw.rectangle((x1 + 3, y1 + 3, x2 - 3, y2 - 3), fill=order[2], outline=dark)
         draw.line(((x1 + x2) / 2, y1, (x1 + x2) / 2, y2), fill=dark, width=2)
@@ -257,7 +301,7 @@ def _window(
             )
     elif state == "blind":
         low = y1 + h * float(rng.uniform(0.3, 0.8))
-        draw.rectangle((x1 + 3, y1 + 3, x2 - 3, low), fill=order[0], outline=_dim(order[0], 0.6))
+        draw.rectangle((x1 + 3, y1 + 3, x2 - 3, low), fill=order[0], outline=dim(order[0], 0.6))
         for x in np.arange(x1 + 6, x2 - 4, 8):
             draw.line((x, y1 + 3, x, low), fill=trim, width=2)
 
@@ -329,7 +373,7 @@ def _ground(draw: ImageDraw.ImageDraw, box: Rect, style: Style, order: list[Colo
     _, second, trim, *_, dark = style.palette
     width, height = x2 - x1, y2 - y1
     sign = y1 + height * 0.26
-    draw.rectangle(box, fill=_dim(second, 0.86))
+    draw.rectangle(box, fill=dim(second, 0.86))
     bays = 4 if style.ground != "arcade" else 5
     kinds = rng.integers(0, 4, bays)
     kinds[int(rng.integers(bays))] = 4  # the door

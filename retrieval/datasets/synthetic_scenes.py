@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from retrieval.datasets.synthetic_facades import PALETTES, Colour, Facade, Rect, paint
+from retrieval.datasets.synthetic_facades import PALETTES, Facade, Rect, dim, greyed
 from retrieval.datasets.synthetic_views import View
 
 Point = tuple[float, float]
@@ -181,8 +181,7 @@ def _thing(canvas: Image.Image, x: float, base: float, tall: float, rng: np.rand
     draw = ImageDraw.Draw(canvas)
     kind = int(rng.integers(5))
     dark = (46, 44, 46)
-    accents = PALETTES[int(rng.integers(len(PALETTES)))][3:6]
-    colour: Colour = accents[int(rng.integers(3))]
+    colour = greyed(PALETTES[int(rng.integers(len(PALETTES)))][int(rng.integers(3, 6))])
     if kind == 0:
         _tree(canvas, x, base, tall * 2.2, rng)
     elif kind == 1:
@@ -194,8 +193,6 @@ def _thing(canvas: Image.Image, x: float, base: float, tall: float, rng: np.rand
         body = (x - w / 2, base - tall, x + w / 2, base - tall * 0.16)
         draw.rounded_rectangle(body, tall * 0.14, fill=colour, outline=dark)
         draw.rectangle((x + w * 0.2, base - tall * 0.86, x + w * 0.42, base - tall * 0.52), fill=(150, 172, 186))
-        side = (x - w * 0.44, base - tall * 0.86, x + w * 0.12, base - tall * 0.3)
-        paint(draw, side, [(236, 232, 222), *accents], rng)
         for wheel in (x - 0.3 * w, x + 0.3 * w):
             draw.ellipse((wheel - r, base - 2 * r, wheel + r, base), fill=dark, outline=(150, 150, 150))
     elif kind == 3:
@@ -205,8 +202,8 @@ def _thing(canvas: Image.Image, x: float, base: float, tall: float, rng: np.rand
         head = (x - w * 0.9, base - tall * 1.08, x + w * 0.9, base - tall * 0.82)
         draw.ellipse(head, fill=(204, 164, 132))
     else:
-        board = (x - tall * 0.34, base - tall * 1.15, x + tall * 0.34, base - tall * 0.2)
-        paint(draw, board, [(236, 232, 222), dark, *accents], rng)
+        board = (x - tall * 0.3, base - tall * 1.1, x + tall * 0.3, base - tall * 0.2)
+        draw.rectangle(board, fill=colour, outline=dark, width=2)
         draw.line((x, base - tall * 0.2, x, base), fill=dark, width=3)
 
 
@@ -243,9 +240,11 @@ def _cover(
         return
     draw = ImageDraw.Draw(canvas)
     low = y1 + h * float(rng.uniform(0.0, 1 - share))
-    accents = PALETTES[int(rng.integers(len(PALETTES)))][2:6]
-    for k in range(3):
-        paint(draw, (x1 + w * k / 3, low, x1 + w * (k + 1) / 3 - 1, low + h * share), list(accents), rng)
+    colour = greyed(PALETTES[int(rng.integers(len(PALETTES)))][int(rng.integers(6))])
+    draw.rectangle((x1, low, x2, low + h * share), fill=colour)
+    for k in range(1, 8):  # a scaffold's sheet
+        draw.line((x1 + w * k / 8, low, x1 + w * k / 8, low + h * share), fill=dim(colour, 0.8), width=2)
+    draw.line((x1, low + h * share / 2, x2, low + h * share / 2), fill=dim(colour, 0.7), width=3)
 
 
 def _develop(canvas: Image.Image, view: View, rng: np.random.Generator) -> Image.Image:

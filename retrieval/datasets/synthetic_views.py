@@ -47,7 +47,7 @@ def easy_view(size: int, rng: np.random.Generator) -> View:
         shade=_between(rng, 0.0, 0.25),
         blur=_between(rng, 0.0, 0.5) * size / 320,
         noise=_between(rng, 1, 4),
-        things=int(rng.integers(1, 4)),
+        things=int(rng.integers(0, 2)),
         quality=int(rng.integers(80, 93)),
     )
 
@@ -80,14 +80,14 @@ def query_view(size: int, rng: np.random.Generator) -> View:
         extent=_between(rng, 0.65, 0.85),
         centre=(_between(rng, 0.38, 0.62), _between(rng, 0.42, 0.52)),
         yaw=_between(rng, -18, 18),
-        things=4,
+        things=1,
     )
 
 
 def street_view(size: int, rng: np.random.Generator) -> View:
     """A street with nothing in particular in it."""
     view = easy_view(size, rng)
-    return replace(view, extent=_between(rng, 0.25, 0.6), things=int(rng.integers(4, 9)))
+    return replace(view, extent=_between(rng, 0.25, 0.6), things=int(rng.integers(2, 6)))
 
 
 VIEWS: dict[str, Callable[[int, np.random.Generator], View]] = {
@@ -101,13 +101,13 @@ VIEWS: dict[str, Callable[[int, np.random.Generator], View]] = {
 
 def _from_the_side(view: View, rng: np.random.Generator) -> View:
     side = -1 if rng.random() < 0.5 else 1
-    yaw, pitch = side * _between(rng, 36, 56), _between(rng, -14, 16)
+    yaw, pitch = side * _between(rng, 32, 50), _between(rng, -14, 16)
     return replace(view, yaw=yaw, pitch=pitch, roll=_between(rng, -9, 9))
 
 
 def _far_away(view: View, rng: np.random.Generator) -> View:
     centre = (_between(rng, 0.25, 0.75), _between(rng, 0.35, 0.6))
-    return replace(view, extent=_between(rng, 0.36, 0.52), centre=centre, things=6)
+    return replace(view, extent=_between(rng, 0.45, 0.6), centre=centre, things=2)
 
 
 def _cropped(view: View, rng: np.random.Generator) -> View:
@@ -116,17 +116,17 @@ def _cropped(view: View, rng: np.random.Generator) -> View:
 
 
 def _bad_light(view: View, rng: np.random.Generator) -> View:
-    gain, gamma = _between(rng, 0.5, 0.75), _between(rng, 1.0, 1.4)
-    shade = _between(rng, 0.2, 0.5)
-    return replace(view, gain=gain, gamma=gamma, cast=_cast(rng, 0.2), shade=shade, noise=8.0)
+    gain, gamma = _between(rng, 0.55, 0.8), _between(rng, 1.0, 1.3)
+    shade = _between(rng, 0.1, 0.4)
+    return replace(view, gain=gain, gamma=gamma, cast=_cast(rng, 0.14), shade=shade, noise=6.0)
 
 
 def _hidden(view: View, rng: np.random.Generator) -> View:
-    return replace(view, hidden=_between(rng, 0.2, 0.45), things=5)
+    return replace(view, hidden=_between(rng, 0.2, 0.45), things=1)
 
 
 def _bad_camera(view: View, rng: np.random.Generator) -> View:
-    blur, noise = _between(rng, 0.8, 1.5) * max(view.frame) / 320, _between(rng, 8, 18)
+    blur, noise = _between(rng, 0.6, 1.2) * max(view.frame) / 320, _between(rng, 6, 14)
     return replace(view, blur=blur, noise=noise, quality=int(rng.integers(12, 30)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retrieval.errors import ModelError
@@ -13,14 +14,15 @@ from retrieval.models.zoo import BACKBONES, BackboneInfo
 
 
 class Backbone(nn.Module):
-    """``forward``: float (B, 3, H, W), normalised -> (B, dim, H / stride, W / stride), after the last ReLU.
+    """``forward``: float (B, 3, H, W), normalised. Layout "map": -> (B, dim, H / stride, W / stride), after the last
+    ReLU. Layout "tokens": -> (B, prefix + patches, dim), after the final norm, patches row by row.
 
     ``published`` maps published weights onto this module's own names.
     """
 
     info: BackboneInfo
 
-    def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def published(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         raise NotImplementedError
 
     def load_published(self, weights: Mapping[str, Tensor]) -> None:
@@ -61,7 +63,7 @@ class EfficientNetLite(Backbone):
         import timm
 
         self.info = info
-        self.body: Any = timm.create_model(f"tf_{info.name}", pretrained=False, num_classes=0, global_pool="")
+        self.body: Any = timm.create_model(info.library_name, pretrained=False, num_classes=0, global_pool="")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body.forward_features(images)
@@ -74,12 +76,87 @@ class EfficientNetLite(Backbone):
         return {f"body.{name}": value for name, value in zip(own, weights.values(), strict=False)}
 
 
+def fit_to_patches(images: Tensor, patch: int) -> Tensor:
+    """Resize (bilinear) to the nearest whole number of patches a side: nothing is cut off, nothing padded."""
+    height, width = images.shape[-2:]
+    fitted = [max(1, round(side / patch)) * patch for side in (height, width)]
+    if fitted == [height, width]:
+        return images
+    return F.interpolate(images, size=fitted, mode="bilinear", align_corners=False)
+
+
+class TorchvisionViT(Backbone):
+    """torchvision's ``vit_*`` (Dosovitskiy et al. 2021) for pictures of any size: the position embedding is
+    interpolated (bicubic) to their grid of patches. At the trained size it is torchvision's own computation."""
+
+    def __init__(self, info: BackboneInfo) -> None:
+        super().__init__()
+        import torchvision
+
+        self.info = info
+        self.body: Any = getattr(torchvision.models, info.library_name)(weights=None)
+        self.body.heads = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        body, images = self.body, fit_to_patches(images, self.info.stride)
+        patches = body.conv_proj(images)
+        rows, columns = patches.shape[-2:]
+        tokens = patches.flatten(2).transpose(1, 2)
+        tokens = torch.cat([body.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        encoder = body.encoder
+        tokens = tokens + resize_positions(encoder.pos_embedding, rows, columns)
+        return encoder.ln(encoder.layers(encoder.dropout(tokens)))
+
+    def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"body.{name}": value for name, value in weights.items() if not name.startswith("heads.")}
+
+
+def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
+    """Position embedding (1, 1 + n * n, D), class token first, for a grid of ``rows`` x ``columns`` patches."""
+    side = round((positions.shape[1] - 1) ** 0.5)
+    if (rows, columns) == (side, side):
+        return positions
+    grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+class TimmViT(Backbone):
+    """timm's ``deit_*`` and ``vit_*`` for pictures of any size (timm interpolates the position embedding)."""
+
+    def __init__(self, info: BackboneInfo) -> None:
+        super().__init__()
+        import timm
+
+        self.info = info
+        self.body: Any = timm.create_model(
+            info.library_name, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body.forward_features(fit_to_patches(images, self.info.stride))
+
+    def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        from timm.models.vision_transformer import checkpoint_filter_fn
+
+        kept = {name: value for name, value in weights.items() if not name.startswith("head")}
+        return {f"body.{name}": value for name, value in checkpoint_filter_fn(kept, self.body).items()}
+
+
+_FAMILIES: dict[str, type[Backbone]] = {
+    "resnet": ResNet,
+    "efficientnet_lite": EfficientNetLite,
+    "torchvision_vit": TorchvisionViT,
+    "timm_vit": TimmViT,
+}
+
+
 def create_backbone(name: str) -> Backbone:
     """A backbone with untrained weights (torch's current random state decides them)."""
     if name not in BACKBONES:
         raise ModelError(f"unknown backbone {name!r}", f"Known: {', '.join(BACKBONES)}.")
     info = BACKBONES[name]
-    return ResNet(info) if name.startswith("resnet") else EfficientNetLite(info)
+    return _FAMILIES[info.family](info)
 
 
 def read_published(path: str) -> dict[str, Tensor]:
@@ -88,6 +165,8 @@ def read_published(path: str) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         raise ModelError(f"cannot read the weights {path}: {str(error).splitlines()[0][:200]}") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
+        loaded = loaded["model"]  # as DeiT's authors wrap theirs
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ModelError(f"{path} does not hold a plain state dict")
     return dict(loaded)

@@ -33,6 +33,8 @@ def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
         )
     if known.needs_dim:
         parameters["dim"] = info.dim
+    if "prefix" in known.parameters:
+        parameters.setdefault("prefix", info.prefix)
     return create_pooling(pooling["name"], **parameters)
 
 

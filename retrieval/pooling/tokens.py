@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .base import Pooling, check_tokens, one_of, tracing
-from .power import EPS, PowerModule, power_mean
+from .power import EPS, PowerModule, power_mean, scaled_powers
 
 MERGES = ("concat", "mean")
 NEGATIVES = ("clamp", "shift", "signed")
@@ -218,9 +218,8 @@ class TokenGeM(PowerModule, TokenPooling):
             return torch.where(high >= -low, high, low)
         p = self.exponent(x)
         size = x.abs().clamp(min=self.eps)
-        # As in power_mean: the scale drops out, so it may stay out of the gradient.
-        scale = size.detach().amax(1, keepdim=True)
-        powers = x.sign() * (size / scale).pow(p)
+        powers, scale = scaled_powers(size, p, [1])
+        powers = x.sign() * powers
         # Padding is zero here, and so is its signed power.
         count = x.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
         mean = powers.sum(1) / count

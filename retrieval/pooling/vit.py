@@ -317,7 +317,7 @@ def _watch_attention(block: nn.Module, build: _Build, stack: ExitStack) -> list[
     else:
 
         def compute(_module: nn.Module, _args: Any, qkv: Tensor) -> None:
-            received.append(_attention_received(parts.attn, qkv))
+            received.append(_attention_received(parts.attn, qkv.detach()))
 
         stack.callback(parts.attn.qkv.register_forward_hook(compute).remove)
     return received
