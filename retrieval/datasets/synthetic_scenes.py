@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from retrieval.datasets.synthetic_facades import PALETTES, Facade, Rect, dim, greyed
+from retrieval.datasets.synthetic_facades import Facade
+from retrieval.datasets.synthetic_ornaments import PALETTES, Rect, dim, greyed
 from retrieval.datasets.synthetic_views import View
 
 Point = tuple[float, float]
@@ -143,7 +144,7 @@ def render(
 
 
 def _sky(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    tops = ((120, 164, 214), (172, 186, 200), (206, 196, 190), (146, 178, 206))
+    tops = ((132, 170, 214), (172, 188, 204), (150, 180, 208))
     top, low = tops[int(rng.integers(len(tops)))], (222, 226, 228)
     column = Image.new("RGB", (1, 2))
     column.putpixel((0, 0), top)
@@ -166,7 +167,7 @@ def _street(canvas: Image.Image, quad: Quad, rng: np.random.Generator) -> None:
     width, height = canvas.size
     left, right = ay - slope * ax, ay + slope * (width - ax)
     draw = ImageDraw.Draw(canvas)
-    tone = int(rng.integers(96, 150))
+    tone = int(rng.integers(108, 138))
     for drop, shade in ((0.0, tone + 36), (0.05, tone - 20), (0.065, tone)):  # pavement, kerb, road
         a, b = left + drop * height, right + drop * height
         draw.polygon([(0, a), (width, b), (width, max(height, b)), (0, max(height, a))], fill=(shade,) * 3)
@@ -228,7 +229,7 @@ def _cover(
         return
     if kind == 2:
         for k in range(2):
-            tall = h * min(1.5, 0.5 + share * 1.2)
+            tall = h * (0.45 + share)
             _tree(canvas, x1 + w * float(rng.uniform(0.1 + 0.4 * k, 0.5 + 0.4 * k)), y2 + 0.08 * h, tall, rng)
         return
     if kind == 0:  # a house corner nearer to the camera

@@ -36,15 +36,15 @@ def easy_view(size: int, rng: np.random.Generator) -> View:
     """A photo anyone would take: nearly from the front, most of the frame filled, daylight."""
     return View(
         frame=_frame(size, rng),
-        yaw=_between(rng, -22, 22),
+        yaw=_between(rng, -20, 20),
         pitch=_between(rng, -8, 10),
         roll=_between(rng, -3, 3),
         distance=_between(rng, 1.8, 3.0),
         extent=_between(rng, 0.75, 1.0),
         centre=(_between(rng, 0.42, 0.58), _between(rng, 0.42, 0.54)),
-        gain=_between(rng, 0.85, 1.12),
-        cast=_cast(rng, 0.05),
-        shade=_between(rng, 0.0, 0.25),
+        gain=_between(rng, 0.9, 1.1),
+        cast=_cast(rng, 0.04),
+        shade=_between(rng, 0.0, 0.2),
         blur=_between(rng, 0.0, 0.5) * size / 320,
         noise=_between(rng, 1, 4),
         things=int(rng.integers(0, 2)),
@@ -55,7 +55,7 @@ def easy_view(size: int, rng: np.random.Generator) -> View:
 def hard_view(size: int, rng: np.random.Generator) -> View:
     """An easy view with one or two of the things that make recognition hard."""
     view = easy_view(size, rng)
-    chosen = rng.choice(len(_TROUBLES), int(rng.integers(1, 3)), replace=False)
+    chosen = rng.choice(len(_TROUBLES), 1 if rng.random() < 0.65 else 2, replace=False)
     for i in sorted(int(i) for i in chosen):
         view = _TROUBLES[i](view, rng)
     return view
@@ -80,7 +80,7 @@ def query_view(size: int, rng: np.random.Generator) -> View:
         extent=_between(rng, 0.65, 0.85),
         centre=(_between(rng, 0.38, 0.62), _between(rng, 0.42, 0.52)),
         yaw=_between(rng, -18, 18),
-        things=1,
+        things=0,
     )
 
 
@@ -101,18 +101,18 @@ VIEWS: dict[str, Callable[[int, np.random.Generator], View]] = {
 
 def _from_the_side(view: View, rng: np.random.Generator) -> View:
     side = -1 if rng.random() < 0.5 else 1
-    yaw, pitch = side * _between(rng, 32, 50), _between(rng, -14, 16)
+    yaw, pitch = side * _between(rng, 28, 46), _between(rng, -14, 16)
     return replace(view, yaw=yaw, pitch=pitch, roll=_between(rng, -9, 9))
 
 
 def _far_away(view: View, rng: np.random.Generator) -> View:
     centre = (_between(rng, 0.25, 0.75), _between(rng, 0.35, 0.6))
-    return replace(view, extent=_between(rng, 0.45, 0.6), centre=centre, things=2)
+    return replace(view, extent=_between(rng, 0.56, 0.72), centre=centre, things=2)
 
 
 def _cropped(view: View, rng: np.random.Generator) -> View:
     centre = (_between(rng, 0.1, 0.9), _between(rng, 0.2, 0.8))
-    return replace(view, extent=_between(rng, 1.25, 1.8), centre=centre)
+    return replace(view, extent=_between(rng, 1.2, 1.6), centre=centre)
 
 
 def _bad_light(view: View, rng: np.random.Generator) -> View:
@@ -122,7 +122,7 @@ def _bad_light(view: View, rng: np.random.Generator) -> View:
 
 
 def _hidden(view: View, rng: np.random.Generator) -> View:
-    return replace(view, hidden=_between(rng, 0.2, 0.45), things=1)
+    return replace(view, hidden=_between(rng, 0.15, 0.3), things=1)
 
 
 def _bad_camera(view: View, rng: np.random.Generator) -> View:
@@ -137,7 +137,7 @@ _TROUBLES = (_from_the_side, _far_away, _cropped, _bad_light, _hidden, _bad_came
 
 def _frame(size: int, rng: np.random.Generator) -> tuple[int, int]:
     short = round(size * 0.75)
-    return (size, short) if rng.random() < 0.7 else (short, size)
+    return (size, short) if rng.random() < 0.8 else (short, size)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:

@@ -12,6 +12,7 @@ from retrieval.models.backbones import create_backbone, read_published
 from retrieval.models.checkpoint import load_tensors
 from retrieval.models.network import RetrievalNetwork, make_pooling
 from retrieval.models.spec import ModelSpec
+from retrieval.models.whitened import CELLS, whiten_cells
 from retrieval.models.zoo import BACKBONES, download_weights, file_sha256, weights_file
 
 
@@ -20,16 +21,20 @@ def empty_network(spec: ModelSpec) -> RetrievalNetwork:
     backbone = create_backbone(spec.backbone)
     pooling = make_pooling(spec.pooling, backbone.info)
     width = pooling.out_dim(backbone.info.dim)
+    cells = whiten_cells(backbone.info.dim) if spec.pooling.get(CELLS) else None
     fc = whitening = None
-    if spec.whitening is not None:
-        layer = nn.Linear(width, spec.dim)
-        if spec.whitening.get("kind") == "fc":
-            fc = layer
-        else:
-            whitening = layer
+    described = spec.whitening or {}
+    # An FC layer stands alone, or under "fc" beside a whitening that is applied after it.
+    layer = described if described.get("kind") == "fc" else described.get("fc") or {}
+    if layer:
+        fc = nn.Linear(width, int(layer.get("dim", spec.dim)))
+        width = fc.out_features
+    if described and described.get("kind") != "fc":
+        whitening = nn.Linear(width, spec.dim)
     elif width != spec.dim:
         raise ModelError(f"the specification says {spec.dim} dimensions, but {spec.name} gives {width}")
-    return RetrievalNetwork(backbone, pooling, fc, whitening).eval()
+    normalised = bool(layer.get("normalised", True))
+    return RetrievalNetwork(backbone, pooling, fc, whitening, cells=cells, normalised=normalised).eval()
 
 
 def build_network(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = None) -> RetrievalNetwork:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from retrieval.errors import UsageError
 from retrieval.models.backbones import Backbone
 from retrieval.models.spec import ImageRule
+from retrieval.models.whitened import CELLS, REGIONS, WhitenedRegions
 from retrieval.models.zoo import BackboneInfo
 from retrieval.pooling.base import Pooling
 from retrieval.pooling.registry import create_pooling, pooling_info
@@ -24,7 +25,7 @@ def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
     """The pooling a specification names, for this backbone. Raises UsageError when the two do not fit."""
-    parameters = {key: value for key, value in pooling.items() if key != "name"}
+    parameters = {key: value for key, value in pooling.items() if key not in ("name", CELLS, REGIONS)}
     known = pooling_info(pooling["name"])
     if known.kind != info.layout:
         raise UsageError(
@@ -35,14 +36,19 @@ def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
         parameters["dim"] = info.dim
     if "prefix" in known.parameters:
         parameters.setdefault("prefix", info.prefix)
-    return create_pooling(pooling["name"], **parameters)
+    made = create_pooling(pooling["name"], **parameters)
+    for key in (CELLS, REGIONS):
+        if pooling.get(key) and (info.layout != "map" or made.out_dim(info.dim) != info.dim):
+            raise UsageError(f"{key} goes with poolings of feature maps that keep the number of channels")
+    return WhitenedRegions(made, info.dim, pooling[REGIONS]) if pooling.get(REGIONS) else made
 
 
 class RetrievalNetwork(nn.Module):
     """``forward``: float (B, 3, H, W), normalised -> float32 (B, D), unit length.
 
     ``fc`` is a whitening layer learned with the network (applied at each scale); ``whitening`` is post-processing
-    (learned Lw or PCA), applied to the aggregated descriptor by :class:`Describer`.
+    (learned Lw or PCA), applied to the aggregated descriptor by :class:`Describer`. ``cells`` whitens every cell of the
+    feature map before pooling. ``normalised``: whether the pooled vector gets unit length before ``fc``.
     """
 
     def __init__(
@@ -51,16 +57,28 @@ class RetrievalNetwork(nn.Module):
         pooling: nn.Module,
         fc: nn.Linear | None = None,
         whitening: nn.Linear | None = None,
+        *,
+        cells: nn.Module | None = None,
+        normalised: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.cells = cells
         self.pooling = pooling
         self.fc = fc
         self.whitening = whitening
+        self.normalised = normalised
+
+    def features(self, images: Tensor) -> Tensor:
+        """What is pooled: the backbone's map or tokens, the map's cells whitened where the network does that."""
+        features = self.backbone(images)
+        return features if self.cells is None else self.cells(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        pooled = l2_normalise(self.pooling(self.backbone(images)).float())
-        return pooled if self.fc is None else l2_normalise(self.fc(pooled))
+        pooled = self.pooling(self.features(images)).float()
+        if self.fc is None:
+            return l2_normalise(pooled)
+        return l2_normalise(self.fc(l2_normalise(pooled) if self.normalised else pooled))
 
 
 class Describer(nn.Module):

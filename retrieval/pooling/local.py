@@ -17,14 +17,16 @@ from .power import EPS
 from .regions import global_pooling
 
 
-class LocalPooling(nn.Module):
-    """Base of the three: window, stride and the check that the window fits.
+class LocalPooling(Pooling):
+    """Base of the three: window, stride and the check that the window fits. Unlike the others they return a map.
 
     Args:
         window: side k of the square window.
         stride: step s from window to window; the window itself if None, so that windows tile the map. A smaller one
             makes them overlap (AlexNet: 3 and 2).
     """
+
+    kind = "map"
 
     def __init__(self, window: int = 2, stride: int | None = None) -> None:
         super().__init__()

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
@@ -40,9 +39,6 @@ class PoolingInfo:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     needs_dim: bool = False
     aliases: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
 
 
 _P: dict[str, Any] = {"p": 3.0, "learn_p": True, "eps": 1e-6}

@@ -81,9 +81,9 @@ def reciprocal_encoding(vectors: Floats, k1: int = 20, k2: int = 6) -> Any:
     overlap.data = (3 * overlap.data >= 2 * half.sum(axis=1)[overlap.indices]).astype(np.float64)
     encoding = (full + overlap @ half).tocsr()
     for p in range(n):
-        own = slice(encoding.indptr[p], encoding.indptr[p + 1])
-        weights = np.exp(vectors[encoding.indices[own]] @ vectors[p] - 1)
-        encoding.data[own] = weights / weights.sum()
+        row = slice(encoding.indptr[p], encoding.indptr[p + 1])
+        weights = np.exp(vectors[encoding.indices[row]] @ vectors[p] - 1)
+        encoding.data[row] = weights / weights.sum()
     return _pattern(nearest[:, :k2]) @ encoding / min(k2, nearest.shape[1])
 
 

@@ -92,11 +92,10 @@ def contact_sheet(
     return sheet
 
 
-def save_sheet(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Writes a JPEG (quality 90) or PNG, by the suffix; the file appears complete or not at all.
+def check_sheet_path(path: str | os.PathLike[str]) -> str:
+    """Whether a sheet can be written there, known before hours are spent: "JPEG" or "PNG", by the suffix.
 
-    Raises UsageError for another suffix, a folder that is missing or cannot be written to, or a picture too
-    large for a JPEG; RetrievalError where the disk fails.
+    Raises UsageError for another suffix or a folder that is missing.
     """
     target = Path(path)
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(target.suffix.lower())
@@ -106,6 +105,16 @@ def save_sheet(image: Image.Image, path: str | os.PathLike[str]) -> None:
         raise UsageError(f"the folder {target.parent} does not exist", "Create it first.")
     if target.is_dir():
         raise UsageError(f"{target} is a folder")
+    return kind
+
+
+def save_sheet(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a JPEG (quality 90) or PNG, by the suffix; the file appears complete or not at all.
+
+    Raises UsageError as :func:`check_sheet_path` does, for a folder that cannot be written to, or a picture too
+    large for a JPEG; RetrievalError where the disk fails.
+    """
+    target, kind = Path(path), check_sheet_path(path)
     if kind == "JPEG" and max(image.size) > MAX_SIDE:
         raise UsageError(f"{image.width} x {image.height} pixels are more than a JPEG holds", "Write a .png.")
     beside = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
@@ -308,8 +317,7 @@ def _line_height(font: Any) -> int:
 
 def _printable(text: str) -> str:
     """One line without control characters or the half-characters that stand for undecodable bytes."""
-    text = str(text)[:500].encode("utf-8", "replace").decode("utf-8")
-    return "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text).strip()
+    return "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text)[:500]).strip()
 
 
 def _fitted(text: str, width: int, length: Callable[[str], float]) -> str:

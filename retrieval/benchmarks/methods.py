@@ -1,0 +1,158 @@
+"""Which poolings are compared: from what a user asks for to modules that fit the backbone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval.errors import UsageError
+
+if TYPE_CHECKING:
+    from retrieval.models.zoo import BackboneInfo
+    from retrieval.pooling.base import Pooling
+
+DEFAULT_PS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, float("inf"))
+
+_SWEPT = {"map": "gem", "tokens": "token-gem"}
+_USUAL = {
+    "map": ("gem", "avg", "max", "grid-avg", "grid-max", "spp", "rmac", "rgem", "local-max", "local-avg"),
+    "tokens": (
+        "token-gem",
+        "token-gem:p=3,negative=shift",
+        "token-gem:p=3,negative=signed",
+        "mean",
+        "token-max",
+        "cls",
+        "last",
+        "cls-mean",
+        "cls-gem",
+    ),
+}
+_BASELINES = {"map": "avg", "tokens": "mean"}
+# What these are before anything has been learned.
+_UNTRAINED = {
+    "gem-channel": "untrained it is gem",
+    "strided-conv": "untrained it is local-avg",
+    "attention": "untrained it is the mean",
+    "gated": "untrained it is the mean",
+    "pma": "untrained it is a random projection",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pooling to be compared: its ``label``, the ``pooling`` of a model specification that means the same, the
+    ``module`` itself, and the exponent ``p`` where one exponent is what decides (infinity for the maximum)."""
+
+    label: str
+    pooling: Mapping[str, Any]
+    module: Pooling
+    p: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The registry's name of the pooling."""
+        return str(self.pooling["name"])
+
+    @property
+    def swept(self) -> bool:
+        """Whether it is a point of the curve over p: the plain generalised mean, with nothing but p given."""
+        return self.p is not None and self.name in _SWEPT.values() and self.label == f"{self.name}:p={self.p:g}"
+
+
+def choose_methods(
+    info: BackboneInfo, ps: Sequence[float] = DEFAULT_PS, names: Sequence[str] = ("all",)
+) -> tuple[list[Method], list[str]]:
+    """The methods that ``names`` ask for, each once, and notes on what was left out.
+
+    A name is one of the registry, with parameters as in a model's name (``spp:mode=avg``); the generalised mean
+    (``gem``, for tokens ``token-gem``) without a p stands for all of ``ps``, and ``all`` for every pooling that fits the
+    backbone and means something untrained. Raises UsageError for what does not exist or fit.
+    """
+    from retrieval.pooling.registry import list_poolings, pooling_info
+
+    chosen: dict[str, Method] = {}
+    notes: list[str] = []
+    for name in names:
+        if name == "all":
+            expanded: Sequence[str] = _USUAL[info.layout]
+            left = [i.name for i in list_poolings() if i.kind == info.layout and i.name in _UNTRAINED]
+            left = [n for n in left if not any(other.split(":")[0] == n for other in names)]
+            if left:
+                reasons = "; ".join(f"{n}: {_UNTRAINED[n]}" for n in left)
+                notes.append(f"left out unless named, since their weights have to be learned: {reasons}")
+        else:
+            expanded = (name,)
+        for one in expanded:
+            base = one.partition(":")[0]
+            swept = pooling_info(base).name == _SWEPT[info.layout] and ":" not in one
+            for wanted in [f"{base}:p={p:g}" for p in ps] if swept else [one]:
+                method = make_method(wanted, info)
+                chosen.setdefault(method.label, method)
+    if not chosen:
+        raise UsageError("no pooling to compare", "Example: --methods avg,max,gem.")
+    return list(chosen.values()), notes
+
+
+def make_method(name: str, info: BackboneInfo) -> Method:
+    """One method by name and parameters, such as ``gem:p=3``. Raises UsageError where it does not exist or fit."""
+    from retrieval.models.network import make_pooling
+    from retrieval.pooling.registry import pooling_info
+
+    base, _, text = name.partition(":")
+    known = pooling_info(base)
+    parameters: dict[str, Any] = {}
+    for item in split_names(text, keep_parameters=False):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"{item!r} in {name!r} is not key=value", "Example: spp:mode=avg.")
+        parameters[key.strip()] = _value(value.strip())
+    pooling = {"name": known.name, **parameters}
+    module = make_pooling(pooling, info).eval()
+    label = known.name + (":" + ",".join(f"{k}={_show(v)}" for k, v in parameters.items()) if parameters else "")
+    return Method(label, pooling, module, _exponent(module))
+
+
+def trained_method(pooling: Mapping[str, Any], module: Pooling) -> Method:
+    """The pooling of a trained checkpoint, with what it has learned."""
+    return Method(f"{pooling['name']} (trained)", pooling, module, _exponent(module))
+
+
+def default_baseline(info: BackboneInfo) -> str:
+    """The average: ``avg`` for feature maps, ``mean`` for tokens."""
+    return _BASELINES[info.layout]
+
+
+def split_names(text: str, *, keep_parameters: bool = True) -> list[str]:
+    """``"avg,spp:mode=avg,levels=(1,2),max"`` -> ``["avg", "spp:mode=avg,levels=(1,2)", "max"]``.
+
+    Commas inside brackets do not separate. With ``keep_parameters``, a part ``key=value`` belongs to the name before it.
+    """
+    parts: list[str] = []
+    for part in re.split(r",(?![^(\[]*[)\]])", text):
+        part = part.strip()
+        if keep_parameters and parts and re.match(r"\w+=", part):
+            parts[-1] += f",{part}"
+        elif part:
+            parts.append(part)
+    return parts
+
+
+def _exponent(module: Pooling) -> float | None:
+    """The one exponent of a power mean; None for other poolings and for an exponent a channel."""
+    p = getattr(module, "p", None)
+    return float(p) if p is not None and p.numel() == 1 else None
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _show(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
