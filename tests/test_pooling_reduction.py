@@ -179,11 +179,11 @@ def test_grid_averages_neighbours(rows, columns):
 @pytest.mark.parametrize("method", CLUSTERINGS)
 def test_equal_tokens_and_empty_clusters(method):
     # Clusters start from tokens 1 to 4. The first takes all that are equal; the next two stay empty and keep theirs.
-    tokens = torch.tensor([9.0, 0.0, 0.0, 0.0, 7.0])[None, :, None].repeat(1, 1, 2)
+    tokens = torch.tensor([9.0, 1.0, 1.0, 1.0, 7.0])[None, :, None].repeat(1, 1, 2)
     significance = torch.tensor([[0.5, 4.0, 3.0, 2.0, 1.0]])
     reduced = reduce_tokens(tokens, 4, method, significance)
     last = 11.5 / 1.5 if method.startswith("weighted") else 8.0
-    torch.testing.assert_close(reduced.tokens[0, :, 0], torch.tensor([0, 0, 0, last]))
+    torch.testing.assert_close(reduced.tokens[0, :, 0], torch.tensor([1, 1, 1, last]))
     assert reduced.assignment[0].tolist() == [3, 0, 0, 0, 3]
 
 

@@ -144,7 +144,7 @@ def split_names(text: str, *, keep_parameters: bool = True) -> list[str]:
 def _exponent(module: Pooling) -> float | None:
     """The one exponent of a power mean; None for other poolings and for an exponent a channel."""
     p = getattr(module, "p", None)
-    return float(p) if p is not None and p.numel() == 1 else None
+    return float(p.detach()) if p is not None and p.numel() == 1 else None
 
 
 def _value(text: str) -> Any:

@@ -45,23 +45,38 @@ def retained_share(maps: npt.NDArray[np.float32]) -> Callable[[npt.NDArray[np.fl
     NaN for fewer than 8 pictures, or where all maps are equal. Cost: N^2 (F + D) + N^3.
     """
     count = len(maps)
-    centred = maps - maps.mean(0)
-    target = (centred @ centred.T).astype(np.float64)
+    target = _centred_products(maps)
+    # Predicting a picture by the mean of the others errs by N / (N - 1) times its distance from the mean of all.
     total = float(np.trace(target)) * (count / max(1, count - 1)) ** 2
 
     def share(descriptors: npt.NDArray[np.float32]) -> float:
         if count < FEWEST_PICTURES or total <= 0:
             return float("nan")
-        x = descriptors - descriptors.mean(0)
-        values, vectors = np.linalg.eigh((x @ x.T).astype(np.float64))
-        values = np.maximum(values, 0)
+        # In a basis of the differences between pictures the intercept takes no part, and nothing cancels below.
+        basis = _differences(count)
+        values, vectors = np.linalg.eigh(basis.T @ _centred_products(descriptors) @ basis)
+        values, vectors = np.maximum(values, 0), basis @ vectors
         rotated = vectors.T @ target @ vectors
         errors = []
         for penalty in _PENALTIES * max(float(values.mean()), 1e-30):
-            left = vectors * (penalty / (values + penalty))  # the residual is left @ vectors.T @ map
-            squares = np.einsum("ij,ij->i", left @ rotated, left)
-            leverage = 1 - np.einsum("ij,ij->i", left, vectors) + 1 / count
-            errors.append(float(np.sum(squares / np.maximum(1 - leverage, 1e-12) ** 2)))
+            left = vectors * (penalty / (values + penalty))  # I - H = left @ vectors.T
+            squares = np.maximum(np.einsum("ij,ij->i", left @ rotated, left), 0)
+            errors.append(float(np.sum(squares / np.einsum("ij,ij->i", left, vectors) ** 2)))
         return max(0.0, 1 - min(errors) / total)
 
     return share
+
+
+def _centred_products(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Inner products of the rows, less their mean: ``(N, N)``."""
+    wide = rows.astype(np.float64)
+    wide -= wide.mean(0)
+    return wide @ wide.T
+
+
+def _differences(count: int) -> npt.NDArray[np.float64]:
+    """An orthonormal basis ``(N, N - 1)`` of the vectors that sum to 0: columns of the reflection that takes the first axis to
+    the constant vector (Householder)."""
+    v = np.full(count, 1 / np.sqrt(count))
+    v[0] += 1
+    return (np.eye(count) - 2 * np.outer(v, v) / (v @ v))[:, 1:]

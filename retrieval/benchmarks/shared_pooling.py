@@ -21,6 +21,7 @@ from retrieval.pooling.tokens import TokenGeM
 
 # Powers are taken of features divided by their channel's maximum. Beyond this p those of a weak region would vanish.
 _LARGEST_REGIONAL_P = 5.0
+_NO_UNDERFLOW = 5.0  # (1e-6 / 1)^5 is still a normal float32, for activations of the usual size
 
 
 def descriptors(methods: Sequence[Method], x: Tensor) -> list[Tensor]:
@@ -42,7 +43,7 @@ class _Shared:
         if isinstance(module, (GeM, RegionalGeM, TokenGeM)):
             if module.p.numel() > 1 or module.eps != EPS or getattr(module, "negative", "clamp") != "clamp":
                 return module(x)
-            p, prefix = max(float(module.p), MIN_P), getattr(module, "prefix", 0)
+            p, prefix = max(float(module.p.detach()), MIN_P), getattr(module, "prefix", 0)
             if isinstance(module, RegionalGeM):
                 if p > _LARGEST_REGIONAL_P:
                     return module(x)
@@ -77,7 +78,12 @@ class _Shared:
     def _power(self, p: float, prefix: int) -> Tensor:
         """``(max(x, eps) / maximum)^p`` of every cell, ``(B, n, C)``; holds until the next call."""
         self._prepare(prefix)
-        return torch.mul(self._logs, p, out=self._room).exp_()
+        torch.mul(self._logs, p, out=self._room)
+        if p > _NO_UNDERFLOW:
+            self._room.clamp_(
+                min=-80
+            )  # e^-80 adds nothing to a sum that holds a 1, but smaller ones take ten times as long
+        return self._room.exp_()
 
     def _as_map(self, cells: Tensor) -> Tensor:
         height, width = self.x.shape[2:]

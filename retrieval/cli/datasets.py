@@ -151,15 +151,22 @@ def convert(source: str, out: str, images: str | None) -> None:
     show_default=True,
     help="How many objects to be found.",
 )
+@click.option(
+    "--train-objects", type=click.IntRange(min=0), help="How many other objects to train on (default: as many)."
+)
+@click.option("--size", type=click.IntRange(min=64), default=320, show_default=True, help="Longest side in pixels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same pictures.")
-def make_synthetic(out: str, objects: int, seed: int) -> None:
+@quiet_option
+def make_synthetic(out: str, objects: int, train_objects: int | None, size: int, seed: int, quiet: bool) -> None:
     """Draw a small retrieval set with ground truth: objects in easy and hard views, junk and distractors."""
     from pathlib import Path
 
+    from retrieval.cli.common import progress_bar
     from retrieval.datasets.synthetic import make_synthetic as make
 
-    truth = make(Path(out), objects=objects, seed=seed)
-    print(f"{len(truth.gallery)} pictures and {len(truth.queries)} queries in {out}")
+    with progress_bar("draw", quiet) as update:
+        truth = make(Path(out), objects=objects, train_objects=train_objects, size=size, seed=seed, progress=update)
+    print(f"{len(truth.gallery)} pictures and {len(truth.queries)} queries in {safe(out)}")
 
 
 @contextmanager

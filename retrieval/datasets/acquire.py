@@ -180,8 +180,8 @@ def _fetch_pictures(
                 archive, new, place=item.place(), progress=lambda done, total: report("unpacking", done, total)
             )
         except DownloadError:
-            archive.unlink(missing_ok=True)  # else it would be found good, and refused, for ever
-            del record.files[file.name]
+            archive.unlink(missing_ok=True)
+            del record.files[file.name]  # else it would be found good, and refused, for ever
             record.write(folder)
             raise
         for path in found:

@@ -28,7 +28,6 @@ from retrieval.datasets.synthetic_ornaments import (
     word,
 )
 
-
 _WALLS = ("brick", "stone", "plaster", "planks")
 _STATES = ("plain", "shutters", "closed", "lit", "balcony", "bricked", "flowers", "blind", "arch")
 

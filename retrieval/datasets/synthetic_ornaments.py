@@ -114,20 +114,20 @@ def word(draw: ImageDraw.ImageDraw, box: Rect, colour: Colour, rng: np.random.Ge
 
 
 def mural(size: tuple[int, int], colours: list[Colour], rng: np.random.Generator) -> Image.Image:
-    """A large wall painting (width, height): a patterned ground, and an icon once or in a row, on discs or bare."""
+    """A large wall painting (width, height): a patterned ground, and icons in a row, on discs or squares."""
     canvas = pattern(size, colours, rng)
     draw = ImageDraw.Draw(canvas)
     width, height = size
     many = int(rng.integers(1, max(2, min(5, round(2 * width / height)) + 1)))
     icons = rng.integers(len(_ICONS), size=2)
-    backing = int(rng.integers(3))
+    backing = int(rng.integers(2))
     ink, ground, other = (colours[int(i)] for i in rng.choice(len(colours), 3, replace=False))
     r = min(height * 0.42, width / many * 0.42)
     for k in range(many):
         cx, cy = width * (k + 0.5) / many, height / 2
         if backing == 0:
             draw.ellipse((cx - r * 1.1, cy - r * 1.1, cx + r * 1.1, cy + r * 1.1), fill=ground)
-        elif backing == 1:
+        else:
             draw.rectangle((cx - r * 1.1, cy - r * 1.1, cx + r * 1.1, cy + r * 1.1), fill=ground)
         _ICONS[int(icons[k % 2])](draw, cx, cy, r, ink, other)
     draw.rectangle((0, 0, width - 1, height - 1), outline=ink, width=4)

@@ -40,7 +40,7 @@ def easy_view(size: int, rng: np.random.Generator) -> View:
         pitch=_between(rng, -8, 10),
         roll=_between(rng, -3, 3),
         distance=_between(rng, 1.8, 3.0),
-        extent=_between(rng, 0.75, 1.0),
+        extent=_between(rng, 0.8, 1.0),
         centre=(_between(rng, 0.42, 0.58), _between(rng, 0.42, 0.54)),
         gain=_between(rng, 0.9, 1.1),
         cast=_cast(rng, 0.04),
@@ -77,7 +77,7 @@ def query_view(size: int, rng: np.random.Generator) -> View:
     return replace(
         easy_view(size, rng),
         frame=(size, round(size * 0.75)),
-        extent=_between(rng, 0.65, 0.85),
+        extent=_between(rng, 0.68, 0.86),
         centre=(_between(rng, 0.38, 0.62), _between(rng, 0.42, 0.52)),
         yaw=_between(rng, -18, 18),
         things=0,
@@ -107,7 +107,7 @@ def _from_the_side(view: View, rng: np.random.Generator) -> View:
 
 def _far_away(view: View, rng: np.random.Generator) -> View:
     centre = (_between(rng, 0.25, 0.75), _between(rng, 0.35, 0.6))
-    return replace(view, extent=_between(rng, 0.56, 0.72), centre=centre, things=2)
+    return replace(view, extent=_between(rng, 0.58, 0.74), centre=centre, things=2)
 
 
 def _cropped(view: View, rng: np.random.Generator) -> View:
@@ -122,12 +122,12 @@ def _bad_light(view: View, rng: np.random.Generator) -> View:
 
 
 def _hidden(view: View, rng: np.random.Generator) -> View:
-    return replace(view, hidden=_between(rng, 0.15, 0.3), things=1)
+    return replace(view, hidden=_between(rng, 0.12, 0.28), things=1)
 
 
 def _bad_camera(view: View, rng: np.random.Generator) -> View:
-    blur, noise = _between(rng, 0.6, 1.2) * max(view.frame) / 320, _between(rng, 6, 14)
-    return replace(view, blur=blur, noise=noise, quality=int(rng.integers(12, 30)))
+    blur, noise = _between(rng, 0.5, 1.0) * max(view.frame) / 320, _between(rng, 5, 11)
+    return replace(view, blur=blur, noise=noise, quality=int(rng.integers(18, 36)))
 
 
 # In the order in which they are applied; being cropped and being far away exclude each other, so the later

@@ -20,9 +20,11 @@ from retrieval.errors import DatasetError, GalleryError
 from retrieval.extraction import describe_all
 from retrieval.gallery.catalog import Record
 from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.local import LocalMatcher
 from retrieval.gallery.vectors import HASH_BYTES
-from retrieval.gallery.view import VectorView, read_arrays, write_arrays
+from retrieval.gallery.view import DerivedArrays, VectorView, read_arrays, write_arrays
 from retrieval.model import Model
+from retrieval.ranking.rerank import Context
 
 QUERIES_FILE = "queries.npz"
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
@@ -54,6 +56,25 @@ class DescribedSet:
     def hashes(self) -> list[str]:
         """Content hashes of all pictures of the set."""
         return [digest for _, digest in self.pictures] + self.query_hashes
+
+
+class SetContext:
+    """What re-rankers may use of a described set; ``context`` is for :meth:`retrieval.evaluation.run.Evaluator.reranked`."""
+
+    def __init__(self, described: DescribedSet, *, exif: bool, warn: Callable[[str], None] | None = None) -> None:
+        self.described = described
+        self.matcher = LocalMatcher(described.folder, described.pictures.__getitem__, exif=exif, warn=warn)
+        self.context = Context(DerivedArrays(described.folder, described.gallery), self._matches)
+
+    def waited(self) -> float:
+        """Seconds spent so far on finding local features of gallery pictures, which is done once for each."""
+        return self.matcher.seconds
+
+    def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
+        truth = self.described.truth
+        asked = truth.queries[query]
+        features = self.matcher.query(os.path.join(truth.root, asked.image), asked.bbox)
+        return self.matcher.inliers(features, positions)
 
 
 def cache_folder(truth: GroundTruth, model: Model) -> Path:
@@ -99,7 +120,7 @@ def describe_set(
     if todo:
         with bars(truth.name) as update:
             gallery.index(todo, progress=update)
-    records = {path: record for path, record in gallery.records()}
+    records = dict(gallery.records())
     _check_described(truth, paths, records, gallery)
     chosen = [(path, records[path]) for path in paths]
     own = set(paths)  # of these the gallery knows the content as it is now

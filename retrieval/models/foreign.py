@@ -21,7 +21,7 @@ from retrieval.models.foreign_common import AUTO, Foreign, Whitening, Wishes
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
 from retrieval.models.torch_file import read_torch_file
 from retrieval.models.torch_pickle import Record
-from retrieval.models.zoo import BACKBONES, canonical_pooling
+from retrieval.models.zoo import BACKBONES, canonical_pooling, output_dim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,8 @@ def import_checkpoint(
         say(note)
     if dim is not None and (found.whitening is None or not 1 <= dim <= len(found.whitening.matrix)):
         raise UsageError(f"--dim {dim} needs a whitening of that many dimensions", "It keeps the first of them.")
-    width = BACKBONES[found.backbone].dim if found.fc is None else int(found.fc["dim"])
+    described = canonical_pooling(found.pooling)
+    width = output_dim(BACKBONES[found.backbone], described) if found.fc is None else int(found.fc["dim"])
     about: dict[str, Any] | None = None if found.fc is None else {"kind": "fc", **found.fc}
     if found.whitening is not None:
         _check_whitening(found.whitening, width, file)
@@ -75,7 +76,7 @@ def import_checkpoint(
     spec = ModelSpec(
         backbone=found.backbone,
         weights=WeightsRef(found.origin, ""),
-        pooling=canonical_pooling(found.pooling),
+        pooling=described,
         dim=width if found.whitening is None else len(found.whitening.matrix),
         whitening=about,
         image=ImageRule(size=size, mean=found.mean, std=found.std, scales=rule.scales),
@@ -118,14 +119,17 @@ def _fitting(file: Path, own: Mapping[str, Tensor], found: Foreign) -> dict[str,
     """The tensors for a network's state dict ``own``. Raises ModelError that says which do not fit."""
     import torch
 
-    tensors = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}  # absent before 2018
+    tensors: dict[str, Tensor] = {}
     missing, shapes = [], []
     for name, value in own.items():
         if name.startswith("whitening."):
             continue
         if name not in found.tensors:
-            if name not in tensors:
-                missing.append(name)
+            # Files from before 2018 count no batches; files that name no pooling have no exponent for ours.
+            if name.endswith("num_batches_tracked") or (found.fresh_pooling and name.endswith(".p")):
+                tensors[name] = value
+            else:
+                missing.append(name.removeprefix("backbone.body."))
             continue
         theirs, stored = found.tensors[name]
         if _bare(value.shape) != _bare(stored.shape):

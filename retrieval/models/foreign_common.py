@@ -42,7 +42,7 @@ class Foreign:
 
     ``tensors``: by the name in :class:`retrieval.models.network.RetrievalNetwork`, the name in the file and the tensor.
     ``unknown``: names of tensors that no part of the network takes. ``fc``: the layer learned with the network, as the
-    specification describes it. ``notes``: lines for the user.
+    specification describes it. ``fresh_pooling``: whether the pooling is not the file's own. ``notes``: for the user.
     """
 
     origin: str
@@ -54,6 +54,7 @@ class Foreign:
     whitening: Whitening | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    fresh_pooling: bool = False
     notes: list[str] = field(default_factory=list)
 
 

@@ -80,5 +80,6 @@ def read(file: Path, loaded: dict[Any, Any], wishes: Wishes) -> Foreign:
         pooling,
         taken,
         unknown,
+        fresh_pooling=True,
         notes=[f"{backbone}, a plain state dict: pooled by {pooling['name']}"],
     )

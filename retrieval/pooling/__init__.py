@@ -1,7 +1,18 @@
 """Pooling: how many vectors become one.
 
-``create_pooling("gem", p=3)`` makes a module by name, ``list_poolings()`` says which there are. The classes
-can be imported from here too; they are loaded when first asked for, so that listing the poolings stays instant.
+``create_pooling("gem", p=3)`` makes a module by name, ``list_poolings()`` says which there are. The classes can be
+imported from here too; they are loaded when first asked for, so that listing the poolings stays instant.
+
+To read in this order:
+
+- ``spatial``: average, maximum and GeM over a whole feature map, and what each cell contributes;
+- ``power``: the arithmetic under GeM, safe at every p and in half precision;
+- ``local``: windows, and the strided convolution that learns to do their work;
+- ``regions``: grids, the spatial pyramid, R-MAC and regional GeM;
+- ``tokens``: class token, mean, maximum, last token, power mean and hybrids, with masks;
+- ``attention``: one query, several seeds, gates;
+- ``reduction`` and ``vit``: Token Pooling, from N tokens to K inside a vision transformer;
+- ``registry``: all of them by name.
 """
 
 from __future__ import annotations

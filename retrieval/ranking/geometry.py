@@ -8,6 +8,7 @@ OpenCV (imported when needed) finds the points and fits the homography; its resu
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from retrieval.errors import UsageError
 _SCALE = 512  # of root-SIFT values, at most 0.5 but for rare peaks, in a byte
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"rSF1"
+_POINTS_AT_ONCE = 10_000
 _MINIMAL = 4  # point pairs that determine a homography
 _AREA_CHANGE = 100.0
 
@@ -87,54 +89,85 @@ def unpack(data: bytes) -> LocalFeatures:
     return LocalFeatures(points.astype(np.float32), descriptors.copy(), (width, height))
 
 
-def match(query: LocalFeatures, candidate: LocalFeatures, ratio: float = 0.8) -> npt.NDArray[np.int64]:
-    """Pairs (M, 2) int64 of indices of a query's and a candidate's point that look alike.
+def match(
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], ratio: float = 0.8
+) -> Iterator[npt.NDArray[np.int64]]:
+    """For each candidate, pairs (M, 2) int64 of indices of a query's and a candidate's point that look alike.
 
     A point is matched to its nearest one if that is nearer than ``ratio`` times the second nearest (Lowe 2004); of
     several query points with one nearest, only the closest is kept. Cost: one product of the descriptors.
     """
-    if len(query.points) == 0 or len(candidate.points) < 2:
-        return np.zeros((0, 2), np.int64)
     # Descriptors are whole numbers of length about 512, so float32 products and sums are exact, in any order. Minus half the
     # squared distance (but for the query's own length) is a.b - b.b / 2, a single product with one more column.
-    a, b = query.descriptors.astype(np.float32), candidate.descriptors.astype(np.float32)
-    squares_a, squares_b = np.einsum("nd,nd->n", a, a), np.einsum("nd,nd->n", b, b)
+    a = query.descriptors.astype(np.float32)
+    squares = np.einsum("nd,nd->n", a, a)
     a = np.concatenate([a, np.full((len(a), 1), -0.5, np.float32)], axis=1)
-    closeness = a @ np.concatenate([b, squares_b[:, None]], axis=1).T
-    rows = np.arange(len(a))
+    for batch in _batches(candidates):
+        b = np.concatenate([candidate.descriptors for candidate in batch]).astype(np.float32)
+        closeness = a @ np.concatenate([b, np.einsum("nd,nd->n", b, b)[:, None]], axis=1).T
+        end = 0
+        for candidate in batch:
+            start, end = end, end + len(candidate.points)
+            yield _pairs(squares, closeness[:, start:end], ratio)
+
+
+def _batches(candidates: Sequence[LocalFeatures]) -> Iterator[list[LocalFeatures]]:
+    """Several candidates share a product: many small ones would lose their time starting and stopping threads."""
+    batch: list[LocalFeatures] = []
+    for candidate in candidates:
+        if batch and sum(len(c.points) for c in (*batch, candidate)) > _POINTS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(candidate)
+    if batch:
+        yield batch
+
+
+def _pairs(squares: npt.NDArray[np.float32], closeness: npt.NDArray[np.float32], ratio: float) -> npt.NDArray[np.int64]:
+    if closeness.shape[0] == 0 or closeness.shape[1] < 2:
+        return np.zeros((0, 2), np.int64)
+    rows = np.arange(len(closeness))
     nearest = closeness.argmax(axis=1)
-    first = squares_a - 2 * closeness[rows, nearest]
+    first = squares - 2 * closeness[rows, nearest]
     closeness[rows, nearest] = -np.inf
-    second = squares_a - 2 * closeness.max(axis=1)
+    second = squares - 2 * closeness.max(axis=1)
     good = np.flatnonzero(first < ratio**2 * second)
-    good = good[np.lexsort((good, first[good]))]
+    good = good[np.argsort(first[good], kind="stable")]
     _, best = np.unique(nearest[good], return_index=True)
     good = np.sort(good[best])
     return np.stack([good, nearest[good]], axis=1)
 
 
-def verify(query: LocalFeatures, candidate: LocalFeatures, ratio: float = 0.8, threshold: float = 4.0) -> Verification:
-    """How many matches one homography explains: MAGSAC++ (Barath et al., CVPR 2020) on the matches of :func:`match`.
+def verify(
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], ratio: float = 0.8, threshold: float = 4.0
+) -> list[Verification]:
+    """For each candidate, how many matches one homography explains: MAGSAC++ (Barath et al., CVPR 2020) after :func:`match`.
 
     ``threshold`` is the greatest error of an inlier, in pixels of the candidate with its longest side at 640 (or its own
     size, if smaller). A homography that mirrors the plane or changes areas more than a hundredfold at any inlier is no
-    view of one thing and counts as none. Cost: about 3 ms of one processor core for 1,000 points in each.
+    view of one thing and counts as none. Cost: about 2 ms of one processor core for 1,000 points in each.
     """
+    pairs = match(query, candidates, ratio)
+    return [_fit(query, candidate, p, threshold) for candidate, p in zip(candidates, pairs, strict=True)]
+
+
+def _fit(
+    query: LocalFeatures, candidate: LocalFeatures, pairs: npt.NDArray[np.int64], threshold: float
+) -> Verification:
     import cv2
 
-    pairs = match(query, candidate, ratio)
     nothing = Verification(0, None)
     if len(pairs) < _MINIMAL:
         return nothing
     source, target = query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]
     pixels = threshold * max(1.0, max(candidate.size) / 640)
     try:
-        homography, mask = cv2.findHomography(source, target, cv2.USAC_MAGSAC, pixels, None, 2000, 0.999)
-    except cv2.error:  # degenerate matches, such as all on one line
+        found, mask = cv2.findHomography(source, target, cv2.USAC_MAGSAC, pixels, None, 2000, 0.999)
+    except cv2.error:  # degenerate matches
         return nothing
-    if homography is None:
+    if found is None:
         return nothing
-    homography, inside = homography.astype(np.float64), source[mask.ravel() > 0]
+    homography, inside = np.asarray(found, np.float64), source[mask.ravel() > 0]
     if len(inside) < _MINIMAL or not _is_view(homography, inside):
         return nothing
     return Verification(len(inside), homography)
