@@ -7,8 +7,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval import Gallery
+from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
 FOLDER = Path("demo")
 
@@ -26,6 +29,21 @@ def retrieve(*arguments: str, show: bool = True) -> str:
     return done.stdout
 
 
+def write_sheet(truth: GroundTruth, path: Path) -> None:
+    """Every query with its box, and its answers marked by the ground truth; the same from Python."""
+    rows = []
+    with Gallery.open(FOLDER / ".retrieval") as gallery:
+        for query in truth.queries:
+            marks = dict.fromkeys((*query.easy, *query.hard), "positive") | dict.fromkeys(query.junk, "junk")
+            cells = []
+            for match in gallery.query(truth.root / query.image, k=8, bbox=query.bbox).matches:
+                name = Path(match.path).resolve().relative_to(truth.root.resolve()).as_posix()
+                mark: Any = marks.get(name, "negative")
+                cells.append(SheetCell(match.path, f"{match.score:.3f}", Path(name).name, mark))
+            rows.append(SheetRow(SheetCell(truth.root / query.image, "", query.image, bbox=query.bbox), cells))
+    save_sheet(contact_sheet(rows, title="Synthetic streets: which pictures show the building in the box?"), path)
+
+
 def main() -> None:
     index = ("--index", f"{FOLDER}/.retrieval")
     retrieve("datasets", "make-synthetic", f"{FOLDER}/set", "--objects", "12", "--train-objects", "0")
@@ -39,11 +57,15 @@ def main() -> None:
     right = {str(Path(p).name) for p in (*query.easy, *query.hard)}
     answer = json.loads(retrieve("query", picture, "--bbox", box, "-k", "8", "--format", "json", *index, show=False))
     hits = [Path(r["path"]).name in right for r in answer["results"]]
-    print(f"\n{sum(hits)} of the first {len(hits)} show the building that was asked for ({len(right)} such pictures exist).")
+    print(
+        f"\n{sum(hits)} of the first {len(hits)} show the building that was asked for ({len(right)} such pictures exist)."
+    )
 
-    sheet = f"{FOLDER}/sheet.jpg"
-    retrieve("query", f"{FOLDER}/set/queries", "-k", "8", "--sheet", sheet, "--format", "json", *index, show=False)
-    print(f"The answers to all {len(truth.queries)} queries, as pictures: {sheet}")
+    sheet = FOLDER / "sheet.jpg"
+    write_sheet(truth, sheet)
+    print(
+        f"The answers to all {len(truth.queries)} queries as pictures, right ones framed green, wrong ones red: {sheet}"
+    )
     print("\nNow your own pictures:\n  source .venv/bin/activate\n  retrieve index FOLDER\n  retrieve query PHOTO")
     if not hits[0]:
         sys.exit("the first answer is wrong: this should not happen")

@@ -182,7 +182,7 @@ def test_mistakes_are_told_in_one_line(world: tuple[Path, GroundTruth], tmp_path
     assert "bbox" in error("query", query, query, "--bbox", "1,2,3,4", cwd=folder)
     assert "-k" in error("query", query, "-k", "0", cwd=folder)
     assert not (tmp_path / ".retrieval").exists()
-    out, err = run("query", query, "--bbox", "9000,9000,9100,9100", cwd=folder, status=2)
+    _, err = run("query", query, "--bbox", "9000,9000,9100,9100", cwd=folder, status=2)
     assert "box" in err
 
 

@@ -236,6 +236,6 @@ def test_onnx(info):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(pool, (x,), dynamo=True, verbose=False)
     assert program is not None
-    session = ReferenceEvaluator(program.model_proto)
-    (out,) = session.run(None, {session.input_names[0]: x.numpy()})
+    evaluator = ReferenceEvaluator(program.model_proto)
+    (out,) = evaluator.run(None, {evaluator.input_names[0]: x.numpy()})
     np.testing.assert_allclose(out, pool(x).detach().numpy(), rtol=1e-4, atol=1e-5)
