@@ -1,4 +1,4 @@
-"""Shared fixtures. Real pictures and oracles lie beside the project (or where RETRIEVAL_TEST_DATA says); they are never part of it."""
+"""Shared fixtures. Real pictures and oracles lie beside the project (RETRIEVAL_TEST_DATA names another place)."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_mistakes_are_told_in_one_line(world: tuple[Path, GroundTruth], tmp_path
 
 
 def test_strict_remove_repair_and_float16(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
-    folder, truth = world
+    _, truth = world
     images = tmp_path / "images"
     images.mkdir()
     for name in truth.gallery[:4]:
@@ -226,7 +226,7 @@ def test_a_checkpoint_s_gallery_outlives_the_checkpoint(world: tuple[Path, Groun
     from retrieval.models.checkpoint import save_checkpoint
     from retrieval.models.loading import build_network
 
-    folder, truth = world
+    _, truth = world
     spec = load_model("resnet18-gem@random:0", size=96).spec
     save_checkpoint(build_network(spec), spec, tmp_path / "run" / "model.safetensors")
     (tmp_path / "images").mkdir()

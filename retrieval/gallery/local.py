@@ -63,8 +63,9 @@ class LocalMatcher:
                 self.seconds += time.monotonic() - started
             else:
                 found = list(pool.map(lambda p: self.features(*p), pictures))
-            counts = list(pool.map(lambda other: 0 if other is None else verify(query, other).inliers, found))
-        return np.array(counts, np.int64)
+        read = [other for other in found if other is not None]
+        counts = iter(verification.inliers for verification in verify(query, read))
+        return np.array([0 if other is None else next(counts) for other in found], np.int64)
 
     def features(self, path: str, digest: str | None) -> LocalFeatures | None:
         """Points of a gallery picture: as kept under its content hash, or found now; None when it cannot be read."""
