@@ -238,3 +238,16 @@ def test_a_checkpoint_s_gallery_outlives_the_checkpoint(world: tuple[Path, Groun
     for line in map(json.loads, out.splitlines()):
         assert line["results"][0]["path"] == line["query"]
     run("index", "--model", tmp_path / "elsewhere", cwd=tmp_path)
+
+
+def test_every_command_is_there_and_says_what_it_does() -> None:
+    from click.testing import CliRunner
+
+    from retrieval.cli.main import COMMANDS, cli
+
+    overview = CliRunner().invoke(cli, ["--help"]).output
+    for name, (_, text) in COMMANDS.items():
+        assert text in overview
+        own = CliRunner().invoke(cli, [name, "--help"])
+        assert own.exit_code == 0, own.output
+        assert name in own.output

@@ -647,6 +647,15 @@ def test_crafted_instructions(pkl: bytes, tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == ["net.pth"]
 
 
+@pytest.mark.parametrize(
+    "pkl", [b"(S'x'\nios\nsystem\n.", b"(" + global_("os.system") + b"S'x'\no.", b"\x82\x01.", b"P1\n."]
+)
+def test_instructions_beyond_plain_data_are_not_obeyed(pkl: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(torch_zip(pkl))
+    with pytest.raises(ModelError, match="it holds the instruction (INST|OBJ|EXT1|PERSID)"):
+        read_torch_file(tmp_path / "net.pth")
+
+
 def test_names_are_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "marker"
     (tmp_path / "evil_when_imported.py").write_text(f"open({str(marker)!r}, 'w')\nclass Thing: pass\n")
@@ -705,6 +714,12 @@ def test_a_tensor_of_ones_choosing(tmp_path: Path) -> None:
 def test_sizes_that_lie(pkl: bytes, entry: bytes, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         read_tensor(tmp_path, pkl, _0=entry)
+
+
+def test_a_tensor_cannot_be_changed_after_its_check(tmp_path: Path) -> None:
+    pkl = tensor_pickle(0, (4,), (1,)).replace(b"tRs.", b"tR(N}S'stride'\n(L-1L\ntstbs.")
+    with pytest.raises(ModelError, match="none of its own"):
+        read_tensor(tmp_path, pkl, _0=FOUR)
 
 
 def test_a_compressed_storage_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Serving:
     modified: str | None = None
     ranges: bool = True
     ignore_if_range: bool = False
-    wrong_start: bool = False
+    wrong_start: int = 0  # by how much a part begins too early
     length: int | None = None  # what it claims
     chunked: bool = False
     script: list[tuple] = field(default_factory=list)

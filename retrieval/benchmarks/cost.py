@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_SECONDS = 0.05
+_SECONDS = 0.03
 
 
 def parameters(module: nn.Module) -> int:
@@ -100,7 +100,7 @@ def _token_flops(module: nn.Module, n: int, dim: int) -> int | None:
 
 def microseconds(module: nn.Module, features: torch.Tensor) -> float:
     """The time to pool the features of one picture, a batch of 1, with the module itself: the median of some runs after a
-    first one that does not count, at most about 0.05 seconds of them."""
+    first one that does not count, about 0.03 seconds of them."""
     import torch
 
     times: list[float] = []

@@ -107,7 +107,8 @@ class FeatureCache:
         if index in self._kept:
             return self._kept[index]
         if self._map is None:
-            assert self._file is not None and self.file_dtype is not None
+            assert self._file is not None
+            assert self.file_dtype is not None
             self._file.flush()
             self._map = np.memmap(self._file, self.file_dtype, mode="r", shape=(self._length,))
         shape, start = self.shapes[index], self._placed[index]

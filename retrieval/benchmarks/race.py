@@ -76,7 +76,7 @@ def class_labels(truth: GroundTruth) -> tuple[npt.NDArray[np.int64], npt.NDArray
             parent[other] = itself
     roots = np.array([root(i) for i in range(len(parent))])
     counted = np.array([i < size or truth.queries[i - size].image not in place for i in range(len(parent))])
-    names, classes, sizes = np.unique(roots[counted], return_inverse=True, return_counts=True)
+    _, classes, sizes = np.unique(roots[counted], return_inverse=True, return_counts=True)
     large = sizes >= 2
     number_of = np.where(large, np.cumsum(large) - 1, -1)
     labels = np.full(len(parent), -1, np.int64)

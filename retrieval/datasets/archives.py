@@ -235,17 +235,11 @@ def _zip_directory_bytes(raw: IO[bytes]) -> int:
 
 def _checked(name: str) -> str:
     """``name`` as a plain relative path with ``/``. Raises _Refused for any other."""
-    path, windows = PurePosixPath(name), PureWindowsPath(name)
-    if (
-        not name
-        or any(ord(letter) < 32 for letter in name)
-        or path.is_absolute()
-        or windows.drive
-        or windows.root
-        or ".." in windows.parts
-    ):
+    windows = PureWindowsPath(name)  # splits at both kinds of slash and knows drives: what it takes is safe anywhere
+    odd = not name or any(ord(letter) < 32 for letter in name)
+    if odd or windows.drive or windows.root or ".." in windows.parts:
         raise _Refused(f"{name[:100]!r} is no path inside the folder")
-    return str(path)
+    return str(PurePosixPath(name))
 
 
 def _write(content: IO[bytes], work: Path, path: str, meter: _Meter) -> Unpacked:

@@ -40,7 +40,7 @@ class _Photo:
     split: str
     front: tuple[str, int]  # kind of front ("object", "distractor", "filler") and its number
     view: str
-    stream: tuple[int, ...]
+    stream: tuple[int, int, int]  # number of the front, kind of picture, number of the picture
 
 
 def make_synthetic(
@@ -83,25 +83,23 @@ def make_synthetic(
     }
     _check(parameters)
     if _complete(out, parameters):
-        truth = load_groundtruth(out / "groundtruth.json")
-        check_files(truth)
-        return truth
+        return _reread(out)
     photos = [*_test_photos(objects, views, distractors), *_train_photos(train_objects, train_views)]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write(out / _UNFINISHED, json.dumps(parameters, indent=1).encode() + b"\n")
+        (out / _UNFINISHED).write_text(json.dumps(parameters, indent=1) + "\n")
         boxes: dict[str, Box] = {}
         for folder in sorted({(out / photo.path).parent for photo in photos}):
             folder.mkdir(parents=True, exist_ok=True)
         draw = _drawer(seed)
         for done, photo in enumerate(photos):
             data, box = _take(photo, draw, size, seed)
-            _write(out / photo.path, data)
+            (out / photo.path).write_bytes(data)
             boxes[photo.path] = box
             if progress is not None:
                 progress(done + 1, len(photos))
         labels = [f"{photo.path},{Path(photo.path).parent.name}" for photo in photos if photo.split == "train"]
-        _write(out / "labels.csv", "\n".join(["path,label", *labels, ""]).encode())
+        (out / "labels.csv").write_text("\n".join(["path,label", *labels, ""]))
         truth = _ground_truth(out, photos, boxes, f"synthetic-{objects}-seed{seed}")
         truth.save(out / "groundtruth.json")
         os.replace(out / _UNFINISHED, out / PARAMETERS)
@@ -142,8 +140,13 @@ def _complete(out: Path, parameters: dict[str, object]) -> bool:
     raise UsageError(f"{out} is not empty and holds no synthetic set", "Give another folder")
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _reread(out: Path) -> GroundTruth:
+    try:
+        truth = load_groundtruth(out / "groundtruth.json")
+        check_files(truth)
+        return truth
+    except DatasetError as error:
+        raise DatasetError(error.message, f"Remove {out} to have the set made anew") from error
 
 
 def _test_photos(objects: int, views: tuple[int, int, int], distractors: int) -> Iterator[_Photo]:
@@ -155,9 +158,9 @@ def _test_photos(objects: int, views: tuple[int, int, int], distractors: int) ->
     for i in range(distractors):
         # One in three shows a brother of the objects, the others a street of fillers.
         front, view = (("distractor", i), ("easy", "hard")[i % 2]) if i % 3 == 0 else (("filler", i), "street")
-        yield _Photo(f"gallery/street_{i:03d}.jpg", "test", front, view, (i, 3))
+        yield _Photo(f"gallery/street_{i:03d}.jpg", "test", front, view, (i, 3, 0))
     for i in range(objects):
-        yield _Photo(f"queries/facade_{i:02d}.jpg", "test", ("object", i), "query", (i, 4))
+        yield _Photo(f"queries/facade_{i:02d}.jpg", "test", ("object", i), "query", (i, 4, 0))
 
 
 def _train_photos(objects: int, views: int) -> Iterator[_Photo]:
@@ -173,7 +176,7 @@ def _drawer(seed: int) -> Callable[[str, str, int], Facade]:
     kinds = {"style": 0, "object": 1, "distractor": 2, "filler": 3, "filler style": 4}
 
     def stream(split: str, kind: str, number: int) -> np.random.Generator:
-        return np.random.default_rng([seed, 100 + _SPLITS[split], kinds[kind], number])
+        return np.random.default_rng([seed, 100 + _SPLITS[split], kinds[kind], number, 0])
 
     @cache
     def style(split: str, kind: str, number: int) -> Style:
