@@ -100,7 +100,9 @@ def load_model(
     text = os.fspath(name)
     if isinstance(name, os.PathLike) or os.sep in text or text.endswith(".safetensors") or os.path.isdir(text):
         if text.endswith((".pth", ".pt", ".tar")):
-            raise ModelError(f"{text} is not a checkpoint of this project (.safetensors)")
+            raise ModelError(
+                f"{text} is not a checkpoint of this project", f"Convert it: retrieve models import {text} --out DIR."
+            )
         path = checkpoint_path(text)
         return Model(read_spec(path).with_image(size=size, scales=wanted, exif=exif), path, engine)
     return Model(resolve(text, say=say).with_image(size=size, scales=wanted, exif=exif), None, engine)

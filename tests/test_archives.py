@@ -75,10 +75,11 @@ def zip_link(name: str, to: str) -> bytes:
     return out.getvalue()
 
 
+ESCAPED = f"/tmp/escaped-absolute-{os.getpid()}.jpg"
 HOSTILE = {
     "tar climbs": raw_tar(entry("ok.jpg"), entry("../escaped.jpg", size=3)),
     "tar climbs inside": raw_tar(entry("a/../../escaped.jpg", size=3)),
-    "tar absolute": raw_tar(entry("/tmp/escaped-absolute.jpg", size=3)),
+    "tar absolute": raw_tar(entry(ESCAPED, size=3)),
     "tar climbing folder": raw_tar(entry("../escaped", tarfile.DIRTYPE)),
     "tar backslash": raw_tar(entry("..\\escaped.jpg", size=3)),
     "tar drive": raw_tar(entry("C:escaped.jpg", size=3)),
@@ -93,7 +94,7 @@ HOSTILE = {
     "block device": raw_tar(entry("disk", tarfile.BLKTYPE)),
     "pipe": raw_tar(entry("pipe", tarfile.FIFOTYPE)),
     "zip climbs": zip_of({"../escaped.jpg": b"x"}),
-    "zip absolute": zip_of({"/tmp/escaped-absolute.jpg": b"x"}),
+    "zip absolute": zip_of({ESCAPED: b"x"}),
     "zip link": zip_link("door", "/etc"),
 }
 
@@ -110,7 +111,7 @@ def test_a_hostile_archive_is_refused_whole(what: str, tmp_path: Path) -> None:
     assert os.listdir(inside) == ["x"]
     assert sorted(os.listdir(tmp_path)) == ["inside", "outside"]
     assert files_in(tmp_path / "outside") == {"secret": b"secret"}
-    assert not Path("/tmp/escaped-absolute.jpg").exists()
+    assert not Path(ESCAPED).exists()
 
 
 def test_our_own_checks_stand_without_tarfiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -652,7 +652,7 @@ def test_crafted_instructions(pkl: bytes, tmp_path: Path) -> None:
 )
 def test_instructions_beyond_plain_data_are_not_obeyed(pkl: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.pth").write_bytes(torch_zip(pkl))
-    with pytest.raises(ModelError, match="it holds the instruction (INST|OBJ|EXT1|PERSID)"):
+    with pytest.raises(ModelError, match=r"it holds the instruction (INST|OBJ|EXT1|PERSID)"):
         read_torch_file(tmp_path / "net.pth")
 
 

@@ -99,12 +99,14 @@ def _token_flops(module: nn.Module, n: int, dim: int) -> int | None:
 
 
 def microseconds(module: nn.Module, features: torch.Tensor) -> float:
-    """The time to pool the features of one picture, a batch of 1, with the module itself: the median of some runs after a
-    first one that does not count, about 0.03 seconds of them."""
+    """The time to pool the features of one picture, a batch of 1, with the module itself on one thread: the median of some
+    runs after a first one that does not count, about 0.03 seconds of them."""
     import torch
 
+    from retrieval.benchmarks.parallel import one_thread
+
     times: list[float] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():
         module(features)
         while len(times) < 3 or (sum(times) < _SECONDS and len(times) < 100):
             start = time.perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,18 +115,21 @@ class FeatureCache:
         stored = self._map[start : start + int(np.prod(shape))].reshape(shape)
         return np.asarray(stored, np.float32)
 
-    def batches(self, indices: Sequence[int] | None = None) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """The features in batches of equal shape, as a pooling takes them: ``(B, C, H, W)`` (channels-last in memory, as
-        they leave the network) or ``(B, T, D)``; with each the pictures it holds. In no particular order.
-        """
+    def batches(self) -> list[list[int]]:
+        """All pictures in groups that can be pooled together: of equal shape, a few megabytes."""
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index in self.shapes if indices is None else indices:
-            groups.setdefault(self.shapes[index], []).append(index)
+        for index, shape in self.shapes.items():
+            groups.setdefault(shape, []).append(index)
+        batches = []
         for shape, members in groups.items():
             count = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
-            for start in range(0, len(members), count):
-                chosen = members[start : start + count]
-                yield chosen, self.tensor(np.stack([self.features(i) for i in chosen]))
+            batches += [members[start : start + count] for start in range(0, len(members), count)]
+        return batches
+
+    def load(self, batch: Sequence[int]) -> torch.Tensor:
+        """The features of pictures of equal shape as a pooling takes them: ``(B, C, H, W)``, channels-last in memory as they
+        leave the network, or ``(B, T, D)``."""
+        return self.tensor(np.stack([self.features(i) for i in batch]))
 
     def tensor(self, features: npt.NDArray[np.float32]) -> torch.Tensor:
         """Features ``(B, H, W, C)`` or ``(B, T, D)`` as a tensor that a pooling takes; no copy."""
@@ -162,7 +165,7 @@ class FeatureEngine:
         with torch.inference_mode():
             pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.engine.device)
             x = (pixels.permute(0, 3, 1, 2).float() - describer.mean) / describer.std
-            features = describer.network.backbone(x).float().cpu()
+            features = describer.network.features(x).float().cpu()
         if self.layout == "map":
             features = features.permute(0, 2, 3, 1)
         return features.contiguous().numpy()

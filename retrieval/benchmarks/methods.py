@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from retrieval.models.zoo import BackboneInfo
-    from retrieval.pooling.base import Pooling
 
 DEFAULT_PS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, float("inf"))
 
 _SWEPT = {"map": "gem", "tokens": "token-gem"}
+SWEPT = tuple(_SWEPT.values())
+"""The poolings whose exponent is varied."""
 _USUAL = {
     "map": ("gem", "avg", "max", "grid-avg", "grid-max", "spp", "rmac", "rgem", "local-max", "local-avg"),
     "tokens": (
@@ -49,18 +53,13 @@ class Method:
 
     label: str
     pooling: Mapping[str, Any]
-    module: Pooling
+    module: nn.Module
     p: float | None = None
 
     @property
     def name(self) -> str:
         """The registry's name of the pooling."""
         return str(self.pooling["name"])
-
-    @property
-    def swept(self) -> bool:
-        """Whether it is a point of the curve over p: the plain generalised mean, with nothing but p given."""
-        return self.p is not None and self.name in _SWEPT.values() and self.label == f"{self.name}:p={self.p:g}"
 
 
 def choose_methods(
@@ -116,9 +115,10 @@ def make_method(name: str, info: BackboneInfo) -> Method:
     return Method(label, pooling, module, _exponent(module))
 
 
-def trained_method(pooling: Mapping[str, Any], module: Pooling) -> Method:
+def trained_method(pooling: Mapping[str, Any], module: nn.Module) -> Method:
     """The pooling of a trained checkpoint, with what it has learned."""
-    return Method(f"{pooling['name']} (trained)", pooling, module, _exponent(module))
+    own = copy.deepcopy(module).cpu().eval()
+    return Method(f"{pooling['name']} (trained)", pooling, own, _exponent(own))
 
 
 def default_baseline(info: BackboneInfo) -> str:
@@ -141,7 +141,7 @@ def split_names(text: str, *, keep_parameters: bool = True) -> list[str]:
     return parts
 
 
-def _exponent(module: Pooling) -> float | None:
+def _exponent(module: nn.Module) -> float | None:
     """The one exponent of a power mean; None for other poolings and for an exponent a channel."""
     p = getattr(module, "p", None)
     return float(p.detach()) if p is not None and p.numel() == 1 else None

@@ -56,7 +56,7 @@ def benchmark_pooling(
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = _say_nothing,
 ) -> PoolingReport:
-    """Compare poolings of the backbone of ``model`` (its own pooling and whitening do not matter) on a set.
+    """Compare poolings of the backbone of ``model`` on a set; whatever the model does after pooling is left out.
 
     ``ps`` and ``methods``: see :func:`retrieval.benchmarks.methods.choose_methods`; a model from a checkpoint is compared
     with its trained pooling too. ``baseline``: the method the others are compared with (default: the average).
@@ -86,7 +86,7 @@ def benchmark_pooling(
     others = [] if whiten_on in (None, "gallery") else fitting_pictures(whiten_on, truth)
     engine = TorchEngine(model.spec, model.checkpoint)
     if model.checkpoint is not None:
-        compared.append(trained_method(model.spec.pooling, engine.describer.network.pooling.eval()))
+        compared.append(trained_method(model.spec.pooling, engine.describer.network.pooling))
 
     gallery: list[Picture] = [(os.path.join(truth.root, path), None) for path in truth.gallery]
     asked: list[Picture] = [(os.path.join(truth.root, q.image), q.bbox) for q in truth.queries]
@@ -113,6 +113,10 @@ def benchmark_pooling(
                 else:
                     fits[method.label] = whitener
             rows += bench.rows(reference.label, fits, "other" if others else "gallery")
+            if len(chosen) < 2 * info.dim:
+                notes.append(
+                    f"whitening from {len(chosen)} pictures keeps {len(chosen) // 2} dimensions at most: it wants more pictures"
+                )
         typical = cache.typical_shape()
         place = f"{cache.bytes / 1e6:,.0f} MB {cache.place}"
     sweep = time.perf_counter() - started - extraction
@@ -189,47 +193,44 @@ class _Bench:
 
     def pool(self, noise: list[float], prefix: int) -> None:
         """Descriptors of every picture by every method, clean and (queries) with noise; what survives; what it costs."""
-        import torch
-
         from retrieval.benchmarks.cost import flops, microseconds, parameters
+        from retrieval.benchmarks.parallel import side_by_side
         from retrieval.benchmarks.retention import MOST_PICTURES, coarse_map, retained_share
         from retrieval.benchmarks.robustness import noisy_descriptors
         from retrieval.benchmarks.shared_pooling import descriptors
 
         in_gallery = set(self.gallery)
-        count, total, squares = 0, 0.0, 0.0
-        with torch.inference_mode():
-            for indices, x in self.cache.batches():
-                for method, found in zip(self.methods, descriptors(self.methods, x), strict=True):
-                    if method.label not in self.vectors:
-                        self.vectors[method.label] = np.empty((len(self.cache), found.shape[1]), np.float32)
-                    self.vectors[method.label][indices] = found.numpy()
-                inside = [j for j, i in enumerate(indices) if i in in_gallery]
-                part = x if len(inside) == len(indices) else x[inside]
-                count += part.numel()
-                total += float(part.sum(dtype=torch.float64)) if len(inside) else 0.0
-                squares += float(part.square().sum(dtype=torch.float64)) if len(inside) else 0.0
-            self.deviation = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
-            self.strengths = sorted({s for s in noise if s > 0})
-            self.clouds = noisy_descriptors(
-                self.cache,
-                self.methods,
-                [self.queries[i] for i in self.noisy],
-                [s * self.deviation for s in self.strengths],
-                seed=self.seed,
+
+        def pool_batch(batch: list[int]) -> tuple[list[Vectors], npt.NDArray[np.float64]]:
+            x = self.cache.load(batch)
+            inside = x[[j for j, i in enumerate(batch) if i in in_gallery]].double()
+            moments = np.array([inside.numel(), float(inside.sum()), float(inside.square().sum())])
+            return [found.numpy() for found in descriptors(self.methods, x)], moments
+
+        batches = self.cache.batches()
+        moments = np.zeros(3)
+        for batch, (results, part) in zip(batches, side_by_side(pool_batch, batches), strict=True):
+            moments += part
+            for method, found in zip(self.methods, results, strict=True):
+                if method.label not in self.vectors:
+                    self.vectors[method.label] = np.empty((len(self.cache), found.shape[1]), np.float32)
+                self.vectors[method.label][batch] = found
+        mean, mean_square = moments[1:] / moments[0]
+        self.deviation = math.sqrt(max(0.0, mean_square - mean**2))
+        self.strengths = sorted({s for s in noise if s > 0})
+        asked = [self.queries[i] for i in self.noisy]
+        scales = [s * self.deviation for s in self.strengths]
+        self.clouds = noisy_descriptors(self.cache, self.methods, asked, scales, seed=self.seed)
+        self.kept = [self.gallery[i] for i in _evenly(len(self.gallery), MOST_PICTURES)]
+        self.share = retained_share(np.stack([coarse_map(self.cache.features(i), prefix) for i in self.kept]))
+        shape = self.cache.typical_shape()
+        typical = self.cache.load([next(i for i, found in self.cache.shapes.items() if found == shape)])
+        self.costs = {
+            m.label: _Cost(
+                parameters(m.module), flops(m.module, tuple(typical.shape[1:])), microseconds(m.module, typical)
             )
-            self.kept = [self.gallery[i] for i in _evenly(len(self.gallery), MOST_PICTURES)]
-            maps = np.stack([coarse_map(self.cache.features(i), prefix) for i in self.kept])
-            self.share = retained_share(maps)
-            shape = self.cache.typical_shape()
-            one = next(i for i, found in self.cache.shapes.items() if found == shape)
-            typical = self.cache.tensor(self.cache.features(one)[None])
-            self.costs = {
-                m.label: _Cost(
-                    parameters(m.module), flops(m.module, tuple(typical.shape[1:])), microseconds(m.module, typical)
-                )
-                for m in self.methods
-            }
+            for m in self.methods
+        }
 
     def rows(self, baseline: str, whiteners: dict[str, Whitener], whitened: str | None = None) -> list[Row]:
         """The measurements of the plain methods, or of those that have a whitener."""

@@ -32,25 +32,29 @@ def noisy_descriptors(
     """Descriptors of ``pictures`` (numbers in ``cache``, Q of them) with noise of the given standard deviations (S of
     them, in the units of the features): label -> float32 (S, draws, Q, D), unit length.
     """
-    import torch
-
+    from retrieval.benchmarks.parallel import side_by_side
     from retrieval.benchmarks.shared_pooling import descriptors
 
     rng = np.random.default_rng(seed)
     largest = max(int(np.prod(cache.shapes[i])) for i in pictures)
     bank = rng.standard_normal(max(_BANK, 2 * largest), np.float32)
-    out: dict[str, npt.NDArray[np.float32]] = {}
+    starts = rng.random((len(pictures), draws))
     scale = np.asarray(strengths, np.float32)
-    with torch.inference_mode():
-        for q, picture in enumerate(pictures):
-            features = cache.features(picture)
-            for draw in range(draws):
-                start = int(rng.integers(0, len(bank) - features.size + 1))
-                noise = bank[start : start + features.size].reshape(features.shape)
-                noisy = features + scale.reshape(-1, *([1] * features.ndim)) * noise
-                for method, found in zip(methods, descriptors(methods, cache.tensor(noisy)), strict=True):
-                    if method.label not in out:
-                        shape = (len(strengths), draws, len(pictures), found.shape[1])
-                        out[method.label] = np.empty(shape, np.float32)
-                    out[method.label][:, draw, q] = found.numpy()
+    out: dict[str, npt.NDArray[np.float32]] = {}
+
+    def pool(task: tuple[int, int]) -> list[npt.NDArray[np.float32]]:
+        q, draw = task
+        features = cache.features(pictures[q])
+        start = int(starts[q, draw] * (len(bank) - features.size + 1))
+        noise = bank[start : start + features.size].reshape(features.shape)
+        noisy = features + scale.reshape(-1, *([1] * features.ndim)) * noise
+        return [found.numpy() for found in descriptors(methods, cache.tensor(noisy))]
+
+    tasks = [(q, draw) for q in range(len(pictures)) for draw in range(draws)]
+    for (q, draw), results in zip(tasks, side_by_side(pool, tasks), strict=True):
+        for method, found in zip(methods, results, strict=True):
+            if method.label not in out:
+                shape = (len(strengths), draws, len(pictures), found.shape[1])
+                out[method.label] = np.empty(shape, np.float32)
+            out[method.label][:, draw, q] = found
     return out

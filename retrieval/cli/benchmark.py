@@ -98,7 +98,7 @@ def pooling(
     with _ground_truth(truth, tell) as (ground_truth, benchmark_rules):
         # Boxes of the published benchmarks are drawn on the pixels as stored.
         exif = False if no_exif or benchmark_rules else None
-        chosen = load_model(model, size=size, exif=exif, say=tell)
+        chosen = load_model(model, size=size, scales=(1.0,), exif=exif, say=tell)
         with progress_bar("extract", quiet) as update:
             report = benchmark_pooling(
                 chosen,
@@ -116,9 +116,9 @@ def pooling(
     for note in report.notes:
         tell(f"note: {note}")
     if out is not None:
-        from retrieval.views.plots import plot_pooling
+        from retrieval.benchmarks.figures import write_figures
 
-        written = [*write_results(report, out), *plot_pooling(report.rows, report.ranked_by, report.setting, out)]
+        written = [*write_results(report, out), *write_figures(report, out)]
         tell(f"written: {', '.join(str(path) for path in written)}")
     if form == "json":
         for row in report.rows:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +10,12 @@ import click
 from retrieval.cli.common import engine_option, model_options, progress_bar, safe, say, verbosity_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from retrieval.datasets.groundtruth import GroundTruth
     from retrieval.evaluation.run import Measured
-    from retrieval.evaluation.statistics import Comparison, Interval
     from retrieval.gallery.gallery import Gallery
+    from retrieval.models.whitening import Whitening
 
 
 @click.command("evaluate")
@@ -82,7 +78,9 @@ def command(
     if compare is not None:
         if dataset is not None or ranks or rerankers or save:
             raise UsageError("--compare takes two saved results and nothing else")
-        _compare(compare, sheet, form, bootstrap, quiet)
+        from retrieval.cli.results import print_comparison
+
+        print_comparison(compare, sheet, form, bootstrap, quiet)
         return
     if dataset is None:
         raise UsageError("no set was named", "Example: retrieve evaluate groundtruth.json, or --compare A.json B.json.")
@@ -93,6 +91,7 @@ def command(
         raise UsageError("--save keeps one result", "Name one --rerank with it.")
     if save is not None and not Path(save).absolute().parent.is_dir():
         raise UsageError(f"the folder of {save} does not exist")
+    from retrieval.cli.results import print_results
     from retrieval.evaluation.report import report_form, save_report
 
     truth = load_truth(dataset, data, images)
@@ -106,21 +105,14 @@ def command(
         if truncated:
             raise UsageError("--truncated goes with --ranks")
         measured, settings, pictures, title = _described(
-            truth, dataset, chosen, lambda m: say(safe(m), quiet), quiet, **options
+            truth, dataset, chosen, lambda m: say(safe(m), quiet), quiet, data=data, **options
         )
     final = report_form(measured[-1], truth, settings, pictures, bootstrap)
     if save is not None:
         save_report(final, save)
         say(f"saved: {safe(save)}", quiet)
-    if form == "json":
-        _print_json(final, measured, bootstrap)
-    elif form == "csv":
-        _print_csv(measured, bootstrap)
-    else:
-        print(f"{safe(truth.name)}: {len(truth.queries)} queries, {len(pictures)} pictures, {safe(title)}")
-        if settings.get("leak"):
-            print(f"MARKED: {settings['leak']}")
-        _print_table(measured, bootstrap)
+    title = f"{truth.name}: {len(truth.queries)} queries, {len(pictures)} pictures, {title}"
+    print_results(final, measured, title, form, bootstrap)
 
 
 def load_truth(dataset: str, data: str, images: str | None) -> GroundTruth:
@@ -179,21 +171,41 @@ def _described(
     whiten_on: str | None,
     whiten_dim: int | None,
     allow_leak: bool,
+    data: str,
 ) -> tuple[list[Measured], dict, list[str], str]:
     from retrieval.errors import UsageError
-    from retrieval.evaluation.described import SetContext, describe_set
+    from retrieval.evaluation.described import SetContext, describe_set, set_hashes, whitened_vectors
     from retrieval.evaluation.run import Evaluator
+    from retrieval.gallery.whitening import leak, require_scales
 
     if distractors and gallery is None:
         raise UsageError(
             "--distractors takes them from --gallery", "Make it with: retrieve index FOLDER... --index DIR."
         )
-    cache = open_gallery(truth, dataset, gallery, model, size, scales, engine, exif, tell)
-    with cache:
+    if whiten_dim is not None and whiten_on is None:
+        raise UsageError("--whiten-dim goes with --whiten-on")
+    with open_gallery(truth, dataset, gallery, model, size, scales, engine, exif, tell) as cache:
+        require_scales(cache.spec)
+        learned: Whitening | None = None
+        whitenings: list[Mapping[str, Any] | None] = [cache.spec.whitening]
+        if whiten_on is not None:
+            learned, about = _whitening_on(whiten_on, whiten_dim, cache, data, tell, quiet)
+            whitenings.append(about)
+        leaks: list[str | None] = []
+        if any(whitenings):  # known before anything is described
+            hashes = set_hashes(truth, cache)
+            leaks = [found for whitening in whitenings if (found := leak(whitening, truth.name, hashes))]
+        if leaks and not allow_leak:
+            raise UsageError(
+                str(leaks[0]), "Its figures would mean nothing; --allow-leak computes and marks them all the same."
+            )
         described = describe_set(truth, cache, distractors=distractors, bars=lambda label: progress_bar(label, quiet))
         rule = cache.spec.image
-        context = SetContext(described, exif=rule.exif, warn=tell)
-        evaluator = Evaluator(truth, described.queries, described.gallery)
+        context = SetContext(described, exif=rule.exif, stored=learned is None, warn=tell)
+        if learned is None:
+            evaluator = Evaluator(truth, described.queries, described.gallery)
+        else:
+            evaluator = Evaluator(truth, *whitened_vectors(described, learned))
         measured = [evaluator.raw()]
         for reranker in chosen:
             measured.append(evaluator.reranked(reranker, context.context, context.waited))
@@ -202,15 +214,43 @@ def _described(
         "name": cache.spec.name,
         "fingerprint": cache.spec.fingerprint,
         "rerank": chosen[-1].name if chosen else None,
-        "whitening": None,
-        "leak": None,
+        "whitening": whitenings[-1],
+        "leak": leaks[0] if leaks else None,
+        "distractors": distractors,
     }
     pictures = [*truth.gallery, *(path for path, _ in described.pictures[len(truth.gallery) :])]
-    scale = "" if rule.scales == (1.0,) else f", scales {','.join(f'{s:g}' for s in rule.scales)}"
-    title = (
-        f"{cache.spec.name} (size {rule.size}{scale}, EXIF {'on' if rule.exif else 'off'}, {cache.spec.fingerprint})"
-    )
-    return measured, settings, pictures, title
+    scale = "" if rule.scales == (1.0,) else f", scales {','.join(f'{s:.4g}' for s in rule.scales)}"
+    parts = [f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
+    for whitening in filter(None, whitenings):
+        origin = whitening.get("learned_on")
+        source = origin["name"] if isinstance(origin, dict) else origin
+        parts.append(f"whitening {whitening['kind']} to {whitening['dim']} learned on {source}")
+    return measured, settings, pictures, f"{cache.spec.name} ({', '.join(parts)})"
+
+
+def _whitening_on(
+    source: str, dim: int | None, cache: Gallery, data: str, tell: Callable[[str], None], quiet: bool
+) -> tuple[Whitening, dict[str, Any]]:
+    """A whitening for the vectors of ``cache``: PCA of another gallery's, or learned from the pairs of another set."""
+    from retrieval.evaluation.described import cache_folder, describe_set, matching_pairs, open_cache
+    from retrieval.evaluation.pairs import whitening_pairs
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.whitening import fit_gallery, fit_pairs, learned_on
+
+    if (Path(source) / "gallery.json").exists():
+        with Gallery.open(source, warn=tell) as other:
+            other.require(cache.model)
+            learned, origin = fit_gallery(other, dim)
+    else:
+        sfm = source.startswith("retrieval-SfM-") and not Path(source).exists()
+        truth = whitening_pairs(source, data) if sfm else load_truth(source, data, None)
+        with open_cache(
+            cache_folder(truth, cache.model), cache.model, engine=cache.model.engine_name, warn=tell
+        ) as other:
+            described = describe_set(truth, other, bars=lambda label: progress_bar(label, quiet))
+            vectors, pairs = matching_pairs(described)
+            learned, origin = fit_pairs(vectors, pairs, dim), learned_on(truth.name, described.hashes)
+    return learned, {"kind": learned.kind, "dim": len(learned.projection), "learned_on": origin}
 
 
 def open_gallery(
@@ -245,142 +285,3 @@ def open_gallery(
         return cache
     chosen = load_model(model or "auto", size=size, scales=scales, exif=exif, engine=engine, say=tell)
     return open_cache(Path(folder) if folder else cache_folder(truth, chosen), chosen, engine=engine, warn=tell)
-
-
-# ---------------------------------------------------------------- printing
-
-
-def _percent(value: float, interval: Interval | None = None, digits: int = 2) -> str:
-    if math.isnan(value):
-        return "-"
-    limits = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""
-    return f"{100 * value:.{digits}f}{limits}"
-
-
-def _print_table(measured: list[Measured], resamples: int) -> None:
-    from retrieval.evaluation.metrics import mean_over_queries
-    from retrieval.evaluation.report import intervals_of, metrics_of
-
-    if len(measured) == 1:
-        rows = [["", "queries", *metrics_of(next(iter(measured[0].results.values())))]]
-        for name, result in measured[0].results.items():
-            intervals = intervals_of(result, resamples)
-            cells = [_percent(mean_over_queries(v), intervals.get(m)) for m, v in metrics_of(result).items()]
-            rows.append([name, str(result.queries), *cells])
-        _print_columns(rows)
-        return
-    shown = [name for name, result in measured[0].results.items() if result.queries]
-    rows = [["", *(f"{name} mAP" for name in shown), "once s", "ms/query"]]
-    for system in measured:
-        cells = []
-        for name in shown:
-            result = system.results[name]
-            cells.append(_percent(result.mean_average_precision, intervals_of(result, resamples).get("mAP")))
-        once = f"{system.prepare_seconds:.1f}" if system.prepare_seconds >= 0.05 else "-"
-        rows.append([system.name, *cells, once, f"{1000 * (system.query_seconds or 0):.1f}"])
-    _print_columns(rows)
-
-
-def _print_columns(rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("  ".join(cells).rstrip())
-
-
-def _print_csv(measured: list[Measured], resamples: int) -> None:
-    from retrieval.evaluation.report import protocols_form
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["system", "protocol", "queries", "metric", "value", "low", "high", "once_seconds", "query_ms"])
-    for system in measured:
-        cost = [
-            f"{system.prepare_seconds:.4f}",
-            "" if system.query_seconds is None else f"{1000 * system.query_seconds:.3f}",
-        ]
-        for name, form in protocols_form(system, resamples).items():
-            for metric in ("mAP", "mP@1", "mP@5", "mP@10"):
-                limits = form["intervals"].get(metric) or ["", ""]
-                writer.writerow([system.name, name, form["queries"], metric, form[metric], *limits, *cost])
-
-
-def _print_json(final: dict[str, Any], measured: list[Measured], resamples: int) -> None:
-    from retrieval.evaluation.report import protocols_form
-
-    if len(measured) == 1:
-        print(json.dumps(final))
-        return
-    systems = [
-        {
-            "name": system.name,
-            "protocols": protocols_form(system, resamples),
-            "once_seconds": system.prepare_seconds,
-            "query_ms": 1000 * (system.query_seconds or 0),
-        }
-        for system in measured
-    ]
-    settings = {key: value for key, value in final["settings"].items() if key not in ("rerank", "cost")}
-    print(json.dumps({"systems": systems, "settings": settings, "environment": final["environment"]}))
-
-
-# ---------------------------------------------------------------- comparing
-
-
-def _compare(paths: tuple[str, str], sheet: str | None, form: str, resamples: int, quiet: bool) -> None:
-    from retrieval.evaluation.report import compare_reports, load_report, regression_rows, regressions
-
-    a, b = (load_report(path) for path in paths)
-    compared = compare_reports(a, b, resamples)
-    chosen = next((name for name in ("medium", "original") if name in compared), next(iter(compared), ""))
-    worst = regressions(a, b, chosen) if chosen else []
-    if form == "json":
-        told = {name: _comparison_form(result) for name, result in compared.items()}
-        print(json.dumps({"protocols": told, "regressions": {chosen: [vars(lost) for lost in worst]}}))
-    elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        forms = {name: _comparison_form(result) for name, result in compared.items()}
-        writer.writerow(["protocol", *next(iter(forms.values()), {})])
-        writer.writerows([name, *values.values()] for name, values in forms.items())
-    else:
-        for letter, path, report in zip("AB", paths, (a, b), strict=True):
-            settings = report["settings"]
-            what = settings.get("name") or settings.get("ranks") or "?"
-            marked = " MARKED: whitening learned on the evaluated pictures" if settings.get("leak") else ""
-            print(
-                f"{letter}: {safe(path)}: {safe(str(what))}"
-                + (f" + {settings['rerank']}" if settings.get("rerank") else "")
-                + marked
-            )
-        rows = [["mAP", "A", "B", "B - A", "wins", "losses", "ties", "p"]]
-        for name, result in compared.items():
-            counts = [str(n) for n in (result.wins, result.losses, result.ties)]
-            difference = _percent(result.difference.mean, result.difference)
-            rows.append(
-                [name, _percent(result.mean_a), _percent(result.mean_b), difference, *counts, f"{result.p_value:.3f}"]
-            )
-        _print_columns(rows)
-        if worst:
-            print(f"\nWorst regressions ({chosen}), average precision in A and B:")
-            for lost in worst:
-                print(f"  {100 * lost.before:6.2f} {100 * lost.after:6.2f}  {safe(lost.image)}")
-    if sheet is not None:
-        from retrieval.views.sheet import contact_sheet, save_sheet
-
-        exif = a["settings"].get("model", {}).get("image", {}).get("exif", True)
-        save_sheet(contact_sheet(regression_rows(a, b, worst), title=f"Worst regressions ({chosen})", exif=exif), sheet)
-        say(f"contact sheet: {safe(sheet)}", quiet)
-
-
-def _comparison_form(result: Comparison) -> dict[str, Any]:
-    return {
-        "A": result.mean_a,
-        "B": result.mean_b,
-        "difference": result.difference.mean,
-        "low": result.difference.low,
-        "high": result.difference.high,
-        "queries": result.difference.queries,
-        "wins": result.wins,
-        "losses": result.losses,
-        "ties": result.ties,
-        "p": result.p_value,
-    }

@@ -24,7 +24,8 @@ from retrieval.cli.common import (
 from retrieval.cli.index import require_same_model
 
 if TYPE_CHECKING:
-    from retrieval.gallery.gallery import Gallery, QueryResult
+    from retrieval.gallery.gallery import Gallery, Match, QueryResult
+    from retrieval.gallery.rerank import RerankedSearch
 
 
 @click.command("query")
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
     help="How results are printed.",
 )
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
+@click.option(
+    "--rerank",
+    metavar="NAME",
+    help="Look twice: qe, alpha-qe, dba, k-reciprocal, diffusion, spectral or verify, as NAME[:key=value,...].",
+)
 @verbosity_options
 def command(
     images: tuple[str, ...],
@@ -58,17 +64,23 @@ def command(
     bbox: tuple[float, ...] | None,
     form: str,
     sheet: str | None,
+    rerank: str | None,
     quiet: bool,
     verbose: int,
 ) -> int:
     """Find the pictures most similar to IMAGE: files, folders or quoted globs.
 
     One ranking a query; json prints one object a line. A query that cannot be read is reported and the others go on.
+    Scores are cosine similarities; with --rerank, ranks follow the re-ranker's own score, which is printed beside them.
     """
     from retrieval.errors import ImageError, UsageError
     from retrieval.extraction import describe_all
     from retrieval.gallery.gallery import Gallery, QueryResult
 
+    if rerank is not None:
+        from retrieval.ranking.rerank import parse_reranker
+
+        reranker = parse_reranker(rerank)
     with Gallery.open(index, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = _expand(images)
@@ -80,8 +92,13 @@ def command(
             check_sheet_path(sheet)
         results: dict[int, QueryResult] = {}
         failed = 0
-        printer = _Printer(gallery, form, many=len(files) > 1)
+        printer = _Printer(gallery, form, many=len(files) > 1, rerank=None if rerank is None else reranker.name)
         position = 0
+        search: RerankedSearch | None = None
+        if rerank is not None:
+            from retrieval.gallery.rerank import RerankedSearch
+
+            search = RerankedSearch(gallery, reranker)
         for described in describe_all(
             range(len(files)), lambda i: gallery.model.load(files[i], bbox), gallery.model.engine
         ):
@@ -92,13 +109,22 @@ def command(
                 results[i] = QueryResult(files[i], None, [])
             elif described.descriptor is not None:
                 box = None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3])
-                results[i] = QueryResult(files[i], box, gallery.search(described.descriptor[None], k)[0])
+                matches: list[Match]
+                if search is None:
+                    matches = gallery.search(described.descriptor[None], k)[0]
+                else:
+                    matches = [*search.search(described.descriptor, k, files[i], box)]
+                results[i] = QueryResult(files[i], box, matches)
             while position in results:  # in the order asked, as soon as they are there
                 if results[position].matches or form == "json":
                     printer.show(results[position])
                 if sheet is None:
                     del results[position]
                 position += 1
+        if search is not None and search.queries:
+            milliseconds = 1000 * search.query_seconds / search.queries
+            once = search.prepare_seconds + search.matcher.seconds
+            say(f"{reranker.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
         if failed == len(files) and failed == 1:
             return 1
         if sheet is not None:
@@ -134,20 +160,24 @@ def _expand(images: tuple[str, ...]) -> list[str]:
 class _Printer:
     """Prints rankings, one query at a time."""
 
-    def __init__(self, gallery: Gallery, form: str, many: bool) -> None:
+    def __init__(self, gallery: Gallery, form: str, many: bool, rerank: str | None = None) -> None:
         self.gallery = gallery
         self.form = form
         self.many = many
+        self.rerank = rerank
         # Paths that are not UTF-8 leave as the bytes they came as.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")
         self.csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
-            self.csv.writerow(["query", "rank", "score", "id", "path"])
+            self.csv.writerow(["query", "rank", "score", "id", "path"] + ["rerank_score"] * (rerank is not None))
 
     def show(self, result: QueryResult) -> None:
         if self.form == "json":
-            matches = [{"rank": m.rank, "score": round(m.score, 6), "id": m.id, "path": m.path} for m in result.matches]
+            matches = [
+                {"rank": m.rank, "score": round(m.score, 6), "id": m.id, "path": m.path, **self._second(m)}
+                for m in result.matches
+            ]
             box = None if result.bbox is None else list(result.bbox)
             fingerprint = self.gallery.spec.fingerprint
             print_json(
@@ -156,11 +186,15 @@ class _Printer:
                     "bbox": box,
                     "index": str(self.gallery.folder),
                     "model": fingerprint,
+                    **({} if self.rerank is None else {"rerank": self.rerank}),
                     "results": matches,
                 }
             )
         elif self.form == "csv":
-            self.csv.writerows([result.query, m.rank, f"{m.score:.6f}", m.id, m.path] for m in result.matches)
+            self.csv.writerows(
+                [result.query, m.rank, f"{m.score:.6f}", m.id, m.path, *self._second(m).values()]
+                for m in result.matches
+            )
         elif self.form == "paths":
             for m in result.matches:
                 print(m.path)
@@ -169,7 +203,12 @@ class _Printer:
                 print(f"{safe(result.query)}:")
             width = len(str(result.matches[-1].rank))
             for m in result.matches:
-                print(f"{m.rank:>{width}}  {m.score:.4f}  {safe(m.path)}")
+                second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in self._second(m).values())
+                print(f"{m.rank:>{width}}  {m.score:.4f}  {second}{safe(m.path)}")
+
+    def _second(self, match: Match) -> dict[str, float | None]:
+        """The re-ranker's own score, where there is one: None for pictures that it did not look at."""
+        return {} if self.rerank is None else {"rerank_score": getattr(match, "rerank_score", None)}
 
 
 def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str) -> None:

@@ -24,6 +24,7 @@ from retrieval.gallery.local import LocalMatcher
 from retrieval.gallery.vectors import HASH_BYTES
 from retrieval.gallery.view import DerivedArrays, VectorView, read_arrays, write_arrays
 from retrieval.model import Model
+from retrieval.models.whitening import Whitening
 from retrieval.ranking.rerank import Context
 
 QUERIES_FILE = "queries.npz"
@@ -61,10 +62,21 @@ class DescribedSet:
 class SetContext:
     """What re-rankers may use of a described set; ``context`` is for :meth:`retrieval.evaluation.run.Evaluator.reranked`."""
 
-    def __init__(self, described: DescribedSet, *, exif: bool, warn: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        described: DescribedSet,
+        *,
+        exif: bool,
+        stored: bool = True,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """``stored``: the vectors in use are those of the gallery, so what is computed from them is worth keeping beside it."""
         self.described = described
         self.matcher = LocalMatcher(described.folder, described.pictures.__getitem__, exif=exif, warn=warn)
-        self.context = Context(DerivedArrays(described.folder, described.gallery), self._matches)
+        if stored:
+            self.context = Context(DerivedArrays(described.folder, described.gallery), self._matches)
+        else:
+            self.context = Context(matches=self._matches)
 
     def waited(self) -> float:
         """Seconds spent so far on finding local features of gallery pictures, which is done once for each."""
@@ -138,6 +150,18 @@ def describe_set(
         [(path, str(record.hash)) for path, record in chosen],
         query_hashes,
     )
+
+
+def set_hashes(truth: GroundTruth, gallery: Gallery) -> list[str]:
+    """Content hashes of a set's pictures before anything is described. Raises DatasetError where one is missing."""
+    check_files(truth)
+    paths = dict.fromkeys(
+        os.path.abspath(os.path.join(truth.root, path))
+        for path in (*truth.gallery, *(query.image for query in truth.queries))
+    )
+    known = _known(gallery, list(paths))
+    hashes = {path: str(record.hash) for path, record in gallery.records() if path in known}
+    return [hashes[path] if path in hashes else content_hash(path) for path in paths]
 
 
 def content_hash(path: str) -> str:
@@ -259,3 +283,33 @@ def _kept_queries(gallery: Gallery) -> dict[str, np.ndarray]:
     if not fits or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
         return {}
     return {str(key): vector for key, vector in zip(keys, vectors, strict=True)}
+
+
+def whitened_vectors(described: DescribedSet, whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:
+    """Queries (Q, d) and gallery (N, d) of a set after a whitening, float32. Copies keep equal vectors."""
+    rows, place = np.unique(described.gallery.rows, return_inverse=True)
+    different = VectorView(described.gallery.store, rows)
+    out = np.empty((len(rows), len(whitening.projection)), np.float32)
+    for begin in range(0, len(rows), 8192):
+        out[begin : begin + 8192] = whitening.apply(different[begin : begin + 8192])
+    return np.asarray(whitening.apply(described.queries), np.float32), out[place]
+
+
+def matching_pairs(described: DescribedSet) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The different pictures of a set, float32 (M, D), and pairs of rows (query, right answer), for learning a whitening."""
+    truth = described.truth
+    rows: dict[tuple[str, object], int] = {}
+
+    def row_of(digest: str, box: object) -> int:
+        return rows.setdefault((digest, box), len(rows))
+
+    pairs = []
+    asked = [row_of(digest, q.bbox) for digest, q in zip(described.query_hashes, truth.queries, strict=True)]
+    held = [row_of(digest, None) for digest in (digest for _, digest in described.pictures)]
+    for i, query in enumerate(truth.queries):
+        right = np.concatenate([truth.positions(query, "easy"), truth.positions(query, "hard")])
+        pairs += [(asked[i], held[position]) for position in right if held[position] != asked[i]]
+    vectors = np.empty((len(rows), described.queries.shape[1]), np.float32)
+    vectors[held] = described.gallery
+    vectors[asked] = described.queries
+    return vectors, list(dict.fromkeys(pairs))

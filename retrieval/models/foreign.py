@@ -136,7 +136,7 @@ def _fitting(file: Path, own: Mapping[str, Tensor], found: Foreign) -> dict[str,
             shapes.append(f"{theirs} is {list(stored.shape)}, not {list(value.shape)}")
             continue
         loaded = stored.load().to(value.dtype)
-        if not bool(torch.isfinite(loaded).all()):
+        if not bool(torch.isfinite(loaded.sum(dtype=torch.float64))):
             raise ModelError(f"{file}: the tensor {theirs} holds NaN or infinity")
         tensors[name] = loaded.reshape(value.shape)
     unexpected = [theirs for name, (theirs, _) in found.tensors.items() if name not in own] + found.unknown

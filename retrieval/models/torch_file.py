@@ -9,9 +9,9 @@ Both layouts are read: the zip archive of torch 1.6 and later, and the sequence 
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
-import pickletools
 import struct
 import zipfile
 from pathlib import Path
@@ -94,7 +94,7 @@ def _read_zip(path: Path) -> Any:
             raise Refused("it is a TorchScript program, not a checkpoint")
         if f"{prefix}byteorder" in names and _stored(bundle, f"{prefix}byteorder") != b"little":
             raise Refused("it was written on a big-endian machine")
-        return unpickle(_stored(bundle, found[0]), _ZipSource(path, prefix))
+        return unpickle(io.BytesIO(_stored(bundle, found[0])), _ZipSource(path, prefix))
 
 
 def _stored(bundle: zipfile.ZipFile, name: str, whole: int | None = None, start: int = 0, length: int = -1) -> bytes:
@@ -115,26 +115,18 @@ def _stored(bundle: zipfile.ZipFile, name: str, whole: int | None = None, start:
 
 def _read_flat(path: Path) -> Any:
     source = _FlatSource(path)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if _next(data, source) != _MAGIC or _next(data, source) != _PROTOCOL:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        data = cast(IO[bytes], mapped)  # reads what is there and no more, whatever length a pickle asks for
+        if unpickle(data, source) != _MAGIC or unpickle(data, source) != _PROTOCOL:
             raise Refused("it is a pickle, but none of torch's")
-        if (about := _next(data, source)) is None or not about.get("little_endian", True):
+        if not unpickle(data, source).get("little_endian", True):
             raise Refused("it was written on a big-endian machine")
-        found = _next(data, source)
-        for key in _next(data, source):
+        found = unpickle(data, source)
+        for key in unpickle(data, source):
             (count,) = struct.unpack("<q", data.read(8))
             size = count * ITEM_BYTES[source.kinds[key]]
-            if not 0 <= size <= len(data) - data.tell():
+            if not 0 <= size <= len(mapped) - data.tell():
                 raise EOFError("it ends too early")
             source.places[key] = (data.tell(), size)
             data.seek(size, os.SEEK_CUR)
     return found
-
-
-def _next(data: mmap.mmap, source: Source) -> Any:
-    """The next of several pickles that follow each other."""
-    begin = data.tell()
-    for _ in pickletools.genops(cast(IO[bytes], data)):
-        pass
-    end = data.tell()
-    return unpickle(data[begin:end], source)

@@ -10,7 +10,7 @@ import io
 import pickle
 import pickletools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -255,10 +255,18 @@ def as_array(value: Any) -> np.ndarray | None:
     return None
 
 
-def unpickle(data: bytes, source: Source) -> Any:
-    for opcode, argument, _ in pickletools.genops(data):
+def unpickle(stream: IO[bytes], source: Source) -> Any:
+    """The object whose pickle begins where ``stream`` is, which is left where it ends. Raises Refused, and whatever a
+    broken stream may raise."""
+    begin = stream.tell()
+    stream.seek(0, io.SEEK_END)
+    size = stream.tell()
+    stream.seek(begin)
+    for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name not in _OPCODES:
             raise Refused(f"it holds the instruction {opcode.name}, which checkpoints never need")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "FRAME") and int(argument or 0) > len(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "FRAME") and int(argument or 0) > size:
             raise Refused("it asks for more memory than its data can need")
-    return _Unpickler(data, source).load()
+    end = stream.tell()
+    stream.seek(begin)
+    return _Unpickler(stream.read(end - begin), source).load()

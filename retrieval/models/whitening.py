@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Whitening:
-    """``mean`` m (D,) and ``projection`` P (d, D), both float64; ``kind`` is "lw" or "pca"; ``info`` says what it was learned from."""
+    """``mean`` m (D,) and ``projection`` P (d, D), both float64; ``kind`` "lw" or "pca"; ``info`` on what it was learned from."""
 
     mean: npt.NDArray[np.float64]
     projection: npt.NDArray[np.float64]
@@ -72,15 +72,18 @@ def learn_lw(
     until it is not; with many more pairs than dimensions the result is better founded. Cost: N D^2 + D^3.
     """
     x = _descriptors(x)
+    wide = x.astype(np.float64)
     qidx, pidx = np.asarray(qidx), np.asarray(pidx)
     if qidx.ndim != 1 or qidx.shape != pidx.shape or not len(qidx):
         raise UsageError(f"queries of shape {qidx.shape} and positives of shape {pidx.shape} are no list of pairs")
     if min(qidx.min(), pidx.min()) < 0 or max(qidx.max(), pidx.max()) >= len(x):
         raise UsageError(f"a pair has an index outside of the {len(x)} descriptors")
+    # Mean and scatter keep the precision of x, as in published whitenings: weak directions are sensitive to it.
     mean = x[qidx].mean(axis=0)
     differences = x[qidx] - x[pidx]
-    inverse = np.linalg.inv(_cholesky(differences.T @ differences / len(qidx)))
-    whitened = (x - mean) @ inverse.T
+    scatter = differences.T @ differences / x.dtype.type(len(qidx))
+    mean, inverse = mean.astype(np.float64), np.linalg.inv(_cholesky(scatter.astype(np.float64)))
+    whitened = (wide - mean) @ inverse.T
     _, vectors = np.linalg.eigh(whitened.T @ whitened)
     projection = vectors[:, ::-1].T @ inverse
     whitening = Whitening(mean, projection, "lw", {"images": len(x), "pairs": len(qidx)})
@@ -109,32 +112,35 @@ def learn_pca(x: Floats, dim: int | None = None, shrinkage: float = 0.0) -> Whit
             f"whitening to {dim} dimensions needs at least {dim + 1} images, and there are {len(x)}",
             f"Add images, or keep fewer than {len(x)} dimensions",
         )
-    mean = x.mean(axis=0)
-    centred = x - mean
+    wide = x.astype(np.float64)
+    mean = wide.mean(axis=0)
+    centred = wide - mean
     values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     explained = float(values[:dim].sum() / max(values.sum(), np.finfo(np.float64).tiny))
-    known = int(np.sum(values > values[0] * len(values) * np.finfo(np.float32).eps ** 2))
+    # Less than what rounding to float32 leaves is no spread.
+    known = int(np.sum(values > np.finfo(np.float32).eps ** 2 * max(len(values) * values[0], mean @ mean)))
     shrunk = (1 - shrinkage) * values + shrinkage * values.mean()
-    if shrunk[0] == 0 or (shrinkage == 0 and known < dim):
+    if known == 0 or (shrinkage == 0 and known < dim):
         raise DatasetError(
-            f"the descriptors spread in {known if shrunk[0] > 0 else 0} directions only, not in {dim}",
+            f"the descriptors spread in {known} directions only, not in {dim}",
             "Keep fewer dimensions, shrink, or take more varied images",
         )
     projection = (vectors[:, :dim] * shrunk[:dim] ** -0.5).T
     return Whitening(mean, projection, "pca", {"images": len(x), "shrinkage": shrinkage, "explained": explained})
 
 
-def _descriptors(x: Floats) -> npt.NDArray[np.float64]:
+def _descriptors(x: Floats) -> Floats:
+    """``x``, checked, in its own precision but at least float32."""
     if x.ndim != 2 or not x.size:
         raise UsageError(f"descriptors are one row for each image, not an array of shape {x.shape}")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if bad.size:
         raise DatasetError(f"descriptor {bad[0]} (counting from 0) holds NaN or infinite values")
-    return x.astype(np.float64)
+    return x.astype(np.result_type(x.dtype, np.float32))
 
 
-def _cholesky(scatter: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _cholesky(scatter: npt.NDArray[np.float64]) -> Floats:
     added = 0.0
     while True:
         try:

@@ -39,7 +39,7 @@ def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
     degree = np.bincount(affinity.row, affinity.data, n)
     scale = np.zeros(n)
     scale[degree > 0] = degree[degree > 0] ** -0.5
-    return csr_array((affinity.data * scale[affinity.row] * scale[affinity.col], (affinity.row, affinity.col)), (n, n))
+    return csr_array((affinity.data * (scale[affinity.row] * scale[affinity.col]), (affinity.row, affinity.col)), (n, n))
 
 
 def query_seeds(queries: Floats, gallery: Floats, k: int = 10, gamma: float = 3.0) -> Scores:

@@ -225,6 +225,8 @@ def _spread(gallery: Floats, p: Parameters, diffused: Callable[[np.ndarray], np.
 
 
 def _verified(gallery: Floats, p: Parameters, context: Context) -> Online:
+    import cv2  # noqa: F401 (now, so that the first query does not wait for it)
+
     from retrieval.ranking.geometry import rerank
 
     matches = context.matches
