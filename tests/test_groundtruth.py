@@ -111,7 +111,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["toy.json"]
 
 
-BAD_QUERIES = {
+BAD_QUERIES: dict[str, dict[str, Any]] = {
     "easy: 'gallery/x.jpg' is not in the gallery": {"easy": ["gallery/x.jpg"]},
     "hard: 'gallery/x.jpg' is not in the gallery": {"hard": ["gallery/x.jpg"]},
     "junk: 'gallery/x.jpg' is not in the gallery": {"junk": ["gallery/x.jpg"]},
@@ -141,7 +141,7 @@ def test_a_wrong_query_is_named(tmp_path: Path, message: str) -> None:
         load(tmp_path, form(**BAD_QUERIES[message]))
 
 
-BAD_SETS = {
+BAD_SETS: dict[str, Any] = {
     "not valid JSON": "{",
     "expected an object": [],
     "gallery: expected a list": {**form(), "gallery": None},
@@ -262,7 +262,7 @@ def test_official_files(shared_data: Path, name: str, size: int, without_easy: i
     for i, entry in enumerate(official["gnd"]):
         assert truth.queries[i].bbox == tuple(float(v) for v in entry["bbx"])
         for field in ("easy", "hard", "junk"):
-            assert truth.positions(i, field).tolist() == entry[field]  # type: ignore[arg-type]
+            assert truth.positions(i, field).tolist() == entry[field]
 
 
 @pytest.mark.realdata
@@ -353,7 +353,7 @@ def test_the_first_oxford_and_paris(tmp_path: Path) -> None:
     assert (truth.queries[0].hard, truth.queries[0].junk) == ((), ("jpg/b.jpg",))
 
 
-BAD_PICKLES = {
+BAD_PICKLES: dict[str, Any] = {
     "expected a dict with 'imlist'": [1, 2],
     "expected a dict with 'imlist', ": {"imlist": ["a"], "gnd": []},
     "gnd: 1 entries for the 2 queries": {**benchmark(), "qimlist": ["q", "r"]},

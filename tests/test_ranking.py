@@ -139,6 +139,13 @@ def test_database_augmentation_uses_others_only_and_the_unchanged_gallery():
         np.testing.assert_allclose(augmented[i], total / np.linalg.norm(total), atol=3e-6)
 
 
+def test_database_augmentation_of_a_gallery_smaller_than_k():
+    gallery = unit(np.array([[3.0, 1, 0], [1, 2, 0], [1, 1, 1]]))
+    ids, similarities = top_k(gallery, gallery, 3)
+    augmented = augment_database(gallery, ids, similarities, 5, 0)
+    np.testing.assert_allclose(augmented, np.tile(unit(gallery.sum(axis=0)), (3, 1)), atol=3e-6)
+
+
 def test_expansion_refuses_what_does_not_fit():
     queries, gallery, _ = clusters(3, 4, 4)
     ids, similarities = top_k(queries, gallery, 3)
@@ -249,7 +256,7 @@ def naive_graph(gallery, k, gamma):
 
 def test_graph_and_seeds_by_the_definition():
     queries, gallery, _ = clusters(6, 6, 9, dim=6)
-    gallery[:4] = gallery[4]  # copies must not crowd out the k others
+    gallery[:9] = gallery[9]  # more copies than neighbours: some do not find themselves
     expected = naive_graph(gallery, 5, 3.0)
     assert (expected.sum(axis=1) == 0).any()  # a vector without mutual neighbours
     graph = neighbour_graph(gallery, 5)

@@ -193,7 +193,7 @@ def inliers(front: Image.Image, photo: Image.Image) -> int:
     """SIFT matches between the front as drawn and a photo that one homography explains."""
     import cv2
 
-    sift = cv2.SIFT_create()
+    sift = cv2.SIFT_create()  # type: ignore[attr-defined]
     (points, ours), (others, theirs) = (sift.detectAndCompute(np.asarray(p.convert("L")), None) for p in (front, photo))
     if ours is None or theirs is None or len(theirs) < 2:
         return 0

@@ -194,6 +194,8 @@ def _check_headers(truth: GroundTruth, paths: dict[str, None]) -> None:
 
     from PIL import Image
 
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     troubles = []
     for path in paths:
         if path.lower().endswith((".heic", ".heif", ".hif")):
@@ -201,7 +203,7 @@ def _check_headers(truth: GroundTruth, paths: dict[str, None]) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(path, formats=_FORMATS):
+                with Image.open(path, formats=formats):
                     pass
         except Exception as error:  # readers raise almost anything on damaged files
             reason = getattr(error, "strerror", None) or "not a picture that can be read"

@@ -52,7 +52,8 @@ class VectorView:
         return out.reshape(*rows.shape, self.shape[1])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
+        found = np.asarray(self[:], dtype)
+        return found.copy() if copy else found  # what lies on the disk is read-only
 
     @property
     def digest(self) -> str:

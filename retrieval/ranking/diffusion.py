@@ -30,8 +30,7 @@ def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
     n = len(gallery)
     ids, similarities = top_k(gallery, gallery, k + 1)
     own = np.arange(n)[:, None]
-    # Keep the first k others; a vector may stand anywhere among its own exact copies.
-    others = (ids != own) & (np.cumsum(ids != own, axis=1) <= k)
+    others = ids != own  # k of them, or k + 1 where more copies come before the vector itself: none of these is mutual
     rows = np.repeat(np.arange(n), others.sum(axis=1))
     weights = np.maximum(similarities[others].astype(np.float64), 0) ** gamma
     directed = csr_array((weights, (rows, ids[others])), (n, n))
@@ -39,7 +38,9 @@ def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
     degree = np.bincount(affinity.row, affinity.data, n)
     scale = np.zeros(n)
     scale[degree > 0] = degree[degree > 0] ** -0.5
-    return csr_array((affinity.data * (scale[affinity.row] * scale[affinity.col]), (affinity.row, affinity.col)), (n, n))
+    return csr_array(
+        (affinity.data * (scale[affinity.row] * scale[affinity.col]), (affinity.row, affinity.col)), (n, n)
+    )
 
 
 def query_seeds(queries: Floats, gallery: Floats, k: int = 10, gamma: float = 3.0) -> Scores:
