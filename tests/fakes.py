@@ -60,7 +60,9 @@ def fake_gallery(folder: Path, engine: FakeEngine | None = None, dtype: str = "f
     return gallery
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0, sizes: tuple[tuple[int, int], ...] = ((40, 30),)) -> list[Path]:
+def write_pictures(
+    folder: Path, count: int, seed: int = 0, sizes: tuple[tuple[int, int], ...] = ((40, 30),)
+) -> list[Path]:
     """``count`` different pictures of coarse random patterns; sizes (width, height) take turns."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

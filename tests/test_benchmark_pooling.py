@@ -106,7 +106,7 @@ def plain_average_precision(ranking: list[int], right: set[int], junk: set[int])
     return total / len(right)
 
 
-@pytest.mark.parametrize("method", ["gem:p=1", "gem:p=3", "avg", "max", "rmac", "spp", "local-avg"])
+@pytest.mark.parametrize("method", ["gem:p=3", "avg", "max", "spp"])
 def test_map_is_that_of_the_models_own_descriptors(method: str, report: PoolingReport, truth: GroundTruth) -> None:
     gallery, queries = described(f"resnet18-{method}@random:0", truth)
     for protocol, right, junk in (
@@ -124,14 +124,24 @@ def test_map_is_that_of_the_models_own_descriptors(method: str, report: PoolingR
 
 
 def test_descriptors_are_those_of_the_model(model: Model, truth: GroundTruth) -> None:
-    methods, _ = choose_methods(BACKBONES["resnet18"], (2.0, 8.0), ("all", "gem-channel", "spp:mode=gem", "rgem:p=6"))
-    pictures = [(str(truth.root / path), None) for path in truth.gallery[:7]]
-    with extract_features(model, model.engine(), pictures) as cache:  # type: ignore[arg-type]
-        for method in methods:
-            own = load_model(f"resnet18-{method.label}@random:0", size=96).describe([p for p, _ in pictures])
-            for batch in cache.batches():
-                (found,) = descriptors([method], cache.load(batch))
-                np.testing.assert_allclose(found.detach().numpy(), own[batch], atol=1e-5, err_msg=method.label)
+    import torch
+
+    from retrieval.models.network import Describer, RetrievalNetwork, make_pooling
+
+    info = BACKBONES["resnet18"]
+    methods, _ = choose_methods(info, (2.0, 8.0, math.inf), ("all", "gem-channel", "spp:mode=gem", "rgem:p=6"))
+    pictures = [(str(truth.root / path), None) for path in truth.gallery[:6]]
+    backbone = model.engine().describer.network.backbone  # type: ignore[attr-defined]
+    with extract_features(model, model.engine(), pictures) as cache, torch.inference_mode():  # type: ignore[arg-type]
+        alone = [descriptors(methods, cache.load([i])) for i in range(6)]
+        together = {tuple(batch): descriptors(methods, cache.load(batch)) for batch in cache.batches()}
+        for j, method in enumerate(methods):
+            describer = Describer(RetrievalNetwork(backbone, make_pooling(method.pooling, info)), model.spec.image)
+            own = [describer(torch.from_numpy(model.load(path).copy())[None])[0].numpy() for path, _ in pictures]
+            for batch, found in together.items():
+                for i, vector in zip(batch, found[j].numpy(), strict=True):
+                    np.testing.assert_allclose(vector, own[i], atol=1e-5, err_msg=method.label)
+                    np.testing.assert_allclose(vector, alone[i][j][0].numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mean", "cls", "token-gem:p=3", "token-gem:p=3,negative=shift", "cls-gem"])

@@ -23,9 +23,16 @@ from retrieval.datasets.synthetic import make_synthetic
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: object, cwd: Path | None = None, status: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
+def run(
+    *arguments: object, cwd: Path | None = None, status: int = 0, env: dict[str, str] | None = None
+) -> tuple[str, str]:
     """(stdout, stderr) of ``retrieve ARGUMENTS``; the exit status must be as said."""
-    command = [sys.executable, "-m", "retrieval", *(os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "retrieval",
+        *(os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments),
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "RETRIEVE_INDEX"} | (env or {})
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, errors="surrogateescape", env=environment, timeout=300
@@ -74,10 +81,14 @@ def test_index_query_and_score(world: tuple[Path, GroundTruth]) -> None:
     rankings = []
     with Gallery.open(folder / ".retrieval") as gallery:
         for query in truth.queries:
-            rankings.append([m.path for m in gallery.query(truth.root / query.image, k=10_000, bbox=query.bbox).matches])
+            rankings.append(
+                [m.path for m in gallery.query(truth.root / query.image, k=10_000, bbox=query.bbox).matches]
+            )
     assert all(len(ranking) == len(truth.gallery) for ranking in rankings)
     score = medium_map(truth, rankings)
-    chance = medium_map(truth, [sorted(ranking, key=lambda p: hashlib.md5(p.encode()).digest()) for ranking in rankings])
+    chance = medium_map(
+        truth, [sorted(ranking, key=lambda p: hashlib.md5(p.encode()).digest()) for ranking in rankings]
+    )
     assert chance + 0.25 < score < 0.99
 
     box = ",".join(map(str, truth.queries[0].bbox or ()))
@@ -136,7 +147,14 @@ def test_sheet(world: tuple[Path, GroundTruth], tmp_path: Path) -> None:
 
 def test_info_and_a_run_without_changes_import_no_torch(world: tuple[Path, GroundTruth]) -> None:
     folder, truth = world
-    for command in (["info"], ["info", "--format", "json"], ["index"], ["models", "list"], ["models", "show", "auto"], ["--help"]):
+    for command in (
+        ["info"],
+        ["info", "--format", "json"],
+        ["index"],
+        ["models", "list"],
+        ["models", "show", "auto"],
+        ["--help"],
+    ):
         code = (
             "import sys; sys.argv = ['retrieve', *sys.argv[1:]]\n"
             "from retrieval.cli.main import main\n"

@@ -87,7 +87,8 @@ def test_figures_equal_a_loop_over_sorted_rankings(truth: GroundTruth, tmp_path:
     assert low < report["protocols"]["medium"]["mAP"] < high
     for query, ranking in zip(report["queries"], rankings, strict=True):
         assert [path for path, _ in query["first"]] == ranking[:10]
-    assert report["settings"]["groundtruth"] and report["settings"]["fingerprint"]
+    assert report["settings"]["groundtruth"]
+    assert report["settings"]["fingerprint"]
     assert report["environment"]["packages"]["numpy"] == np.__version__
     assert load_report(tmp_path / "saved.json")["protocols"] == report["protocols"]
 
@@ -157,7 +158,9 @@ def test_memory_mapped_vectors_in_any_order(tmp_path: Path, truth: GroundTruth) 
         store.write(begin, part, ["00" * 28] * len(part))
     rows = rng.permutation(count)[: len(truth.gallery) + 66_000]
     view = VectorView(store, rows)
-    assert view.shape == (len(rows), dim) and np.shape(view) == view.shape and len(view) == len(rows)
+    assert view.shape == (len(rows), dim)
+    assert np.shape(view) == view.shape
+    assert len(view) == len(rows)
     np.testing.assert_array_equal(np.asarray(view), vectors[rows])
     writable = np.array(VectorView(store, np.arange(50)), np.float16)
     writable += 1  # a copy, not the file
@@ -224,7 +227,9 @@ def test_cached_query_descriptors_are_data_or_nothing(
     if how == "pickle":
         file.write_bytes(pickle.dumps(Bomb(mark)))
     elif how == "object array":
-        np.savez(tmp_path / "x.npz", keys=np.array([Bomb(mark)], object), vectors=np.zeros(1), fingerprint=np.array("a"))
+        np.savez(
+            tmp_path / "x.npz", keys=np.array([Bomb(mark)], object), vectors=np.zeros(1), fingerprint=np.array("a")
+        )
         os.replace(tmp_path / "x.npz", file)
     elif how == "zip of pickles":
         import zipfile
@@ -259,7 +264,8 @@ def test_cache_lies_in_the_users_cache_folder_by_set_and_model(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     folder = cache_folder(truth, fake_model())
     assert folder.parent == tmp_path / "x" / "retrieval" / "evaluate"
-    assert folder.name.startswith("tiny-") and folder.name.endswith(fake_model().fingerprint)
+    assert folder.name.startswith("tiny-")
+    assert folder.name.endswith(fake_model().fingerprint)
     shutil.copytree(truth.root, tmp_path / "elsewhere")
     elsewhere = load_groundtruth(tmp_path / "elsewhere" / "groundtruth.json")
     assert len({folder, cache_folder(elsewhere, fake_model()), cache_folder(truth, fake_model(weights="b"))}) == 3
@@ -485,9 +491,7 @@ def test_what_retrieve_query_prints_is_scored_like_the_descriptors(
     printed = retrieve("query", ".", "--index", tmp_path / "index", "-k", 1000, "--format", "json")
     (tmp_path / "results").write_text(printed)
     monkeypatch.chdir(truth.root / "queries")
-    out = retrieve(
-        "evaluate", truth.root / "groundtruth.json", "--ranks", tmp_path / "results", "--format", "json"
-    )
+    out = retrieve("evaluate", truth.root / "groundtruth.json", "--ranks", tmp_path / "results", "--format", "json")
     assert json.loads(out)["protocols"] == report["protocols"]
 
 
@@ -495,7 +499,10 @@ def test_what_retrieve_query_prints_is_scored_like_the_descriptors(
     ("spoil", "named"),
     [
         (lambda r: r[0].__setitem__(3, r[0][1]), r"r\.txt:1: .* is there twice, at ranks 2 and 4"),
-        (lambda r: r[1].__setitem__(2, "gallery/strange.png"), r"r\.txt:2: 'gallery/strange.png' \(rank 3\) is not in the gallery"),
+        (
+            lambda r: r[1].__setitem__(2, "gallery/strange.png"),
+            r"r\.txt:2: 'gallery/strange.png' \(rank 3\) is not in the gallery",
+        ),
         (lambda r: r.pop(), r"1 of 6 queries of tiny have no ranking, such as 'queries/5.png'"),
     ],
 )
@@ -550,7 +557,10 @@ def test_names_with_spaces_and_names_that_several_pictures_have(tmp_path: Path) 
     form = {
         "name": "spaces",
         "gallery": ["a/one two.jpg", "b/one two.jpg", "b/three.jpg", "b/three.png"],
-        "queries": [{"image": "q 1.jpg", "easy": ["b/three.png"]}, {"image": "q 1.jpg", "bbox": [0, 0, 5, 5], "hard": ["b/three.jpg"]}],
+        "queries": [
+            {"image": "q 1.jpg", "easy": ["b/three.png"]},
+            {"image": "q 1.jpg", "bbox": [0, 0, 5, 5], "hard": ["b/three.jpg"]},
+        ],
     }
     (tmp_path / "gt.json").write_text(json.dumps(form))
     truth = load_groundtruth(tmp_path / "gt.json")
@@ -589,7 +599,11 @@ def test_comparison_of_two_saved_results(truth: GroundTruth, tmp_path: Path, eng
         known = lost[~np.isnan(lost)]
         result = compared[protocol]
         assert result.difference.mean == pytest.approx(known.mean(), abs=1e-9)
-        assert (result.wins, result.losses, result.ties) == ((known > 1e-9).sum(), (known < -1e-9).sum(), (abs(known) < 1e-9).sum())
+        assert (result.wins, result.losses, result.ties) == (
+            (known > 1e-9).sum(),
+            (known < -1e-9).sum(),
+            (abs(known) < 1e-9).sum(),
+        )
         assert result.difference.low <= result.difference.mean <= result.difference.high
     lost = np.array(before["medium"]["mAP"]) - np.array(after["medium"]["mAP"])
     worst = regressions(a, b, "medium")
@@ -603,9 +617,13 @@ def test_comparison_of_two_saved_results(truth: GroundTruth, tmp_path: Path, eng
         query = truth.queries[int(Path(str(row.query.path)).stem)]  # type: ignore[union-attr]
         assert [os.path.relpath(c.path, truth.root) for c in row.results] == ranking[:10]
         for cell, path in zip(row.results, ranking, strict=False):
-            expected = "positive" if path in (*query.easy, *query.hard) else "junk" if path in query.junk else "negative"
+            expected = (
+                "positive" if path in (*query.easy, *query.hard) else "junk" if path in query.junk else "negative"
+            )
             assert cell.mark == expected
-    out = retrieve("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--sheet", tmp_path / "s.png", "-q")
+    out = retrieve(
+        "evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--sheet", tmp_path / "s.png", "-q"
+    )
     assert Image.open(tmp_path / "s.png").width > 500
     assert f"queries/{worst[0].query}.png" in out
     line = next(line for line in out.splitlines() if line.startswith("medium"))
@@ -671,7 +689,9 @@ def test_the_documented_run(tmp_path: Path) -> None:
     assert len(saved) == 2
     a, b = saved.values()
     truth = load_groundtruth(next(tmp_path.glob("*/groundtruth.json")))
-    assert any(q.junk for q in truth.queries) and any(q.hard for q in truth.queries) and truth.queries[0].bbox
+    assert any(q.junk for q in truth.queries)
+    assert any(q.hard for q in truth.queries)
+    assert truth.queries[0].bbox
     for report in (a, b):
         for protocol in report["protocols"].values():
             assert protocol["queries"] == len(truth.queries)
@@ -679,7 +699,8 @@ def test_the_documented_run(tmp_path: Path) -> None:
     for name, result in compare_reports(a, b).items():
         means_of = [form["protocols"][name]["mAP"] for form in (a, b)]
         assert result.difference.mean == pytest.approx(means_of[1] - means_of[0], abs=1e-9)
-    assert "wins" in done.stdout and list(tmp_path.glob("*.jpg"))
+    assert "wins" in done.stdout
+    assert list(tmp_path.glob("*.jpg"))
 
 
 def score_py(truth: GroundTruth, results: Path) -> float:
@@ -712,7 +733,9 @@ def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Pa
     assert verified["protocols"]["medium"]["mAP"] >= 0.95
     assert 0.80 < raw["protocols"]["medium"]["mAP"] < verified["protocols"]["medium"]["mAP"]
     queries = [truth.root / q.image for q in truth.queries]
-    (tmp_path / "results").write_text(retrieve("query", *queries, "--index", index, "-k", 1000, "--format", "json", "-q"))
+    (tmp_path / "results").write_text(
+        retrieve("query", *queries, "--index", index, "-k", 1000, "--format", "json", "-q")
+    )
     out = retrieve(
         "evaluate", shared_data / "paintings" / "qsd2_w2.json", "--ranks", tmp_path / "results", "--format", "json"
     )

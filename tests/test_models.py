@@ -88,7 +88,9 @@ def test_multi_scale_equals_a_plain_computation() -> None:
                 resized = torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
             with torch.no_grad():
                 features = body(resized)
-            vector = {"gem": plain_gem(features), "avg": features.mean((-2, -1)), "max": features.amax((-2, -1))}[pooling]
+            vector = {"gem": plain_gem(features), "avg": features.mean((-2, -1)), "max": features.amax((-2, -1))}[
+                pooling
+            ]
             parts.append((vector / (vector.norm() + 1e-6)) ** p)
         vector = (sum(parts) / 3) ** (1 / p)
         expected = (vector / vector.norm()).numpy()[0]
@@ -110,7 +112,12 @@ def test_paths_bytes_arrays_and_lists_agree(tmp_path: Path) -> None:
     array = pixels(100, 120)
     Image.fromarray(array).save(tmp_path / "a.png")
     expected = model.describe(array)
-    for other in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes(), Image.fromarray(array)):
+    for other in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+        Image.fromarray(array),
+    ):
         np.testing.assert_array_equal(model.describe(other), expected)
     many = model.describe([array, pixels(64, 64), array])
     np.testing.assert_allclose(many[[0, 2]], [expected, expected], atol=1e-5)
@@ -135,7 +142,9 @@ def test_the_embedded_model_recognises_what_it_was_trained_on(shared_data: Path)
     files = sorted(folder.glob("*.jpg"))  # one a class, by WordNet id: the order of ImageNet's classes
     assert len(files) == 1000
     chosen = list(range(0, 1000, 25))
-    batch = [np.asarray(Image.open(files[i]).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)) for i in chosen]
+    batch = [
+        np.asarray(Image.open(files[i]).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)) for i in chosen
+    ]
     with torch.inference_mode():
         x = (torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
         right = (network.eval()(x).argmax(dim=1) == torch.tensor(chosen)).float().mean()
@@ -183,11 +192,19 @@ def test_damaged_specifications_are_refused(field: str) -> None:
     with pytest.raises(ModelError):
         ModelSpec.from_dict({k: v for k, v in data.items() if k != field})
     with pytest.raises(ModelError):
-        ModelSpec.from_dict({**data, field: 3.5 if field != "dim" else "many"} if field != "backbone" else {**data, "image": 1})
+        ModelSpec.from_dict(
+            {**data, field: 3.5 if field != "dim" else "many"} if field != "backbone" else {**data, "image": 1}
+        )
 
 
 def test_image_rules_are_checked() -> None:
-    for bad in ({"size": 3}, {"interpolation": "nearest"}, {"scales": ()}, {"scales": (0.0,)}, {"std": (1.0, 0.0, 1.0)}):
+    for bad in (
+        {"size": 3},
+        {"interpolation": "nearest"},
+        {"scales": ()},
+        {"scales": (0.0,)},
+        {"std": (1.0, 0.0, 1.0)},
+    ):
         with pytest.raises(UsageError):
             ImageRule(**bad)  # type: ignore[arg-type]
 
@@ -222,7 +239,9 @@ def test_checkpoints_carry_everything(tmp_path: Path) -> None:
     assert model.fingerprint == stored.fingerprint != spec.fingerprint
     with torch.inference_mode():
         expected = Describer(network, spec.image)(torch.tensor(pixels()[None]))[0].numpy()
-    np.testing.assert_allclose(load_model(tmp_path / "run" / "model.safetensors").describe(pixels()), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        load_model(tmp_path / "run" / "model.safetensors").describe(pixels()), expected, atol=1e-6
+    )
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -101,7 +101,12 @@ def jaccard_ranking(q: Array, g: Array, n: int, k1: int, k2: int, lambda_: float
 def diffused(q: Array, g: Array, k: int, seeds: int, alpha: float, gamma: float) -> list[int]:
     s = g @ g.T
     near = [[j for j in ranked(s[i]) if j != i][:k] for i in range(len(g))]
-    a = np.array([[max(s[i, j], 0) ** gamma if j in near[i] and i in near[j] else 0 for j in range(len(g))] for i in range(len(g))])
+    a = np.array(
+        [
+            [max(s[i, j], 0) ** gamma if j in near[i] and i in near[j] else 0 for j in range(len(g))]
+            for i in range(len(g))
+        ]
+    )
     degree = a.sum(axis=1)
     scale = np.array([d**-0.5 if d > 0 else 0 for d in degree])
     a *= scale[:, None] * scale
@@ -154,7 +159,14 @@ def test_evaluate_measures_what_the_re_ranker_gives(
 ) -> None:
     cached_gallery(tmp_path / "cache")
     out = retrieve(
-        "evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--rerank", name, "--format", "json"
+        "evaluate",
+        truth.root / "groundtruth.json",
+        "--gallery",
+        tmp_path / "cache",
+        "--rerank",
+        name,
+        "--format",
+        "json",
     )
     raw, system = json.loads(out)["systems"]
     queries, gallery = (x.astype(float) for x in descriptors(truth))
@@ -168,7 +180,15 @@ def test_evaluate_measures_what_the_re_ranker_gives(
     assert system["query_ms"] > 0
     saved = tmp_path / "saved.json"
     retrieve(
-        "evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--rerank", name, "--save", saved, "-q"
+        "evaluate",
+        truth.root / "groundtruth.json",
+        "--gallery",
+        tmp_path / "cache",
+        "--rerank",
+        name,
+        "--save",
+        saved,
+        "-q",
     )
     report = json.loads(saved.read_text())
     assert report["protocols"] == system["protocols"]
@@ -207,7 +227,16 @@ def test_costs_and_formats_of_query(
 ) -> None:
     with fake_gallery(tmp_path / "index") as made:
         made.index([truth.root / "gallery"])
-    ask = ("query", truth.root / truth.queries[0].image, "--index", tmp_path / "index", "-k", 4, "--rerank", "k-reciprocal:n=3,k1=2")
+    ask = (
+        "query",
+        truth.root / truth.queries[0].image,
+        "--index",
+        tmp_path / "index",
+        "-k",
+        4,
+        "--rerank",
+        "k-reciprocal:n=3,k1=2",
+    )
     rows = [line.split(",") for line in retrieve(*ask, "--format", "csv").splitlines()]
     assert rows[0][-1] == "rerank_score"
     assert float(rows[3][-1]) > 0
@@ -222,7 +251,9 @@ def test_costs_and_formats_of_query(
 
 def test_all_of_them_side_by_side(truth: GroundTruth, tmp_path: Path, engine: FakeEngine) -> None:
     cached_gallery(tmp_path / "cache")
-    out = retrieve("evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--rerank", "all", "-q")
+    out = retrieve(
+        "evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--rerank", "all", "-q"
+    )
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["raw", *METHODS]
     assert re.search(r"easy mAP +medium mAP +hard mAP +once s +ms/query", lines[1])
@@ -323,7 +354,16 @@ def scenes(tmp_path: Path) -> GroundTruth:
 
 def test_verification_in_evaluate_and_query(scenes: GroundTruth, tmp_path: Path, engine: FakeEngine) -> None:
     cached_gallery(tmp_path / "cache")
-    ask = ("evaluate", scenes.root / "gt.json", "--gallery", tmp_path / "cache", "--rerank", "verify", "--format", "json")
+    ask = (
+        "evaluate",
+        scenes.root / "gt.json",
+        "--gallery",
+        tmp_path / "cache",
+        "--rerank",
+        "verify",
+        "--format",
+        "json",
+    )
     raw, verified = json.loads(retrieve(*ask))["systems"]
     assert raw["protocols"]["easy"]["mAP"] < 0.9
     assert verified["protocols"]["easy"]["mAP"] == 1
@@ -331,7 +371,16 @@ def test_verification_in_evaluate_and_query(scenes: GroundTruth, tmp_path: Path,
     for q in scenes.queries:
         box = ",".join(map(str, q.bbox or ()))
         out = retrieve(
-            "query", scenes.root / q.image, "--bbox", box, "--index", tmp_path / "cache", "--rerank", "verify", "--format", "json"
+            "query",
+            scenes.root / q.image,
+            "--bbox",
+            box,
+            "--index",
+            tmp_path / "cache",
+            "--rerank",
+            "verify",
+            "--format",
+            "json",
         )
         results = json.loads(out)["results"]
         assert os.path.relpath(results[0]["path"], scenes.root) == q.easy[0]
@@ -346,7 +395,11 @@ def test_verification_in_evaluate_and_query(scenes: GroundTruth, tmp_path: Path,
         others = [r["score"] for r in results if r["rerank_score"] < 10]
         assert others == sorted(others, reverse=True)
     # The query outside of its box is another picture.
-    whole = json.loads(retrieve("query", scenes.root / "2.png", "--index", tmp_path / "cache", "--rerank", "verify", "--format", "json"))
+    whole = json.loads(
+        retrieve(
+            "query", scenes.root / "2.png", "--index", tmp_path / "cache", "--rerank", "verify", "--format", "json"
+        )
+    )
     assert {os.path.basename(r["path"]) for r in whole["results"][:2]} == {"2.png", "3.png"}
 
 
@@ -394,7 +447,8 @@ def test_points_are_found_once_for_each_content(
         os.unlink(changed)
         counts = matcher.inliers(query, everything)
         assert counts[[path for path, _ in pictures].index(changed)] == 0
-        assert len(warnings) == 1 and changed in warnings[0]
+        assert len(warnings) == 1
+        assert changed in warnings[0]
 
 
 def test_verify_needs_pictures(truth: GroundTruth) -> None:

@@ -184,7 +184,9 @@ class _Bench:
         self.labels = labels_of(truth)
         self.protocols = protocols_of(truth)
         of_gallery, of_queries = class_labels(truth)
-        self.classes = np.concatenate([of_gallery, of_queries])
+        classes = np.concatenate([of_gallery, of_queries])
+        self.classes = classes[classes >= 0]
+        self.members = np.array([*gallery, *queries])[classes >= 0]
         right = headline(self.protocols).positive
         able = [i for i, query in enumerate(self.labels) if any(len(getattr(query, name)) for name in right)]
         self.noisy = [able[i] for i in _evenly(len(able), MOST_QUERIES)]
@@ -220,7 +222,7 @@ class _Bench:
         self.strengths = sorted({s for s in noise if s > 0})
         asked = [self.queries[i] for i in self.noisy]
         scales = [s * self.deviation for s in self.strengths]
-        self.clouds = noisy_descriptors(self.cache, self.methods, asked, scales, seed=self.seed)
+        self.clouds = noisy_descriptors(self.cache, self.methods, asked, scales, seed=self.seed) if scales else {}
         self.kept = [self.gallery[i] for i in _evenly(len(self.gallery), MOST_PICTURES)]
         self.share = retained_share(np.stack([coarse_map(self.cache.features(i), prefix) for i in self.kept]))
         shape = self.cache.typical_shape()
@@ -238,32 +240,33 @@ class _Bench:
             self.reference = self._precisions(self.vectors[baseline])
         rows: list[Row] = []
         for method in self.methods:
+            vectors, noisy = self.vectors[method.label], self.clouds.get(method.label)
             if whitened is None:
-                rows += self._measure(method, self.vectors[method.label], self.clouds[method.label], baseline)
+                rows += self._measure(method, vectors, noisy, baseline)
             elif method.label in whiteners:
-                whiten, clouds = whiteners[method.label], self.clouds[method.label]
-                noisy = whiten(clouds.reshape(-1, clouds.shape[-1])).reshape(*clouds.shape[:-1], -1)
-                found = self._measure(method, whiten(self.vectors[method.label]), noisy, baseline)
+                whiten = whiteners[method.label]
+                if noisy is not None:
+                    noisy = whiten(noisy.reshape(-1, noisy.shape[-1])).reshape(*noisy.shape[:-1], -1)
+                found = self._measure(method, whiten(vectors), noisy, baseline)
                 rows += [replace(row, whitened=whitened) for row in found]
         return rows
 
     def _precisions(self, vectors: Vectors) -> dict[str, npt.NDArray[np.float64]]:
         return average_precisions(vectors[self.queries], vectors[self.gallery], self.labels, self.protocols)
 
-    def _measure(self, method: Method, vectors: Vectors, noisy: Vectors, baseline: str) -> list[Row]:
+    def _measure(self, method: Method, vectors: Vectors, noisy: Vectors | None, baseline: str) -> list[Row]:
         from retrieval.benchmarks.race import centroid_accuracy, similarity_auc
         from retrieval.evaluation.metrics import mean_over_queries
         from retrieval.evaluation.statistics import bootstrap_interval, compare
 
         queries, gallery = vectors[self.queries], vectors[self.gallery]
         precisions = self._precisions(vectors)
-        strengths, draws = noisy.shape[:2]
-        labels = [self.labels[i] for i in self.noisy] * (strengths * draws)
-        under_noise = (
-            average_precisions(noisy.reshape(len(labels), -1), gallery, labels, self.protocols) if labels else {}
-        )
+        if noisy is not None:
+            flat = noisy.reshape(-1, noisy.shape[-1])
+            labels = [self.labels[i] for i in self.noisy] * (len(flat) // len(self.noisy))
+            under_noise = average_precisions(flat, gallery, labels, self.protocols)
         auc = similarity_auc(queries, gallery, self.labels, headline(self.protocols))
-        accuracy = centroid_accuracy(np.concatenate([gallery, queries]), self.classes)
+        accuracy = centroid_accuracy(vectors[self.members], self.classes)
         retained = self.share(vectors[self.kept])
         cost = self.costs[method.label]
         rows = []
@@ -272,9 +275,9 @@ class _Bench:
             interval = bootstrap_interval(found, resamples=self.bootstrap, seed=self.seed)
             against = compare(self.reference[protocol.name], found, resamples=self.bootstrap, seed=self.seed)
             noise = {"0": mean_over_queries(found[self.noisy])}
-            for i, strength in enumerate(self.strengths):
-                each = under_noise[protocol.name].reshape(strengths, -1)[i]
-                noise[f"{strength:g}"] = mean_over_queries(each)
+            if noisy is not None:
+                each = under_noise[protocol.name].reshape(len(self.strengths), -1)
+                noise |= {f"{s:g}": mean_over_queries(values) for s, values in zip(self.strengths, each, strict=True)}
             rows.append(
                 Row(
                     method=method.label,

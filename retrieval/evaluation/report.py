@@ -177,9 +177,7 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any], resamples: int = 10_00
         names = " and ".join(repr(form["settings"]["set"]) for form in (a, b))
         raise UsageError(f"the two results are of different ground truths: {names}")
     common = [name for name in a["protocols"] if name in b["protocols"]]
-    compared = {
-        name: compare(_scores(a, name), _scores(b, name), level=LEVEL, resamples=resamples) for name in common
-    }
+    compared = {name: compare(_scores(a, name), _scores(b, name), level=LEVEL, resamples=resamples) for name in common}
     return {name: result for name, result in compared.items() if result.difference.queries}
 
 
