@@ -58,7 +58,7 @@ def test_too_few_pictures_are_refused_with_advice(tmp_path: Path) -> None:
     assert fit_pca(rng.standard_normal((30, 48)), 29).projection.shape == (29, 48)
     write_pictures(tmp_path / "photos", 20)
     retrieve("index", tmp_path / "photos", "--model", MODEL, "--size", SIZE, "--index", tmp_path / "index", "-q")
-    with pytest.raises(UsageError, match="20 different pictures are too few .* to 512 dimensions.*--dim 10"):
+    with pytest.raises(UsageError, match=r"20 different pictures are too few .* to 512 dimensions.*--dim 10"):
         retrieve("whiten", "--index", tmp_path / "index", "--out", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -67,7 +67,7 @@ def test_pairs_must_span_all_dimensions() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((40, 8))
     chain = [(i, i + 1) for i in range(7)]  # seven differences in eight dimensions
-    with pytest.raises(UsageError, match="7 independent differences .* 8 dimensions"):
+    with pytest.raises(UsageError, match=r"7 independent differences .* 8 dimensions"):
         fit_pairs(vectors, chain)
     # A loop and a pair turned round add nothing.
     for more in ([(0, 7)], [(1, 0)], [(3, 5)] * 9):
@@ -352,7 +352,7 @@ def test_a_whitening_is_not_judged_on_what_it_was_learned_on(
     fair = json.loads(retrieve(*evaluate, two))
     assert fair["settings"]["leak"] is None
     assert fair["settings"]["whitening"]["learned_on"]["name"] == "tiny"
-    with pytest.raises(UsageError, match="learned on tiny, with .* pictures that are evaluated.*--allow-leak"):
+    with pytest.raises(UsageError, match=r"learned on tiny, with .* pictures that are evaluated.*--allow-leak"):
         retrieve(*evaluate, one)
     marked = json.loads(retrieve(*evaluate, one, "--allow-leak", "--save", cache / "marked.json"))
     assert "learned on tiny" in marked["settings"]["leak"]
