@@ -22,6 +22,7 @@ from retrieval.benchmarks.whitened import fit_whitener
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import UsageError
 from retrieval.evaluation.protocol import REVISITED, Labels, evaluate_vectors
+from retrieval.models.whitening import learn_pca
 from retrieval.models.zoo import BACKBONES
 from retrieval.pooling.regions import rmac_regions
 from retrieval.pooling.registry import create_pooling
@@ -222,6 +223,8 @@ def test_whitening_is_pca_whitening() -> None:
     assert whiten is not None
     found, expected = whiten(new), unit(PCA(whiten=True).fit(seen).transform(new))
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
+    same = learn_pca(seen).apply(new)
+    np.testing.assert_allclose(found @ found.T, same @ same.T, atol=1e-4)
     few = fit_whitener(seen[:10, :8])
     assert few is not None
     assert few(new).shape == (20, 5)

@@ -202,21 +202,18 @@ class _Bench:
         from retrieval.benchmarks.shared_pooling import descriptors
 
         in_gallery = set(self.gallery)
-
-        def pool_batch(batch: list[int]) -> tuple[list[Vectors], npt.NDArray[np.float64]]:
-            x = self.cache.load(batch)
-            inside = x[[j for j, i in enumerate(batch) if i in in_gallery]].double()
-            moments = np.array([inside.numel(), float(inside.sum()), float(inside.square().sum())])
-            return [found.numpy() for found in descriptors(self.methods, x)], moments
-
         batches = self.cache.batches()
-        moments = np.zeros(3)
-        for batch, (results, part) in zip(batches, side_by_side(pool_batch, batches), strict=True):
-            moments += part
-            for method, found in zip(self.methods, results, strict=True):
-                if method.label not in self.vectors:
-                    self.vectors[method.label] = np.empty((len(self.cache), found.shape[1]), np.float32)
-                self.vectors[method.label][batch] = found
+        for method, found in zip(self.methods, descriptors(self.methods, self.cache.load(batches[0][:1])), strict=True):
+            self.vectors[method.label] = np.empty((len(self.cache), found.shape[1]), np.float32)
+
+        def pool_batch(batch: list[int]) -> npt.NDArray[np.float64]:
+            x = self.cache.load(batch)
+            for method, found in zip(self.methods, descriptors(self.methods, x), strict=True):
+                self.vectors[method.label][batch] = found.numpy()
+            inside = x[[j for j, i in enumerate(batch) if i in in_gallery]].double()
+            return np.array([inside.numel(), float(inside.sum()), float(inside.square().sum())])
+
+        moments = np.sum(side_by_side(pool_batch, batches), axis=0)
         mean, mean_square = moments[1:] / moments[0]
         self.deviation = math.sqrt(max(0.0, mean_square - mean**2))
         self.strengths = sorted({s for s in noise if s > 0})

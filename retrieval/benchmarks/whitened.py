@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from retrieval.benchmarks.scoring import Vectors
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import UsageError
 from retrieval.gallery.scan import walk
+from retrieval.models.whitening import Whitening
 from retrieval.models.zoo import file_sha256
 
 Whitener = Callable[[Vectors], Vectors]
@@ -46,21 +48,15 @@ def fitting_pictures(folder: str | os.PathLike[str], truth: GroundTruth) -> list
 def fit_whitener(vectors: Vectors) -> Whitener | None:
     """PCA-whitening learned from descriptors ``(N, D)``: a function from ``(M, D)`` to ``(M, d)``, float32, unit length.
 
-    ``y = diag(s)^(-1/2) U^T (x - m)`` with the d largest eigenvalues s of the covariance and their vectors U (Jegou and
-    Chum, ECCV 2012). d is half the number of pictures or D, whichever is less: the smallest components of a few hundred
-    pictures are chance, and whitening would raise them to the size of the others. None where D is above 8,192.
+    That of :func:`retrieval.models.whitening.learn_pca`, by singular values, which takes no longer for long descriptors. d is
+    half the number of pictures or D, whichever is less: the smallest components of a few hundred pictures are chance, and
+    whitening would raise them to the size of the others. None where D is above 8,192.
     """
     if vectors.shape[1] > LARGEST_DIM:
         return None
     mean = vectors.mean(0, dtype=np.float64)
-    centred = vectors - mean.astype(np.float32)
-    # The singular values of the centred vectors are the roots of (N - 1) times those of their covariance.
-    _, singular, basis = np.linalg.svd(centred, full_matrices=False)
+    # The singular values of the centred vectors are the roots of N times the eigenvalues of their covariance.
+    _, singular, basis = np.linalg.svd(vectors - mean.astype(np.float32), full_matrices=False)
     kept = min(len(vectors) // 2, int(np.sum(singular > 1e-6 * singular[0])))
-    projection = (basis[:kept] * (np.sqrt(len(vectors) - 1) / singular[:kept, None])).T
-
-    def whiten(x: Vectors) -> Vectors:
-        y = (x - mean.astype(np.float32)) @ projection
-        return y / (np.linalg.norm(y, axis=1, keepdims=True) + 1e-6)
-
-    return whiten
+    projection = basis[:kept].astype(np.float64) * (math.sqrt(len(vectors)) / singular[:kept, None])
+    return Whitening(mean, projection, "pca", {"images": len(vectors)}).apply

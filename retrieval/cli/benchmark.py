@@ -51,7 +51,11 @@ def command() -> None:
     metavar="FOLDER",
     help="Other pictures to fit a PCA-whitening on; 'gallery' fits it on the searched gallery and marks the rows.",
 )
-@click.option("--no-exif", is_flag=True, help="Ignore EXIF orientation (as the published benchmarks do).")
+@click.option("--data", default="data", show_default=True, metavar="DIR", help="The folder of downloaded sets.")
+@click.option("--images", metavar="DIR", help="The folder of the pictures, where it is not found by itself.")
+@click.option(
+    "--exif/--no-exif", default=None, help="Apply EXIF orientation (default: the model's rule; off for benchmarks)."
+)
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for results.csv, results.json and plots.")
 @click.option(
     "--format",
@@ -73,7 +77,9 @@ def pooling(
     bootstrap: int,
     seed: int,
     whiten_on: str | None,
-    no_exif: bool,
+    data: str,
+    images: str | None,
+    exif: bool | None,
     out: str | None,
     form: str,
     quiet: bool,
@@ -82,8 +88,8 @@ def pooling(
     """Compare poolings on a set with ground truth: GeM over p, average, maximum and the others.
 
     SET is a ground truth (.json, or the .pkl of Revisited Oxford and Paris), a list of path,label lines, a folder of
-    labelled pictures, or the word synthetic for a set drawn by code. The backbone sees each picture once; every pooling
-    gets what it saw.
+    labelled pictures, a downloaded set by its name, or the word synthetic for a set drawn by code. The backbone sees each
+    picture once; every pooling gets what it saw.
     """
     import sys
 
@@ -95,9 +101,9 @@ def pooling(
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
-    with _ground_truth(truth, tell) as (ground_truth, benchmark_rules):
-        # Boxes of the published benchmarks are drawn on the pixels as stored.
-        exif = False if no_exif or benchmark_rules else None
+    with _ground_truth(truth, data, images, tell) as (ground_truth, published):
+        if exif is None and published:
+            exif = False  # the benchmarks' boxes and published figures know no orientation
         chosen = load_model(model, size=size, scales=(1.0,), exif=exif, say=tell)
         with progress_bar("extract", quiet) as update:
             report = benchmark_pooling(
@@ -130,20 +136,20 @@ def pooling(
 
 
 @contextmanager
-def _ground_truth(name: str, tell: Callable[[str], None]) -> Iterator[tuple[GroundTruth, bool]]:
-    """The set, and whether the rules of the published benchmarks hold for it. ``synthetic`` is drawn into a temporary
-    folder unless there is a file or folder of that name."""
+def _ground_truth(
+    name: str, data: str, images: str | None, tell: Callable[[str], None]
+) -> Iterator[tuple[GroundTruth, bool]]:
+    """The set, and whether it is one of the published benchmarks. ``synthetic`` is drawn into a temporary folder, unless
+    there is a file or folder of that name."""
     import os
     import tempfile
 
-    from retrieval.datasets.groundtruth import load_groundtruth
-
     if name != "synthetic" or os.path.exists(name):
-        truth = load_groundtruth(name)
-        yield (
-            truth,
-            truth.original or name.endswith(".pkl") or os.path.exists(os.path.join(name, f"gnd_{truth.name}.pkl")),
-        )
+        from retrieval.cli.evaluate import load_truth
+        from retrieval.datasets.published import SETS
+
+        truth = load_truth(name, data, images)
+        yield truth, truth.name in SETS or name.lower().endswith(".pkl")
         return
     from retrieval.datasets.synthetic import make_synthetic
 

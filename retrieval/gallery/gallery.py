@@ -302,14 +302,15 @@ class Gallery:
         self, version: int, count: int, total: int, store: VectorStore
     ) -> Callable[[np.ndarray, int], np.ndarray]:
         """(descriptor, k) -> ids of k candidates."""
-        if self._index is None or self._index[0] != version:
+        if self._index is None or self._index[0] != version or self._index[1] is None:
             try:
                 self._index = (version, ann.load(self.folder / "ann", version, store.dim, total))
             except GalleryDamaged as damage:
                 self.warn(f"{damage} Searching the vectors themselves meanwhile.")
-                self._index = (version, None)
+                self._index = (version, False)
+        # None: not written yet, looked for again at the next query. False: damaged, said once.
         index = self._index[1]
-        if index is not None:
+        if index:
             return lambda vector, k: ann.candidates(index, vector[None], k)[0]
         ids, rows = self.catalog.searchable()
         return lambda vector, k: ann.exact_candidates(store, count, ids, rows, vector[None], k)[0]

@@ -107,11 +107,20 @@ class ModelSpec:
     def with_image(
         self, *, size: int | None = None, scales: tuple[float, ...] | None = None, exif: bool | None = None
     ) -> ModelSpec:
-        """The same model with another picture size, scales or EXIF rule (None keeps what is there)."""
+        """The same model with another picture size, scales or EXIF rule (None keeps what is there).
+
+        Raises UsageError for scales other than those the model's whitening was learned at.
+        """
         image = self.image
         if size is not None:
             image = replace(image, size=size)
         if scales is not None:
+            learned = (self.whitening or {}).get("scales")
+            if learned is not None and tuple(learned) != tuple(scales):
+                raise UsageError(
+                    f"the model's whitening was learned at scales {','.join(f'{s:g}' for s in learned)}",
+                    "Leave out --scales, or learn a whitening at the scales wanted.",
+                )
             image = replace(image, scales=scales)
         if exif is not None:
             image = replace(image, exif=exif)
