@@ -116,7 +116,7 @@ class ModelSpec:
             image = replace(image, size=size)
         if scales is not None:
             learned = (self.whitening or {}).get("scales")
-            if learned is not None and tuple(learned) != tuple(scales):
+            if isinstance(learned, list | tuple) and tuple(learned) != tuple(scales):
                 raise UsageError(
                     f"the model's whitening was learned at scales {','.join(f'{s:g}' for s in learned)}",
                     "Leave out --scales, or learn a whitening at the scales wanted.",
