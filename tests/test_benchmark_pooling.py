@@ -362,6 +362,31 @@ def test_figures_are_drawn(report: PoolingReport, tmp_path: Path) -> None:
     assert [path.name for path in write_figures(small, tmp_path / "small")] == ["race.png"]
 
 
+def test_figures_show_the_rows(report: PoolingReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrieval.benchmarks import figures
+
+    given: dict[str, tuple] = {}
+    for name in ("plot_exponents", "plot_robustness", "plot_race"):
+        monkeypatch.setattr(figures, name, lambda path, *args, _name=name, **_: given.update({_name: args}))
+    write_figures(report, tmp_path)
+    ps, curves, references = given["plot_exponents"]
+    assert ps == list(PS)
+    sweep = [find(report, f"gem:p={p:g}") for p in PS]
+    assert curves[0].values == [row.mAP for row in sweep]
+    assert (curves[0].low, curves[0].high) == ([row.low for row in sweep], [row.high for row in sweep])
+    assert curves[1].values == [find(report, f"gem:p={p:g}", whitened="other").mAP for p in PS]
+    assert references == {"average": find(report, "avg").mAP, "maximum": find(report, "max").mAP}
+    strengths, chosen, others = given["plot_robustness"]
+    assert strengths == [0, 0.1, 0.25, 0.5, 1]
+    assert {curve.name for curve in (*chosen, *others)} == {r.method for r in report.rows}
+    for curve in chosen:
+        assert curve.values == list(find(report, curve.name).noise.values())
+    (panels,) = given["plot_race"]
+    assert [entry.value for entry in next(iter(panels.values()))] == sorted(
+        (r.mAP for r in report.ranked()), reverse=True
+    )
+
+
 def test_race_ranks_each_task(report: PoolingReport) -> None:
     ranking = race(report.ranked())
     assert list(ranking) == ["retrieval", "similarity", "classification"]
