@@ -90,6 +90,20 @@ def test_pca_whitening_gives_identity_covariance(dim):
     assert whitening.info["explained"] == pytest.approx(values[:dim].sum() / values.sum())
 
 
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_pca_of_fewer_images_than_dimensions(shrinkage):
+    """The eigenvalues of the whole covariance, zeros included, decide, though only N - 1 directions are spanned."""
+    x = np.random.default_rng(5).normal(size=(9, 40)) * np.linspace(1, 3, 40) + 2
+    whitening = learn_pca(x, 6, shrinkage)
+    values, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    weights = ((1 - shrinkage) * values + shrinkage * values.mean())[:6] ** -0.5
+    expected = (x - x.mean(0)) @ vectors[:, :6] * weights
+    found = (x - whitening.mean) @ whitening.projection.T
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-9)
+    assert whitening.info["explained"] == pytest.approx(values[:6].sum() / values.sum())
+
+
 def test_shrinkage_moves_eigenvalues_towards_their_mean():
     x, _, _ = pairs(4)
     values = np.sort(np.linalg.eigvalsh(np.cov(x.T, bias=True)))[::-1]

@@ -96,7 +96,7 @@ def learn_pca(x: Floats, dim: int | None = None, shrinkage: float = 0.0) -> Whit
     m is their mean; row i of P is the i-th eigenvector of their covariance divided by the root of its eigenvalue l_i,
     greatest first, so projections have variance 1 in each of the ``dim`` directions kept (default: D) and no correlation.
     ``shrinkage`` s in [0, 1] replaces l_i by (1 - s) l_i + s mean(l): directions of little spread, which are poorly known
-    from few images, are blown up less; 1 only centres and rotates. Cost: N D^2 + D^3.
+    from few images, are blown up less; 1 only centres and rotates. Cost: N D^2 + D^3, or N^2 D where N < D.
 
     N images span N - 1 directions at most: raises UsageError for fewer than dim + 1, and DatasetError where the
     descriptors do not spread in ``dim`` directions (copies, dead dimensions) and nothing is shrunk.
@@ -115,8 +115,7 @@ def learn_pca(x: Floats, dim: int | None = None, shrinkage: float = 0.0) -> Whit
     wide = x.astype(np.float64)
     mean = wide.mean(axis=0)
     centred = wide - mean
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    values, vectors = _principal(centred)
     explained = float(values[:dim].sum() / max(values.sum(), np.finfo(np.float64).tiny))
     # Less than what rounding to float32 leaves is no spread.
     known = int(np.sum(values > np.finfo(np.float32).eps ** 2 * max(len(values) * values[0], mean @ mean)))
@@ -128,6 +127,16 @@ def learn_pca(x: Floats, dim: int | None = None, shrinkage: float = 0.0) -> Whit
         )
     projection = (vectors[:, :dim] * shrunk[:dim] ** -0.5).T
     return Whitening(mean, projection, "pca", {"images": len(x), "shrinkage": shrinkage, "explained": explained})
+
+
+def _principal(centred: Floats) -> tuple[Floats, Floats]:
+    """All D eigenvalues of the covariance of ``centred`` (N, D), greatest first, and eigenvectors (D, min(N, D))."""
+    images, width = centred.shape
+    if images < width:
+        _, spread, rows = np.linalg.svd(centred, full_matrices=False)
+        return np.pad(spread**2 / images, (0, width - images)), rows.T
+    values, vectors = np.linalg.eigh(centred.T @ centred / images)
+    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
 
 def _descriptors(x: Floats) -> Floats:

@@ -20,6 +20,7 @@ from ..errors import UsageError
 
 EPS = 1e-6
 MIN_P = 0.01
+_LEAST_LOG = -80.0
 
 
 def parse_p(p: float | str) -> float:
@@ -129,10 +130,12 @@ def scaled_powers(y: Tensor, p: Tensor | float, dims: list[int]) -> tuple[Tensor
     """``(y / m)^p`` and ``m``, the largest ``y`` over ``dims``; y is positive.
 
     m carries no gradient: what is made of the two does not depend on it, so leaving it out is exact. The power is
-    taken as exp(p log), which is twice as fast as pow with a tensor for an exponent, forward and backward.
+    taken as exp(p log), which is twice as fast as pow with a tensor for an exponent, forward and backward. Powers
+    stop at exp(-80), far below rounding beside a mean of at least 1/n: smaller ones are denormal numbers in float32,
+    on which arithmetic is several times slower.
     """
     scale = y.detach().amax(dims, keepdim=True)
-    return ((y / scale).log() * p).exp(), scale
+    return ((y / scale).log() * p).clamp(min=_LEAST_LOG).exp(), scale
 
 
 def power_shares(x: Tensor, p: Tensor | float, dim: int | Sequence[int], eps: float = EPS) -> Tensor:
