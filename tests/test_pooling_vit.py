@@ -71,8 +71,17 @@ def attention_of(block: nn.Module, x: Tensor) -> Tensor:
     return received
 
 
-def by_hand(model: nn.Module, x: Tensor, keep: list[int | None], method: str) -> tuple[Tensor, Tensor]:
-    """The model block by block with a reduction after each: final tokens and output."""
+def written_out(tokens: Tensor, owners: Tensor) -> Tensor:
+    """Each token as often as it is named: ``(B, K, D)`` and ``(B, N)`` -> ``(B, N, D)``."""
+    return tokens.gather(1, owners[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def by_hand(
+    model: nn.Module, x: Tensor, keep: list[int | None], method: str, copies: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The model block by block with a reduction after each: final tokens and output. With ``copies`` each token is
+    written out as often as it counts.
+    """
     prefix = getattr(model, "num_prefix_tokens", 1)
     if hasattr(model, "encoder"):
         x = model._process_input(x)
@@ -86,7 +95,8 @@ def by_hand(model: nn.Module, x: Tensor, keep: list[int | None], method: str) ->
         torch.testing.assert_close(significance.sum(1), torch.ones(len(x)))
         x = block(x)
         if k is not None:
-            x = reduce_tokens(x, k, method, significance, prefix=prefix).tokens
+            reduced = reduce_tokens(x, k, method, significance, prefix=prefix)
+            x = written_out(reduced.tokens, reduced.assignment) if copies else reduced.tokens
     if hasattr(model, "encoder"):
         x = model.encoder.ln(x)
         return x, model.heads(x[:, 0])
@@ -110,10 +120,35 @@ def test_keeping_all_tokens_changes_nothing(name):
 def test_blocks_and_reductions_by_hand(name, method):
     model, x = build(name), images()
     for keep in ([12, 9, 5], [None, 8, None]):
-        pooled = TokenPooledViT(model, keep, method)
+        pooled = TokenPooledViT(model, keep, method, proportional=False)
         tokens, output = by_hand(model, x, keep, method)
         torch.testing.assert_close(pooled(x), output, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(pooled.tokens(x), tokens, rtol=1e-4, atol=1e-4)
+
+
+@every_model
+@pytest.mark.parametrize("keep", [[9, None, None], [None, 9, None]])
+@torch.no_grad()
+def test_a_token_attends_as_the_copies_it_stands_for(name, keep):
+    model, x = build(name), images()
+    pooled = TokenPooledViT(model, keep, "kmeans")
+    copies, output = by_hand(model, x, keep, "kmeans", copies=True)
+    assert copies.shape[1] == token_count(model)
+    torch.testing.assert_close(written_out(pooled.tokens(x), pooled.clusters(x)), copies, rtol=1e-4, atol=1e-4)
+    if name != "timm-average":  # an average over 9 tokens is not that over 16
+        torch.testing.assert_close(pooled(x), output, rtol=1e-4, atol=1e-4)
+    assert (TokenPooledViT(model, keep, "kmeans", proportional=False)(x) - output).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_sizes_add_up_over_reductions():
+    """Sixteen equal patches, averaged to four and then to one, give what the model gives without reduction."""
+    model = build("timm")
+    model.pos_embed[:, 1:] = 0
+    x = images(1)[:, :, :8, :8].repeat(1, 1, 4, 4)
+    torch.testing.assert_close(TokenPooledViT(model, [5, 2, None], "grid")(x), model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(TokenPooledViT(model, [5, 5, None], "grid")(x), model(x), rtol=1e-4, atol=1e-5)
+    assert (TokenPooledViT(model, [5, 2, None], "grid", proportional=False)(x) - model(x)).abs().max() > 1e-3
 
 
 @every_model

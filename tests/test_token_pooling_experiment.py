@@ -76,7 +76,7 @@ def test_every_method_has_the_same_network_and_its_own_cost(small, measured):
 
     assert full.network == network(65, 65, 65)
     found = {(o.mode, o.schedule, o.method): o for o in outcomes}
-    assert len(found) == len(outcomes) == 2 * 6 + 2 * 7 + 7
+    assert len(found) == len(outcomes) == 2 * (2 * 6 + 2 * 7) + 7
     for (_, schedule, _), o in found.items():
         if schedule == "16 after block 1":
             assert o.counts == [17, 17, 17]

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 RankLists = list[npt.NDArray[np.int64]]
 _QUERIES_AT_ONCE = 256
-_CELLS = 1 << 14
+_CELLS = 1 << 16
 _LENGTH_STEP = 1.01
 
 

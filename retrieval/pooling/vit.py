@@ -143,6 +143,9 @@ class TokenPooledViT(nn.Module):
         keep: for each block how many tokens leave it, the class token and registers included; None for no change.
             See :func:`schedule_linear`, :func:`schedule_from_keep_rate` and ``SCHEDULES``.
         method, iterations, output: see :func:`reduce_tokens`. Class token and registers are always kept.
+        proportional: whether a token that stands for m others counts m times in the attention that follows: log m is
+            added to its scores (Bolya et al., "Token Merging: Your ViT But Faster", 2023, equation 1). The paper on
+            Token Pooling does without and trains the model again; a model that is used as it is needs it.
         generator: source of randomness for the method ``random``.
 
     With ``keep`` all None or all equal to the number of tokens, the output is that of the wrapped model.
@@ -162,6 +165,7 @@ class TokenPooledViT(nn.Module):
         *,
         iterations: int = 5,
         output: str = "mean",
+        proportional: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -169,6 +173,7 @@ class TokenPooledViT(nn.Module):
         self.method = one_of(method, METHODS, "method")
         self.iterations = positive_int(iterations, "iterations")
         self.output = one_of(output, OUTPUTS, "output")
+        self.proportional = proportional
         self.generator = generator
         build = _build_of(vit)
         self.prefix = build.prefix
@@ -219,11 +224,14 @@ class TokenPooledViT(nn.Module):
         """While this is open, the blocks of the wrapped model reduce their tokens; yields what they did so far."""
         build = _build_of(self.vit)
         steps: list[Reduced] = []
+        sizes = _Sizes()
         with ExitStack() as stack:
             for block, k in zip(build.blocks, self.keep, strict=True):
+                if self.proportional:
+                    _bias_attention(block, build, sizes, stack)
                 if k is not None:
-                    received = _watch_attention(block, build, stack) if self._needs_significance() else None
-                    handle = block.register_forward_hook(self._reducer(k, received, steps))
+                    received = _watch_attention(block, build, sizes, stack) if self._needs_significance() else None
+                    handle = block.register_forward_hook(self._reducer(k, received, steps, sizes))
                     stack.callback(handle.remove)
             yield steps
 
@@ -231,7 +239,7 @@ class TokenPooledViT(nn.Module):
         return self.method not in ("random", "grid")
 
     def _reducer(
-        self, k: int, received: list[Tensor] | None, steps: list[Reduced]
+        self, k: int, received: list[Tensor] | None, steps: list[Reduced], sizes: _Sizes
     ) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def reduce(_module: nn.Module, _args: Any, tokens: Tensor) -> Tensor:
             reduced = reduce_tokens(
@@ -245,6 +253,8 @@ class TokenPooledViT(nn.Module):
                 generator=self.generator,
             )
             steps.append(reduced)
+            if self.proportional:
+                sizes.follow(reduced)
             return reduced.tokens
 
         return reduce
@@ -286,7 +296,8 @@ class TokenPooledViT(nn.Module):
         return Flops(build.embedding.weight.numel() * count, tuple(blocks), head, tuple(clustering))
 
     def extra_repr(self) -> str:
-        return f"keep={list(self.keep)}, method={self.method!r}, iterations={self.iterations}, output={self.output!r}"
+        settings = f"iterations={self.iterations}, output={self.output!r}, proportional={self.proportional}"
+        return f"keep={list(self.keep)}, method={self.method!r}, {settings}"
 
 
 def _linear_weights(block: nn.Module) -> int:
@@ -300,7 +311,36 @@ def _attention_dim(block: nn.Module, build: _Build) -> int:
     return parts.self_attention.embed_dim if build.torchvision else parts.attn.qkv.out_features // 3
 
 
-def _watch_attention(block: nn.Module, build: _Build, stack: ExitStack) -> list[Tensor]:
+class _Sizes:
+    """How many tokens each present token stands for; ``logs`` ``(B, K)`` is None as long as each stands for itself."""
+
+    def __init__(self) -> None:
+        self.logs: Tensor | None = None
+
+    def follow(self, reduced: Reduced) -> None:
+        before = torch.ones_like(reduced.assignment, dtype=torch.float32) if self.logs is None else self.logs.exp()
+        counts = before.new_zeros(reduced.tokens.shape[:2]).scatter_add(1, reduced.assignment, before)
+        # A centre that stands for nothing (of two equal ones, the second) is not looked at.
+        self.logs = counts.clamp(min=1e-6).log()
+
+
+def _bias_attention(block: nn.Module, build: _Build, sizes: _Sizes, stack: ExitStack) -> None:
+    """A hook (removed with ``stack``) that adds the log of the tokens' sizes to the scores of the block's attention."""
+    parts: Any = block
+
+    def add(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        if sizes.logs is None:
+            return None
+        bias = sizes.logs.to(args[0].dtype)[:, None, None]
+        if build.torchvision:
+            bias = bias.expand(-1, module.num_heads, bias.shape[-1], -1).flatten(0, 1)
+        return args, {**kwargs, "attn_mask": bias}
+
+    attention = parts.self_attention if build.torchvision else parts.attn
+    stack.callback(attention.register_forward_pre_hook(add, with_kwargs=True).remove)
+
+
+def _watch_attention(block: nn.Module, build: _Build, sizes: _Sizes, stack: ExitStack) -> list[Tensor]:
     """Hooks (removed with ``stack``) that put the attention received in a run of ``block``, ``(B, N)``, in a list."""
     received: list[Tensor] = []
     parts: Any = block
@@ -317,16 +357,18 @@ def _watch_attention(block: nn.Module, build: _Build, stack: ExitStack) -> list[
     else:
 
         def compute(_module: nn.Module, _args: Any, qkv: Tensor) -> None:
-            received.append(_attention_received(parts.attn, qkv.detach()))
+            received.append(_attention_received(parts.attn, qkv.detach(), sizes.logs))
 
         stack.callback(parts.attn.qkv.register_forward_hook(compute).remove)
     return received
 
 
 @torch.no_grad()
-def _attention_received(attention: Any, qkv: Tensor) -> Tensor:
-    """The mean over heads and queries of ``softmax(Q K^T / sqrt(d))``: ``(B, N, 3 h d)`` -> ``(B, N)``."""
+def _attention_received(attention: Any, qkv: Tensor, bias: Tensor | None) -> Tensor:
+    """The mean over heads and queries of ``softmax(Q K^T / sqrt(d) + bias)``: ``(B, N, 3 h d)`` -> ``(B, N)``."""
     q, k, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = attention.q_norm(q), attention.k_norm(k)
     scores = (q * attention.scale) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias[:, None, None]
     return scores.float().softmax(-1).mean((1, 2))

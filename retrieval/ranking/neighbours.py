@@ -18,7 +18,7 @@ from retrieval.errors import DatasetError, UsageError
 Floats = npt.NDArray[np.floating[Any]]
 _QUERIES_AT_ONCE = 256
 _BLOCK_VALUES = 1 << 23  # numbers in one float32 block of gallery vectors: 32 MiB
-_EXACT_VALUES = 1 << 15  # numbers in one float64 step: stays in the cache
+_EXACT_VALUES = 1 << 16  # numbers in one float64 step: stays in the cache
 
 
 def top_k(
@@ -77,7 +77,8 @@ def exact_similarities(query: Floats, vectors: Floats, rows: npt.NDArray[np.inte
     for start in range(0, len(rows), step):
         chosen = rows[start : start + step]
         part = products[: len(chosen)]
-        np.multiply(vectors[chosen], query, out=part)
+        part[...] = vectors[chosen]  # converting first: twice as fast as a product of two kinds
+        np.multiply(part, query, out=part)
         np.add.reduce(part, axis=1, out=result[start : start + step])
     return result
 
