@@ -32,6 +32,7 @@ from retrieval.imaging import (
     is_picture_name,
     load_picture,
     picture_from_array,
+    picture_size,
 )
 
 HAS_AVIF = "avif" in features.modules and features.check("avif")
@@ -992,3 +993,18 @@ def test_damaged_files_raise_image_errors_and_nothing_else(name: str, data: st.D
             assert array.shape[2] == 3
     assert 0 < len(text) < 200
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_the_size_of_a_picture_needs_its_header_alone(turn: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = tmp_path / "turned.jpg"
+    Image.effect_noise((300, 200), 60).save(path, exif=exif)
+    seen = load_picture(path, size=None)
+    assert picture_size(path) == (seen.width, seen.height)
+    assert picture_size(path, exif=False) == (300, 200)
+    cut = path.read_bytes()[: path.stat().st_size // 2]
+    assert picture_size(cut) == picture_size(path)
+    with pytest.raises(ImageError, match="empty"):
+        picture_size(b"")

@@ -24,7 +24,8 @@ from typing import Any, Literal
 import numpy as np
 
 from retrieval.datasets import labelled, official
-from retrieval.errors import DatasetError, UsageError
+from retrieval.errors import DatasetError, ImageError, UsageError
+from retrieval.imaging import picture_size
 
 Box = tuple[float, float, float, float]
 Names = Literal["easy", "hard", "junk"]
@@ -339,22 +340,13 @@ def check_boxes(truth: GroundTruth, *, oriented: bool = False) -> None:
     ``oriented`` takes sizes after the EXIF orientation, for boxes drawn on upright pictures; the benchmarks'
     boxes are drawn on the pixels as stored.
     """
-    import warnings
-
-    from PIL import Image
-
     for i, query in enumerate(truth.queries):
         if query.bbox is None:
             continue
         where = f"{truth.name}: queries[{i}] {query.image!r}"
         try:
-            with warnings.catch_warnings():  # a large picture is no reason to warn where only its header is read
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(os.path.join(truth.root, query.image)) as picture:
-                    width, height = picture.size
-                    if oriented and picture.getexif().get(0x0112) in (5, 6, 7, 8):
-                        width, height = height, width
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            width, height = picture_size(os.path.join(truth.root, query.image), exif=oriented)
+        except ImageError as error:
             raise DatasetError(f"{where}, image: cannot be read ({error})") from error
         x1, y1, x2, y2 = query.bbox
         if min(x1, y1) < -_BORDER or x2 > width + _BORDER or y2 > height + _BORDER:
