@@ -1,0 +1,1 @@
+"""Training: losses, tuples and their mining, sources of training pictures, and the trainer."""
