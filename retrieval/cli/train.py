@@ -1,0 +1,151 @@
+"""``retrieve train``: a model learned from pictures that belong together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from retrieval.cli.common import progress_bar, safe, say, verbosity_options
+
+if TYPE_CHECKING:
+    from retrieval.training.config import TrainingConfig
+
+_OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
+
+
+@click.command("train")
+@click.argument("data", required=False)
+@click.option("--model", default="auto", metavar="NAME", help="Where to start: a model's name or a checkpoint.")
+@click.option("--out", metavar="DIR", help="The folder of the run: configuration, figures, plots, checkpoints.")
+@click.option("--resume", metavar="DIR", help="Continue the run in this folder; nothing else needs to be said.")
+@click.option("--config", "config_file", metavar="FILE", help="Repeat a run by its config.json; options change it.")
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "folders", "list", "pairs", "sfm", "unlabelled"]),
+    default="auto",
+    help="What DATA is, where it cannot be told.",
+)
+@click.option("--images", metavar="DIR", help="The folder that a list's paths are relative to.")
+@click.option("--loss", default="contrastive", show_default=True, help="contrastive, triplet, ap, or pml:NAME.")
+@click.option("--margin", type=float, help="The loss's margin (default: by loss and model, contrastive 0.7 or 0.85).")
+@click.option("--negatives", type=int, default=5, show_default=True, help="Hard negatives in a tuple.")
+@click.option("--queries", type=int, default=2000, show_default=True, help="Tuples in an epoch.")
+@click.option("--pool", type=int, default=20_000, show_default=True, help="Pictures that negatives are mined from.")
+@click.option("--repick", is_flag=True, help="Take the most similar match in the pool as the positive.")
+@click.option("--tuples-per-step", type=int, default=5, show_default=True, help="Tuples whose gradients are summed.")
+@click.option("--epochs", type=int, default=30, show_default=True)
+@click.option("--lr", type=float, default=5e-5, show_default=True, help="Learning rate.")
+@click.option(
+    "--optimiser", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True, help="What steps."
+)
+@click.option("--weight-decay", type=float, default=1e-6, show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(["exponential", "cosine", "constant"]),
+    default="exponential",
+    show_default=True,
+    help="How the rate falls.",
+)
+@click.option("--warmup", type=float, default=0.0, metavar="EPOCHS", help="Let the rate rise from zero first.")
+@click.option("--p-lr", type=float, default=10.0, show_default=True, help="Multiple of the rate for GeM's p.")
+@click.option("--fixed-p", is_flag=True, help="Do not learn GeM's p.")
+@click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Keep an average of the weights, such as 0.999.")
+@click.option("--size", type=int, default=362, show_default=True, help="Longest side in pixels.")
+@click.option("--augment", type=click.Choice(["none", "light", "views"]), help="Default: light; unlabelled: views.")
+@click.option(
+    "--validate",
+    metavar="SHARE|GT.json|none",
+    help="Share of the classes to hold out, or a ground truth (default: 0.1 of 20 classes or more).",
+)
+@click.option("--patience", type=int, metavar="EPOCHS", help="Stop after so many epochs without a better mAP.")
+@click.option("--whiten-layer", type=int, metavar="DIM", help="Add a layer that starts as a learned whitening.")
+@click.option("--avoid", multiple=True, metavar="GT.json", help="Leave out pictures like the queries of this set.")
+@click.option("--avoid-above", type=float, default=0.8, show_default=True, help="From which similarity on.")
+@click.option("--amp", is_flag=True, help="bfloat16 on a GPU.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode pictures (default: by the processors).")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--save-every", type=int, default=100, metavar="STEPS", help="Steps between checkpoints (default: 100).")
+@click.option("--preview", metavar="FILE", help="A contact sheet of the first epoch's tuples (.jpg or .png).")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
+@verbosity_options
+@click.pass_context
+def command(
+    context: click.Context,
+    out: str | None,
+    resume: str | None,
+    config_file: str | None,
+    workers: int | None,
+    preview: str | None,
+    tensorboard: bool,
+    quiet: bool,
+    verbose: int,
+    **options: Any,
+) -> None:
+    """Train a model on DATA: a folder with a sub-folder a class, a list of path,label lines, a list of pairs, a downloaded
+    retrieval-SfM set, or a folder of unlabelled pictures.
+
+    \b
+    retrieve train photos/ --out runs/a          then: retrieve index FOLDER --model runs/a
+    retrieve train --resume runs/a               after an interruption
+    torchrun --nproc-per-node 4 -m retrieval train photos/ --out runs/a
+    """
+    from retrieval.errors import UsageError
+
+    quiet = quiet or os.environ.get("RANK", "0") != "0"  # under torchrun, one process speaks
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    }
+    habits: dict[str, Any] = {
+        "workers": workers,
+        "tensorboard": tensorboard,
+        "say": lambda line: say(safe(line), quiet),
+        "bars": lambda label: progress_bar(label, quiet),
+    }
+    if resume is not None:
+        if extra := sorted(given - {"resume"} - _OF_THE_MACHINE):
+            raise UsageError(
+                f"--resume continues a run as it was begun: {_option(extra[0])} cannot be changed",
+                "For another run: --config and --out.",
+            )
+        from retrieval.training.run import resume as continue_run
+
+        outcome = continue_run(resume, **habits)
+    else:
+        if out is None:
+            raise UsageError("no folder for the run was named", "Example: retrieve train photos/ --out runs/a.")
+        if preview is not None and not Path(preview).absolute().parent.is_dir():
+            raise UsageError(f"the folder of {preview} does not exist")
+        config = _configuration(config_file, given, options)
+        from retrieval.training.run import train
+
+        outcome = train(config, out, preview=preview, **habits)
+    folder = resume or out
+    if outcome.best is None:
+        say(f"trained: {safe(str(folder))}", quiet)
+    else:
+        start = outcome.metrics[0]["mAP"] if outcome.metrics else None
+        before = "" if start is None else f", {100 * start:.2f} before training"
+        say(f"best: mAP {100 * outcome.best:.2f} at epoch {outcome.best_epoch}{before}: {safe(str(folder))}", quiet)
+
+
+def _configuration(config_file: str | None, given: set[str], options: dict[str, Any]) -> TrainingConfig:
+    from retrieval.errors import UsageError
+    from retrieval.training.config import TrainingConfig
+
+    if config_file is not None:
+        return replace(TrainingConfig.load(config_file), **{n: v for n, v in options.items() if n in given})
+    if options["data"] is None:
+        raise UsageError("no training data were named", "Example: retrieve train photos/ --out runs/a.")
+    return TrainingConfig(**options)
+
+
+def _option(name: str) -> str:
+    named = {"data": "DATA", "config_file": "--config"}
+    return named.get(name, "--" + name.replace("_", "-"))

@@ -1,0 +1,170 @@
+"""What a training run is asked to do, as plain data: everything that decides its result, and nothing of the machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import UsageError
+
+OPTIMISERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("exponential", "cosine", "constant")
+_SHARE = 0.1  # of the clusters, held out where nothing else is said
+_ENOUGH = 20  # clusters, from which on some are held out
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A run that can be repeated. Raises UsageError for values out of range.
+
+    ``data``, ``kind``, ``images``: see :func:`retrieval.training.sources.read_training_set`. ``model``: where to start, by
+    name or path. ``loss``: see :func:`retrieval.training.losses.create_loss`; ``margin`` None: see :func:`default_margin`.
+
+    ``queries``, ``pool``, ``negatives``, ``repick``: the tuples of an epoch, see :mod:`retrieval.training.mining`.
+    ``tuples_per_step``: how many tuples' gradients are summed before the weights move.
+
+    ``lr``: the learning rate; ``p_lr``: by what it is multiplied for the exponent of the pooling; ``fixed_p``: it is not
+    learned. ``schedule``: exponential (times exp(-0.01) an epoch), cosine (to zero at the last epoch) or constant;
+    ``warmup``: epochs in which the rate rises from zero. ``ema``: decay of an average of the weights, which then is what
+    is validated and kept (0: none).
+
+    ``size``: longest side in pixels, aspect ratio kept; ``augment``: a preset (None: ``views`` for unlabelled pictures,
+    else ``light``). ``validate``: a share of the clusters to hold out, the path of a ground truth, or ``none`` (None: a
+    tenth of the clusters where there are 20 or more). ``patience``: epochs without a better mAP after which training stops.
+    ``whiten_layer``: dimensions of a linear layer after the pooling, which starts as a learned whitening. ``avoid``: ground
+    truths whose queries' look-alikes, of a cosine of ``avoid_above`` or more, are left out. ``amp``: bfloat16 in the
+    backbone. ``save_every``: steps between checkpoints.
+    """
+
+    data: str
+    model: str
+    kind: str = "auto"
+    images: str | None = None
+    loss: str = "contrastive"
+    margin: float | None = None
+    negatives: int = 5
+    queries: int = 2000
+    pool: int = 20_000
+    repick: bool = False
+    tuples_per_step: int = 5
+    epochs: int = 30
+    lr: float = 5e-5
+    optimiser: str = "adam"
+    weight_decay: float = 1e-6
+    schedule: str = "exponential"
+    warmup: float = 0.0
+    p_lr: float = 10.0
+    fixed_p: bool = False
+    ema: float = 0.0
+    size: int = 362
+    augment: str | None = None
+    validate: str | None = None
+    patience: int | None = None
+    whiten_layer: int | None = None
+    avoid: tuple[str, ...] = ()
+    avoid_above: float = 0.8
+    amp: bool = False
+    seed: int = 0
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        least = {"negatives": 1, "queries": 1, "pool": 1, "tuples_per_step": 1, "epochs": 1, "save_every": 1, "seed": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise UsageError(f"{name} must be a whole number of at least {low}, not {value!r}")
+        for name, low in {"patience": 1, "whiten_layer": 1}.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < low):
+                raise UsageError(f"{name} must be a whole number of at least {low}, not {value!r}")
+        for name in ("lr", "p_lr", "weight_decay", "warmup", "ema"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise UsageError(f"{name} must be a number of at least 0, not {value!r}")
+        if self.lr == 0:
+            raise UsageError("a learning rate of 0 trains nothing")
+        if self.ema >= 1:
+            raise UsageError(f"ema is the decay of an average, below 1 such as 0.999, not {self.ema}")
+        if not 16 <= self.size <= 16384:
+            raise UsageError(f"image size {self.size} is not between 16 and 16384 pixels")
+        if self.optimiser not in OPTIMISERS:
+            raise UsageError(f"unknown optimiser {self.optimiser!r}", f"Known: {', '.join(OPTIMISERS)}.")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"unknown schedule {self.schedule!r}", f"Known: {', '.join(SCHEDULES)}.")
+
+    def share_held_out(self, clusters: int) -> float:
+        """What part of ``clusters`` clusters is held out for validation; 0 where none is.
+
+        Raises UsageError where ``validate`` is a number outside (0, 1).
+        """
+        if self.validate is None:
+            return _SHARE if clusters >= _ENOUGH else 0.0
+        try:
+            share = float(self.validate)
+        except ValueError:
+            return 0.0
+        if not 0 < share < 1:
+            raise UsageError(f"the share to hold out must lie between 0 and 1, not {self.validate}")
+        return share
+
+    @property
+    def truth(self) -> str | None:
+        """The path of the ground truth to validate on, if any."""
+        if self.validate is None or self.validate == "none":
+            return None
+        try:
+            float(self.validate)
+        except ValueError:
+            return self.validate
+        return None
+
+    def anchored(self) -> TrainingConfig:
+        """The same with absolute paths, so that it means the same in another folder."""
+        changed = {**self.__dict__, "avoid": tuple(_anchored(path) for path in self.avoid)}
+        for name in ("data", "model", "images", "validate"):
+            if changed[name] is not None:
+                changed[name] = _anchored(changed[name])
+        return TrainingConfig(**changed)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TrainingConfig:
+        """From a file that :meth:`to_json` was written to. Raises UsageError for anything else."""
+        try:
+            form: Any = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise UsageError(f"{os.fspath(path)} cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise UsageError(f"{os.fspath(path)} is not JSON ({error})") from error
+        known = {field.name for field in fields(cls)}
+        if not isinstance(form, dict) or not {"data", "model"} <= set(form) <= known:
+            odd = sorted(set(form) - known) if isinstance(form, dict) else []
+            raise UsageError(
+                f"{os.fspath(path)} is not a training configuration" + (f": it has {odd[0]!r}" if odd else "")
+            )
+        form["avoid"] = tuple(form.get("avoid", ()))
+        return cls(**form)
+
+
+def default_margin(loss: str, backbone: str, whiten_layer: bool) -> float | None:
+    """The margin in use for a loss (None: it has none).
+
+    Contrastive: 0.7, and 0.85 for the deep ResNets (Radenovic et al., TPAMI 2019); twice that with a whitening layer, whose
+    outputs lie further apart. Triplet: 0.5, on squared distances.
+    """
+    if loss == "triplet":
+        return 0.5
+    if loss != "contrastive":
+        return None
+    return (0.85 if backbone in ("resnet101", "resnet152") else 0.7) * (2 if whiten_layer else 1)
+
+
+def _anchored(path: str) -> str:
+    """An absolute path where there is such a file; names and numbers stay."""
+    return os.path.abspath(path) if os.path.exists(path) else path

@@ -1,0 +1,89 @@
+"""The state of a run in the middle of it: one safetensors file with all that the next step depends on. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrieval.errors import ModelError
+
+FORMAT = "retrieval-training-1"
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Replace the file ``path`` as a whole: written beside, brought to the disk, renamed. A kill at any moment leaves the old
+    or the new one. Raises ModelError where it cannot be written; the old one is kept then."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, temporary, metadata={"format": FORMAT, "facts": json.dumps(facts)})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelError(
+            f"the checkpoint {path} cannot be written ({_reason(error)}); the one before is kept"
+        ) from error
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of :func:`write_state`. Raises ModelError for a missing, foreign or damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f"{path} is not there: nothing to resume", "The run has not come to its first checkpoint.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ModelError(f"{path} is not the state of a training run")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} is damaged: {_reason(error)}") from error
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, by the parameter's number and the value's name."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{number}/{name}": value
+        for number, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of :func:`optimiser_tensors`, for an optimiser over the same parameters.
+
+    Values take their parameter's layout in memory: with another one, the same step could round differently.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.state.clear()
+    for key, value in tensors.items():
+        number, name = key.split("/")
+        p = parameters[int(number)]
+        if name != "step":
+            value = torch.empty_like(p, requires_grad=False).copy_(value)
+        optimiser.state[p][name] = value
+
+
+def _reason(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return strerror or (str(error).splitlines() or [type(error).__name__])[0]

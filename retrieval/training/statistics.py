@@ -1,0 +1,50 @@
+"""Statistics of batch normalisation for networks that start from random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from retrieval.models.network import Describer
+from retrieval.training.pictures import by_shape, evaluating
+
+_GROUP = 16
+
+
+def normalisations(network: nn.Module) -> list[_BatchNorm]:
+    """The layers that normalise by running statistics."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def estimate_statistics(describer: Describer, arrays: Sequence[np.ndarray], device: torch.device) -> None:
+    """Set the running means and variances of all normalisations to the averages over ``arrays``, uint8 (H, W, 3).
+
+    Fine-tuning keeps the statistics that came with the weights (Radenovic et al., TPAMI 2019). Random weights have none:
+    mean 0 and variance 1 are wrong for them, activations grow from block to block, and frozen like that the network hardly
+    learns. So for these they are measured on training pictures before each epoch and frozen within it. A step still
+    normalises every picture in the same way, and the pictures of a tuple may go through one by one.
+
+    Averages are over groups of pictures of one shape, weighted by the pictures in them; a group is normalised by its own
+    statistics while it is measured, as a batch in training is.
+    """
+    layers = normalisations(describer)
+    if not layers or not arrays:
+        return
+    kept = [layer.momentum for layer in layers]
+    with evaluating(describer), torch.no_grad():
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+        seen = 0
+        for _, images in by_shape(arrays):
+            for part in images.split(_GROUP):
+                seen += len(part)
+                for layer in layers:
+                    layer.momentum = len(part) / seen
+                describer(part.to(device))
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum

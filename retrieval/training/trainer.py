@@ -1,0 +1,507 @@
+"""The trainer: epochs of mined tuples, steps, checkpoints. What comes before (data, model, folder) is prepared elsewhere.
+
+All that is decided at random follows from (seed, epoch): the draw, what is mined from it, the augmentation of each picture,
+torch's random state. So a run that is resumed from a checkpoint in the middle of an epoch goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrieval.errors import DatasetError, ModelError, RetrievalError
+from retrieval.evaluation.described import Bars, no_bars
+from retrieval.models.checkpoint import save_checkpoint
+from retrieval.models.network import Describer, RetrievalNetwork
+from retrieval.models.spec import ModelSpec
+from retrieval.training.augmentation import view_seed
+from retrieval.training.config import TrainingConfig, default_margin
+from retrieval.training.curves import plot_curves
+from retrieval.training.distributed import Processes
+from retrieval.training.folding import find_pairs
+from retrieval.training.gradients import listwise_backward, tuple_backward
+from retrieval.training.losses import create_loss
+from retrieval.training.mining import Mined, MinedTuple, draw_epoch, mine, require_clusters
+from retrieval.training.optimiser import (
+    WeightAverage,
+    create_optimiser,
+    exponents,
+    freeze_statistics,
+    learning_rate,
+    set_learning_rate,
+)
+from retrieval.training.pictures import (
+    LiveEngine,
+    Pictures,
+    Unreadable,
+    View,
+    ahead,
+    decode_workers,
+    describe_pictures,
+    evaluating,
+)
+from retrieval.training.run_folder import RunFolder
+from retrieval.training.sources import TrainingSet
+from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
+from retrieval.training.statistics import estimate_statistics, normalisations
+from retrieval.training.validation import Validation
+
+_STATISTICS = 128  # pictures that normalisation statistics are measured on
+_MOST_LOST = 0.5  # of an epoch's tuples, above which training stops
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Place:
+    """Where a run is: ``epoch`` (from 0) and ``step`` in it; ``tuples`` of this epoch once mined; sums over its steps."""
+
+    epoch: int = 0
+    step: int = 0
+    tuples: list[MinedTuple] | None = None
+    loss: float = 0.0
+    trained: int = 0  # tuples
+    lost: int = 0  # tuples, for a picture that could not be read
+    seconds: float = 0.0  # of training steps
+    negative_distance: float = math.nan
+    best: float | None = None
+    best_epoch: int = 0
+    bad: dict[int, str] = field(default_factory=dict)  # pictures that could not be read
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: figures by epoch, and the best mAP (None without validation) with its epoch (0: before training)."""
+
+    metrics: list[dict[str, Any]]
+    best: float | None
+    best_epoch: int
+
+
+class Trainer:
+    """Trains ``network``, which ``spec`` describes, on ``data``; ``random_start``: its weights have never been trained.
+
+    :meth:`begin` or :meth:`resume` first, then :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        network: RetrievalNetwork,
+        spec: ModelSpec,
+        data: TrainingSet,
+        config: TrainingConfig,
+        folder: RunFolder,
+        *,
+        validation: Validation | None = None,
+        processes: Processes | None = None,
+        random_start: bool = False,
+        workers: int | None = None,
+        say: Say = lambda line: None,
+        bars: Bars = no_bars,
+        watch: Callable[[dict[str, Any]], object] = lambda line: None,
+        look: Callable[[Mined, str], object] = lambda mined, preset: None,
+    ) -> None:
+        require_clusters(data, config.negatives)
+        self.processes = processes or Processes()
+        self.device = self.processes.device
+        self.network, self.spec, self.data, self.config, self.folder = network, spec, data, config, folder
+        self.validation, self.random_start = validation, random_start
+        self.workers = decode_workers(workers)
+        self.say = say if self.processes.first else lambda line: None
+        self.bars = bars if self.processes.first else no_bars
+        self.watch, self.look = watch, look
+        self.rule = replace(spec.image, size=config.size, scales=(1.0,))
+        self.preset = config.augment or ("views" if data.two_views else "light")
+        self.pictures = Pictures(data.paths, self.rule, self.preset)
+        self.describer = Describer(network, self.rule).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.engine = LiveEngine(network, self.rule, self.device, spec.dim)
+        self.loss = create_loss(config.loss, **self._loss_parameters())
+        self.optimiser = create_optimiser(network, config)
+        self.average = WeightAverage(network, config.ema) if config.ema else None
+        sample = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(self.device)
+        with evaluating(network):
+            self.pairs = find_pairs(network.backbone, sample)
+        self.at = Place()
+
+    def _loss_parameters(self) -> dict[str, float]:
+        whitened = self.network.fc is not None
+        margin = self.config.margin
+        if margin is None:
+            margin = default_margin(self.config.loss, self.spec.backbone, whitened)
+        return {} if margin is None else {"margin": margin}
+
+    # ------------------------------------------------------------ the run
+
+    def begin(self) -> None:
+        """Measure the model as it is, and keep it as the best so far."""
+        self.at.best = self._validated()
+        line = {"epoch": 0, "mAP": self.at.best, "p": self._exponent()}
+        if self.processes.first:
+            self._save_model(self.folder.best)
+            self._save_model(self.folder.last)
+            self.folder.write_metrics([line])
+            self._save_state()
+        self._tell(line)
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed."""
+        tensors, facts = read_state(self.folder.state)
+        if facts["data"] != digest(self.data):
+            raise DatasetError(f"{self.data.name} is not what this run was begun with: its pictures or classes changed")
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}, "average": {}, "run": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = value
+        self.network.load_state_dict(parts["network"])
+        restore_optimiser(self.optimiser, parts["optimiser"])
+        if self.average is not None:
+            for name, value in self.average.weights.items():
+                value.copy_(parts["average"][name])
+            self.average.steps = facts["average_steps"]
+        place = facts["place"]
+        table = parts["run"].get("tuples")
+        place["tuples"] = None if table is None else [MinedTuple(q, p, tuple(n)) for q, p, *n in table.tolist()]
+        place["bad"] = {int(position): why for position, why in place["bad"].items()}
+        self.at = Place(**place)
+        torch.set_rng_state(parts["run"]["random"])
+        if "random_cuda" in parts["run"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(parts["run"]["random_cuda"], self.device)
+        if self.processes.first:  # what was written after the checkpoint comes again
+            self.folder.write_metrics([line for line in self.folder.metrics() if line["epoch"] <= self.at.epoch])
+        self.say(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step}")
+
+    def run(self) -> Outcome:
+        """All epochs that remain. Raises RetrievalError when the loss is no number any more, DatasetError when too many
+        pictures cannot be read, ModelError when a checkpoint cannot be written; the last good checkpoint stays."""
+        while self.at.epoch < self.config.epochs and not self._enough():
+            if self.at.tuples is None:
+                self._mine()
+            self._train_epoch()
+            self._end_epoch()
+        return Outcome(self.folder.metrics() if self.processes.first else [], self.at.best, self.at.best_epoch)
+
+    def _enough(self) -> bool:
+        """Whether early stopping says so."""
+        patience = self.config.patience
+        if patience is None or self.validation is None or self.at.epoch - self.at.best_epoch < patience:
+            return False
+        self.say(f"stopping: no better mAP in {patience} epochs")
+        return True
+
+    # ------------------------------------------------------------ an epoch
+
+    def _mine(self) -> None:
+        config, at = self.config, self.at
+        if self.random_start:
+            self._estimate_statistics()
+        draw = draw_epoch(self.data, queries=config.queries, pool=config.pool, seed=config.seed, epoch=at.epoch)
+        wanted = np.concatenate([draw.pairs[:, 0], draw.pool, *([draw.pairs[:, 1]] if config.repick else [])])
+        vectors, reasons = self._described(wanted)
+        if len(reasons) == len(np.unique(wanted)):
+            why = next(iter(reasons.values()))
+            raise DatasetError(f"{self.data.name}: none of the pictures drawn can be described: {why}")
+        self._note_unreadable(reasons)
+        queries, pool = len(draw.pairs), len(draw.pool)
+        mined = mine(
+            self.data,
+            draw,
+            vectors[:queries],
+            vectors[queries : queries + pool],
+            negatives=config.negatives,
+            positive_descriptors=vectors[queries + pool :] if config.repick else None,
+            repick_positives=config.repick,
+        )
+        if at.epoch == 0:
+            for note in mined.notes:
+                self.say(note)
+            if self.processes.first:
+                self.look(mined, self.preset)
+        self.at = Place(
+            epoch=at.epoch,
+            tuples=mined.tuples,
+            negative_distance=mined.negative_distance,
+            best=at.best,
+            best_epoch=at.best_epoch,
+            bad=at.bad,
+        )
+        torch.manual_seed(view_seed(config.seed, at.epoch, 0, 0) % 2**63)
+        if self.processes.first:
+            self._save_state()
+
+    def _described(self, positions: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Descriptors of pictures by the network as it is, each process doing its share."""
+        different, rows = np.unique(positions, return_inverse=True)
+        own = different[self.processes.rank :: self.processes.count]
+        with self.bars(f"epoch {self.at.epoch + 1}: mining") as update:
+            found, reasons = describe_pictures(
+                own, self.pictures.load, self.engine, workers=self.workers, update=update
+            )
+        return self.processes.gather_rows(found, len(different))[rows], reasons
+
+    def _note_unreadable(self, reasons: dict[int, str]) -> None:
+        for position, why in reasons.items():
+            if position not in self.at.bad:
+                self.at.bad[position] = why
+                self.say(f"left out: {self.data.paths[position]}: {why}")
+
+    def _estimate_statistics(self) -> None:
+        if not normalisations(self.network):
+            return
+        count = min(_STATISTICS, len(self.data))
+        chosen = np.random.default_rng([self.config.seed, self.at.epoch, 0xB4]).permutation(len(self.data))[:count]
+        views = [(int(i), view_seed(self.config.seed, self.at.epoch, int(i), 0)) for i in chosen]
+        groups = ahead([[view] for view in views], self.pictures.view, self.workers)
+        estimate_statistics(self.describer, [g[0] for g in groups if not isinstance(g, Unreadable)], self.device)
+        self.processes.share(buffer for layer in normalisations(self.network) for buffer in layer.buffers())
+
+    def _train_epoch(self) -> None:
+        at, config, tuples = self.at, self.config, self.at.tuples or []
+        size = config.tuples_per_step
+        steps = [tuples[i : i + size] for i in range(0, len(tuples), size)]
+        freeze_statistics(self.network)
+        step_of = self._listwise_step if self.loss.listwise else self._tuple_step
+        groups = ahead(self._views(steps, at.step), self.pictures.view, self.workers)
+        started, before = time.monotonic(), at.seconds
+        with self.bars(f"epoch {at.epoch + 1}/{config.epochs}") as update:
+            for step in range(at.step, len(steps)):
+                rate = learning_rate(config, at.epoch, step, len(steps))
+                losses = self.processes.sum(step_of(steps[step], groups))
+                if bool(losses[:, 1].any()):
+                    self.processes.sum_gradients(self.network.parameters())
+                    self._require_finite(losses[:, 0], steps[step])
+                    set_learning_rate(self.optimiser, rate)
+                    self.optimiser.step()
+                    if self.average is not None:
+                        self.average.update(self.network)
+                self.optimiser.zero_grad(set_to_none=True)
+                at.loss += float(losses[:, 0].sum())
+                at.trained += int(losses[:, 1].sum())
+                at.lost += len(steps[step]) - int(losses[:, 1].sum())
+                at.step = step + 1
+                at.seconds = before + time.monotonic() - started
+                if at.step % config.save_every == 0 and at.step < len(steps) and self.processes.first:
+                    self._save_state()
+                update(at.trained * (2 + config.negatives), len(tuples) * (2 + config.negatives))
+        if at.lost > _MOST_LOST * len(tuples):
+            raise DatasetError(
+                f"{at.lost} of {len(tuples)} tuples of epoch {at.epoch + 1} have pictures that cannot be read",
+                "Mend the training set and continue with --resume.",
+            )
+
+    def _views(self, steps: Sequence[Sequence[MinedTuple]], first: int) -> Iterator[list[View]]:
+        """The pictures that this process needs, by tuple, from step ``first`` on."""
+        place = sum(len(step) for step in steps[:first])
+        for step in steps[first:]:
+            own = set(self.processes.mine(len(step)))
+            for i, found in enumerate(step):
+                if i in own:
+                    positions = (found.query, found.positive, *found.negatives)
+                    yield [
+                        (position, view_seed(self.config.seed, self.at.epoch, place + i, view))
+                        for view, position in enumerate(positions)
+                    ]
+            place += len(step)
+
+    def _tuple_step(self, tuples: Sequence[MinedTuple], groups: Iterator[list[np.ndarray] | Unreadable]) -> Tensor:
+        """Gradients of this process's tuples of a step. Returns for each tuple its loss and whether it was used."""
+        losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
+        for i in self.processes.mine(len(tuples)):
+            arrays = next(groups)
+            if isinstance(arrays, Unreadable):
+                self._note_unreadable({arrays.position: arrays.reason})
+                continue
+            losses[i, 0] = tuple_backward(
+                self.describer, self.loss, arrays, self.device, self.config.amp, pairs=self.pairs
+            )
+            losses[i, 1] = 1
+        return losses
+
+    def _listwise_step(self, tuples: Sequence[MinedTuple], groups: Iterator[list[np.ndarray] | Unreadable]) -> Tensor:
+        """The same for a loss over all pictures of the step: the batch of its tuples, each weighing as much as a tuple."""
+        losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
+        arrays: list[np.ndarray] = []
+        for i in self.processes.mine(len(tuples)):
+            group = next(groups)
+            if isinstance(group, Unreadable):
+                self._note_unreadable({group.position: group.reason})
+                continue
+            arrays += group
+            losses[i, 1] = 1
+        used = self.processes.sum(losses[:, 1].clone()).bool().tolist()
+        # Rows of the batch: the used tuples in order; this process's are those of the tuples it decoded.
+        width = 2 + self.config.negatives
+        kept = [found for found, there in zip(tuples, used, strict=True) if there]
+        if not kept:
+            return losses
+        kept_places = [i for i, there in enumerate(used) if there]
+        own = set(self.processes.mine(len(tuples)))
+        rows = torch.tensor(
+            [k * width + j for k, i in enumerate(kept_places) if i in own for j in range(width)], dtype=torch.long
+        )
+
+        def exchange(part: Tensor) -> Tensor:
+            if self.processes.count == 1:
+                return part
+            whole = torch.zeros(len(kept) * width, self.spec.dim, device=self.device)
+            whole[rows.to(self.device)] = part
+            return self.processes.sum(whole)
+
+        value = listwise_backward(
+            self.describer,
+            self.loss,
+            arrays,
+            torch.from_numpy(self._labels(kept)),
+            self.device,
+            self.config.amp,
+            pairs=self.pairs,
+            exchange=exchange,
+            own=lambda whole: whole[rows.to(self.device)],
+        )
+        for i in self.processes.mine(len(tuples)):
+            losses[i, 0] = value * losses[i, 1]
+        return losses
+
+    def _labels(self, tuples: Sequence[MinedTuple]) -> np.ndarray:
+        """What is of one class in the pictures of some tuples: clusters, and each query with its positive. Where the two
+        disagree (a picture without a cluster), a picture is of the class of its first query."""
+        labels: dict[tuple[str, int], int] = {}
+        out = []
+        for found in tuples:
+            key = self._class_of(found.query)
+            label = labels.setdefault(key, len(labels))
+            labels.setdefault(self._class_of(found.positive), label)
+            out += [label, labels[self._class_of(found.positive)]]
+            out += [labels.setdefault(self._class_of(n), len(labels)) for n in found.negatives]
+        return np.array(out, np.int64)
+
+    def _class_of(self, position: int) -> tuple[str, int]:
+        cluster = int(self.data.clusters[position])
+        return ("cluster", cluster) if cluster >= 0 else ("picture", position)
+
+    def _require_finite(self, losses: Tensor, tuples: Sequence[MinedTuple]) -> None:
+        """Raises RetrievalError that names the pictures, before anything of it reaches the weights."""
+        bad = [found for value, found in zip(losses.tolist(), tuples, strict=True) if not math.isfinite(value)]
+        what = "the loss"
+        if not bad:
+            norms = [p.grad.norm() for p in self.network.parameters() if p.grad is not None]
+            if bool(torch.isfinite(torch.stack(norms).sum())):
+                return
+            bad, what = list(tuples), "the gradient"
+        names = [str(self.data.paths[i]) for found in bad for i in (found.query, found.positive, *found.negatives)]
+        raise RetrievalError(
+            f"{what} is not a number at epoch {self.at.epoch + 1}, step {self.at.step + 1}, for the pictures "
+            f"{', '.join(dict.fromkeys(names))}",
+            f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr.",
+        )
+
+    # ------------------------------------------------------------ between epochs
+
+    def _end_epoch(self) -> None:
+        at = self.at
+        at.epoch += 1
+        line: dict[str, Any] = {
+            "epoch": at.epoch,
+            "loss": at.loss / max(1, at.trained),
+            "mAP": self._validated(),
+            "p": self._exponent(),
+            "lr": learning_rate(self.config, at.epoch - 1, 0, 1),
+            "negative_distance": at.negative_distance,
+            "tuples": at.trained,
+            "lost_tuples": at.lost,
+            "seconds": round(at.seconds, 3),
+            "images_per_second": round(at.trained * (2 + self.config.negatives) / max(at.seconds, 1e-9), 2),
+        }
+        score = line["mAP"]
+        better = score is None or at.best is None or score > at.best
+        if better:
+            at.best, at.best_epoch = score, at.epoch
+        at.step, at.tuples = 0, None
+        if self.processes.first:
+            if better:
+                self._save_model(self.folder.best)
+            self._save_model(self.folder.last)
+            lines = [kept for kept in self.folder.metrics() if kept["epoch"] < at.epoch]
+            self.folder.write_metrics([*lines, line])
+            plot_curves([*lines, line], self.folder.curves, f"{self.folder.path.name}: {self.spec.name}")
+            self.watch(line)
+            self._save_state()
+        self._tell(line)
+
+    def _validated(self) -> float | None:
+        """mAP of the weights that would be kept, None without validation."""
+        if self.validation is None:
+            return None
+        averaged = nullcontext() if self.average is None else self.average.in_place_of(self.network)
+        with self.bars("validation") as update, averaged:
+            return self.validation.mean_average_precision(
+                self.engine, self.rule, self.processes, workers=self.workers, update=update
+            )
+
+    def _exponent(self) -> float | str | None:
+        """The mean exponent of the poolings, "inf" for a maximum, None where there is none."""
+        found = exponents(self.network)
+        if not found:
+            return None
+        mean = float(torch.cat([p.detach().flatten().float().cpu() for p in found]).mean())
+        return mean if math.isfinite(mean) else "inf"
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        parts = [] if "loss" not in line else [f"loss {line['loss']:.4f}"]
+        if line["mAP"] is not None:
+            best = "" if self.at.best_epoch == line["epoch"] else f" (best {100 * (self.at.best or 0):.2f})"
+            parts.append(f"mAP {100 * line['mAP']:.2f}{best}")
+        if isinstance(line["p"], float):
+            parts.append(f"p {line['p']:.4f}")
+        if "seconds" in line:
+            parts.append(f"{line['images_per_second']:.1f} images/s, {line['seconds']:.0f} s")
+        label = f"epoch {line['epoch']}/{self.config.epochs}" if line["epoch"] else "before training"
+        self.say(f"{label}: {', '.join(parts)}" if parts else label)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _save_model(self, path: Any) -> None:
+        from safetensors import SafetensorError
+
+        origin = f"{self.spec.weights.id} trained in {self.folder.path.name}".replace("random:", "random ")
+        averaged = nullcontext() if self.average is None else self.average.in_place_of(self.network)
+        try:
+            with averaged:
+                save_checkpoint(self.network, self.spec, path, origin=origin)
+        except SafetensorError as error:  # how a full disk shows
+            raise ModelError(f"could not write the checkpoint {path}: {error}") from error
+
+    def _save_state(self) -> None:
+        at = self.at
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"optimiser/{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
+        tensors["run/random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["run/random_cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
+        if at.tuples is not None:
+            tensors["run/tuples"] = torch.tensor([[t.query, t.positive, *t.negatives] for t in at.tuples])
+        facts = {
+            "place": asdict(replace(at, tuples=None)),
+            "average_steps": self.average.steps if self.average is not None else 0,
+            "spec": self.spec.to_dict(),
+            "random_start": self.random_start,
+            "data": digest(self.data),
+        }
+        write_state(self.folder.state, tensors, facts)
+
+
+def digest(data: TrainingSet) -> str:
+    """A hash over a training set's pictures, clusters and pairs: which they are, not what they show."""
+    found = hashlib.blake2b("\0".join(map(str, data.paths)).encode("utf-8", "surrogateescape"), digest_size=16)
+    found.update(np.ascontiguousarray(data.clusters).tobytes() + np.ascontiguousarray(data.pairs).tobytes())
+    return found.hexdigest()

@@ -1,0 +1,186 @@
+"""``retrieve train``: from words to a configuration, errors of one line, and a model that other commands take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import write_pictures
+
+from retrieval.cli.main import main
+from retrieval.training import run
+from retrieval.training.config import TrainingConfig
+from retrieval.training.trainer import Outcome
+
+MODEL = "efficientnet_lite0-gem@random:0"
+SMALL = ["--size", "32", "--queries", "3", "--pool", "20", "--negatives", "2", "--epochs", "1", "--lr", "1e-4"]
+
+
+@pytest.fixture
+def retrieve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Call the command as a shell would: (status, what it printed, what it said)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["retrieve", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainingConfig, str, dict[str, Any]]]:
+    """What the command asks for, without training."""
+    calls: list[tuple[TrainingConfig, str, dict[str, Any]]] = []
+
+    def noted(config: TrainingConfig, out: str, **habits: Any) -> Outcome:
+        calls.append((config, out, habits))
+        return Outcome([], None, 1)
+
+    monkeypatch.setattr(run, "train", noted)
+    return calls
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    for c in range(5):
+        write_pictures(tmp_path / "photos" / f"c{c}", 3, seed=c, sizes=((40, 30),))
+    return tmp_path / "photos"
+
+
+def test_train_resume_and_use(classes: Path, tmp_path: Path, retrieve: Any) -> None:
+    out = tmp_path / "run"
+    status, printed, said = retrieve(
+        "train", classes, "--model", MODEL, "--out", out, *SMALL, "--validate", "0.4",
+        "--preview", tmp_path / "sheet.jpg", "--tensorboard", "--augment", "none",
+    )  # fmt: skip
+    assert (status, printed) == (0, "")
+    assert "6 are held out" in said
+    assert said.splitlines()[-1].startswith("best: mAP ")
+    assert (tmp_path / "sheet.jpg").stat().st_size > 1000
+    assert list((out / "tensorboard").iterdir())
+    config = json.loads((out / "config.json").read_text())
+    assert config["data"] == str(classes)
+    assert config["augment"] == "none"
+    assert retrieve("train", "--resume", out, "-q") == (0, "", "")
+    status, _, said = retrieve("index", classes, "--model", out, "--index", tmp_path / "gallery", "--size", "32")
+    assert status == 0, said
+    status, found, _ = retrieve(
+        "query", classes / "c1" / "0001.png", "--index", tmp_path / "gallery", "--format", "json"
+    )
+    assert status == 0
+    answer = json.loads(found)
+    assert answer["results"][0]["path"].endswith("c1/0001.png")
+
+
+def test_defaults_of_the_command_are_those_of_the_library(asked: Any, retrieve: Any) -> None:
+    assert retrieve("train", "d", "--out", "o")[0] == 0
+    assert asked[0][0] == TrainingConfig("d", "auto")
+    assert asked[0][1] == "o"
+
+
+def test_every_option_reaches_the_configuration(asked: Any, retrieve: Any, tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "model": "resnet50-gem", "kind": "pairs", "images": "i", "loss": "triplet", "margin": 0.3, "negatives": 4,
+        "queries": 7, "pool": 9, "repick": True, "tuples_per_step": 3, "epochs": 2, "lr": 0.5, "optimiser": "sgd",
+        "weight_decay": 0.25, "schedule": "cosine", "warmup": 1.5, "p_lr": 3.0, "fixed_p": True, "ema": 0.5, "size": 99,
+        "augment": "views", "validate": "0.3", "patience": 2, "whiten_layer": 8, "avoid": ("a", "b"), "avoid_above": 0.7,
+        "amp": True, "seed": 5, "save_every": 11,
+    }  # fmt: skip
+    words: list[str] = []
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(option)
+        else:
+            for single in value if isinstance(value, tuple) else (value,):
+                words += [option, str(single)]
+    assert retrieve("train", "d", "--out", "o", *words, "--workers", "3")[0] == 0
+    assert asked[0][0] == TrainingConfig("d", **values)
+    assert set(values) | {"data"} == set(TrainingConfig.__dataclass_fields__)
+    assert asked[0][2]["workers"] == 3
+    (tmp_path / "c.json").write_text(asked[0][0].to_json())
+    assert retrieve("train", "--config", tmp_path / "c.json", "--out", "p", "--seed", "6")[0] == 0
+    assert asked[1][0] == TrainingConfig("d", **{**values, "seed": 6})
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["train", "d"], 2, "no folder for the run"),
+        (["train", "--out", "o"], 2, "no training data"),
+        (["train", "nowhere", "--out", "o"], 1, "no such file or folder"),
+        (["train", "{photos}", "--resume", "o"], 2, "DATA cannot be changed"),
+        (["train", "--resume", "o", "--lr", "3"], 2, "--lr cannot be changed"),
+        (["train", "--resume", "o"], 2, "holds no run"),
+        (["train", "{photos}", "--out", "o", "--epochs", "0"], 2, "epochs must be"),
+        (["train", "{photos}", "--out", "o", "--loss", "pairwise"], 2, "no loss is called 'pairwise'"),
+        (["train", "{photos}", "--out", "o", "--model", "resnet9-gem"], 2, "resnet9"),
+        (["train", "{photos}", "--out", "o", "--model", MODEL, "--negatives", "9"], 2, "too few for 9 negatives"),
+        (["train", "{photos}", "--out", "o", "--model", MODEL, "--validate", "2"], 2, "between 0 and 1"),
+        (
+            ["train", "{photos}", "--out", "o", "--model", MODEL, "--negatives", "2", "--validate", "no.json"],
+            1,
+            "no.json",
+        ),
+        (["train", "{photos}", "--out", "o", "--preview", "no/where.jpg"], 2, "the folder of no/where.jpg"),
+        (["train", "{photos}/c0", "--kind", "folders", "--out", "o", "--model", MODEL], 1, ""),
+        (["train", "--config", "c.json", "--out", "o"], 2, "c.json cannot be read"),
+    ],
+)
+def test_errors_are_one_line(
+    classes: Path, tmp_path: Path, retrieve: Any, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], status: int, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, printed, said = retrieve(*(word.format(photos=classes) for word in words))
+    assert (code, printed) == (status, ""), said
+    assert len(said.strip().splitlines()) <= 3
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("retrieve: ")
+    assert message in last
+    assert "unexpected" not in last
+    assert not (tmp_path / "o").exists(), "what cannot be done leaves nothing behind"
+
+
+def test_half_precision_needs_a_gpu(classes: Path, tmp_path: Path, retrieve: Any, monkeypatch: Any) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, said = retrieve("train", classes, "--out", tmp_path / "o", "--amp")
+    assert code == 2
+    assert "needs a CUDA device" in said
+
+
+def test_one_class_is_not_enough(tmp_path: Path, retrieve: Any) -> None:
+    write_pictures(tmp_path / "photos" / "only", 4)
+
+    code, _, said = retrieve("train", tmp_path / "photos", "--out", tmp_path / "o", "--model", MODEL)
+    assert code in (1, 2)
+    assert "retrieve: " in said.splitlines()[-1]
+
+
+def test_missing_pictures_are_named(tmp_path: Path, retrieve: Any) -> None:
+    write_pictures(tmp_path / "p", 3)
+    (tmp_path / "list.csv").write_text("p/0000.png,a\np/0001.png,a\np/0002.png,b\np/gone.png,b\n")
+    code, _, said = retrieve("train", tmp_path / "list.csv", "--out", tmp_path / "o", "--model", MODEL)
+    assert code == 1
+    assert "gone.png" in said
+
+
+def test_a_whitened_model_is_not_trained(classes: Path, tmp_path: Path, retrieve: Any) -> None:
+    from retrieval.gallery.whitening import whitened_model
+    from retrieval.model import load_model
+    from retrieval.models.whitening import Whitening
+
+    whitening = Whitening(np.zeros(1280), np.eye(4, 1280), "pca")
+    whitened_model(load_model(MODEL), whitening, {"name": "x", "pictures": 0, "hashes": []}, tmp_path / "white")
+    code, _, said = retrieve("train", classes, "--out", tmp_path / "o", "--model", tmp_path / "white")
+    assert code == 2
+    assert "is whitened" in said
