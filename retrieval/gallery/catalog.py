@@ -35,6 +35,20 @@ CREATE INDEX images_by_row ON images (row);
 CREATE TABLE spare (hash TEXT PRIMARY KEY, row INTEGER NOT NULL, width INTEGER, height INTEGER);
 INSERT INTO meta VALUES ('version', '0'), ('vector_count', '0'), ('generation', '0');
 """
+# Which pictures were added, removed or given another vector, in order: what a search index of an earlier state lacks.
+# Compaction moves vectors through negative row numbers and changes none of them. A catalog made before there was a log
+# gets one, and an identity, when it is next written to.
+_LOG = """
+CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER UNIQUE NOT NULL);
+CREATE TRIGGER vector_added AFTER INSERT ON images WHEN new.row IS NOT NULL
+BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
+CREATE TRIGGER vector_removed AFTER DELETE ON images WHEN old.row IS NOT NULL
+BEGIN INSERT OR REPLACE INTO changes (id) VALUES (old.id); END;
+CREATE TRIGGER vector_changed AFTER UPDATE OF row ON images
+WHEN new.row IS NOT old.row AND coalesce(new.row, 0) >= 0 AND coalesce(old.row, 0) >= 0
+BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
+INSERT OR REPLACE INTO meta VALUES ('log_start', '0'), ('identity', lower(hex(randomblob(16))));
+"""
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
 
 
@@ -81,6 +95,18 @@ def decode_path(stored: str | bytes) -> str:
     return os.fsdecode(stored) if isinstance(stored, bytes) else stored
 
 
+@dataclass(frozen=True)
+class LogState:
+    """Where the log of changes stands: it is complete for changes after number ``start``; the newest has number ``end``.
+
+    ``identity`` is the catalog's own, so that a search index of another catalog is never taken for one of this.
+    """
+
+    identity: str
+    start: int
+    end: int
+
+
 class Catalog:
     """A connection to ``catalog.sqlite``; ``writable`` ones belong to the holder of the gallery's lock.
 
@@ -94,9 +120,11 @@ class Catalog:
         with self._errors():
             self._connection = self._connect(writable or create)
             if create:
-                self._connection.executescript(_SCHEMA)
+                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_LOG} COMMIT;")
             elif self._connection.execute("SELECT count(*) FROM meta").fetchone()[0] < 3:
                 raise GalleryDamaged(f"{path} is incomplete", "Run `retrieve index --repair`.")
+            elif writable and self.log_state() is None:
+                self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
 
     def _connect(self, writable: bool) -> sqlite3.Connection:
         if writable:
@@ -184,6 +212,38 @@ class Catalog:
     def bump_version(self) -> None:
         self.set_meta("version", self.number("version") + 1)
 
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    def log_state(self) -> LogState | None:
+        """None for a catalog without a log, see :class:`LogState`."""
+        identity = self.meta("identity")
+        if identity is None:
+            return None
+        with self._errors():
+            found = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+        return LogState(identity, self.number("log_start"), 0 if found is None else int(found[0]))
+
+    def changes_since(self, seq: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, rows), int64, of the pictures whose vector came, went or changed after change number ``seq``, by
+        ascending id; row -1 for those that have no vector now."""
+        query = (
+            "SELECT changes.id, coalesce(images.row, -1) FROM changes LEFT JOIN images ON images.id = changes.id "
+            "WHERE changes.seq > ? ORDER BY changes.id"
+        )
+        with self._errors():
+            table = np.array(self._connection.execute(query, (seq,)).fetchall(), np.int64).reshape(-1, 2)
+        return table[:, 0].copy(), table[:, 1].copy()
+
+    def count_changes(self, seq: int) -> int:
+        """How many pictures :meth:`changes_since` would tell of."""
+        with self._errors():
+            return self._connection.execute("SELECT count(*) FROM changes WHERE seq > ?", (seq,)).fetchone()[0]
+
+    def forget_changes(self, seq: int) -> None:
+        """Drop the log up to change number ``seq``, which a search index on the disk has taken in."""
+        self._connection.execute("DELETE FROM changes WHERE seq <= ?", (seq,))
+        self.set_meta("log_start", seq)
+
     # -- roots ---------------------------------------------------------------------------------------------------
 
     def roots(self) -> list[Root]:
@@ -258,6 +318,22 @@ class Catalog:
                 out[begin : begin + 500] = [found.get(i, -1) for i in part]
         return out
 
+    def pictures_of_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, rows), int64, of every picture that has its vector in one of these rows, by ascending id."""
+        found: list[tuple[int, int]] = []
+        with self._errors():
+            for begin in range(0, len(rows), 500):
+                part = [int(row) for row in rows[begin : begin + 500]]
+                query = f"SELECT id, row FROM images WHERE row IN ({','.join('?' * len(part))})"
+                found += self._connection.execute(query, part).fetchall()
+        table = np.array(sorted(found), np.int64).reshape(-1, 2)
+        return table[:, 0].copy(), table[:, 1].copy()
+
+    def any_searchable(self) -> bool:
+        with self._errors():
+            query = "SELECT 1 FROM images WHERE row IS NOT NULL LIMIT 1"
+            return self._connection.execute(query).fetchone() is not None
+
     def searchable_count(self) -> int:
         with self._errors():
             return self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
@@ -294,6 +370,13 @@ class Catalog:
     def add_pending(self, root: int, paths: Iterable[str]) -> None:
         rows = ((root, encode_path(path)) for path in paths)
         self._connection.executemany("INSERT INTO images (root, path, status) VALUES (?, ?, 'pending')", rows)
+
+    def add_described(self, root: int, paths: Iterable[str], hashes: Iterable[str], first_row: int) -> None:
+        """Pictures whose vectors lie in the rows from ``first_row`` on."""
+        rows = ((root, encode_path(p), h, first_row + i) for i, (p, h) in enumerate(zip(paths, hashes, strict=True)))
+        self._connection.executemany(
+            "INSERT INTO images (root, path, status, hash, row) VALUES (?, ?, 'ok', ?, ?)", rows
+        )
 
     def set_ok(
         self,

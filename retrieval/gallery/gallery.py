@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
-from retrieval.gallery import ann
+from retrieval.gallery import ann, ann_file, ann_kind, ann_search
 from retrieval.gallery.catalog import Catalog, Record, Root
 from retrieval.gallery.lock import WriterLock
 from retrieval.gallery.vectors import VectorStore
@@ -26,7 +26,7 @@ from retrieval.models.spec import ModelSpec
 
 FORMAT = 1
 DEFAULT_FOLDER = ".retrieval"
-_EXTRA_CANDIDATES = 32  # beyond k, so that ties at the border are seen
+INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What :meth:`Gallery.info` tells; sizes in bytes."""
+    """What :meth:`Gallery.info` tells; sizes in bytes. ``search``: the note of the search index in ``index_file``, and
+    ``changes``: how many pictures changed since it was written (they are searched beside it)."""
 
     path: str
     spec: ModelSpec
@@ -63,6 +64,11 @@ class GalleryInfo:
     bytes_vectors: int
     bytes_total: int
     index_file: str | None
+    ann: str
+    recall: float
+    search: ann_file.IndexNote | None
+    changes: int
+    precision: str = "fp32"
 
 
 def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
@@ -92,9 +98,13 @@ class Gallery:
         self.spec = ModelSpec.from_dict(description["model"])
         self.warn = warn or (lambda _: None)
         checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
-        self.model = Model(self.spec, checkpoint, engine)
+        quantised = folder / INT8_FOLDER if description.get("precision", "fp32") == "int8" else None
+        self.model = Model(self.spec, checkpoint, engine, quantised=quantised, say=self.warn)
         self._catalog: Catalog | None = None
-        self._index: tuple[int, Any] | None = None  # (version, FAISS index), kept between queries
+        self._store: VectorStore | None = None  # the reader's, of the present generation
+        self._source: tuple[Any, ann_search.Source] | None = (
+            None  # (state of the catalog, candidates), kept between queries
+        )
 
     # -- opening -------------------------------------------------------------------------------------------------
 
@@ -119,6 +129,7 @@ class Gallery:
             "fingerprint": model.fingerprint,
             "checkpoint": FILE_NAME if model.checkpoint else None,
             "dtype": dtype,
+            "precision": "fp32" if model.quantised is None else "int8",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "roots": [],
         }
@@ -128,6 +139,8 @@ class Gallery:
             temporary.mkdir(parents=True)
             if model.checkpoint:  # a gallery is complete in itself: the run its model came from may go
                 shutil.copyfile(model.checkpoint, temporary / FILE_NAME)
+            if model.quantised:  # calibrated on pictures that may change: no other would do
+                shutil.copytree(model.quantised, temporary / INT8_FOLDER)
             catalog = Catalog(temporary / "catalog.sqlite", create=True, writable=True)
             with catalog.writing():
                 catalog.set_meta("description", json.dumps(description))
@@ -138,7 +151,7 @@ class Gallery:
             raise GalleryError(f"cannot make a gallery in {folder}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return cls(folder, description, engine)
+        return cls(folder, description, engine, model.say)
 
     @classmethod
     def open(
@@ -182,7 +195,12 @@ class Gallery:
     def store(self, catalog: Catalog | None = None) -> VectorStore:
         """The vectors of the present generation."""
         generation = (catalog or self.catalog).number("generation")
-        return VectorStore(self.folder / "vectors", self.spec.dim, self.description["dtype"], generation)
+        if catalog is None and self._store is not None and self._store.generation == generation:
+            return self._store
+        store = VectorStore(self.folder / "vectors", self.spec.dim, self.description["dtype"], generation)
+        if catalog is None:
+            self._store = store
+        return store
 
     @contextmanager
     def writing(self) -> Iterator[Catalog]:
@@ -244,15 +262,38 @@ class Gallery:
             catalog.set_meta("description", json.dumps(self.description))
             write_json(self.folder / "gallery.json", self.description)
 
-    def refresh_index(self, catalog: Catalog, *, force: bool = False) -> bool:
-        """Write the search index of the catalog's present version unless it is there. True when it was written."""
-        version = catalog.number("version")
-        path = ann.index_path(self.folder / "ann", version)
-        if path.is_file() and not force:
-            return False
-        ids, rows = catalog.searchable()
-        ann.build(self.folder / "ann", version, self.store(catalog), ids, rows)
-        return True
+    def configure_search(self, kind: str | None = None, recall: float | None = None) -> None:
+        """What search index the gallery keeps from its next synchronisation on; None leaves a setting as it is.
+
+        ``kind``: "auto" (exact while that is fast, then inverted lists), "flat", "hnsw", "ivf", "ivfpq" or a FAISS factory
+        string; ``recall``: the share of the true first 10 that an approximate one must find, measured on the gallery itself.
+        Raises UsageError.
+        """
+        kind = kind or self.search_kind
+        recall = self.search_recall if recall is None else recall
+        ann_kind.check_request(kind, self.spec.dim, recall)
+        if (kind, recall) != (self.search_kind, self.search_recall):
+            with self.writing() as catalog:
+                self.description["ann"] = {"kind": kind, "recall": recall}
+                with catalog.writing():
+                    catalog.set_meta("description", json.dumps(self.description))
+                write_json(self.folder / "gallery.json", self.description)
+
+    @property
+    def search_kind(self) -> str:
+        """The kind of search index asked for, see :meth:`configure_search`."""
+        return self.description.get("ann", {}).get("kind", "auto")
+
+    @property
+    def search_recall(self) -> float:
+        """The recall asked of an approximate search index."""
+        return self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
+
+    def refresh_index(self, catalog: Catalog) -> bool:
+        """Bring the search index in line with the catalog, see :mod:`retrieval.gallery.ann`. True when it was written."""
+        store = self.store(catalog)
+        index = ann.SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
+        return index.refresh()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -266,7 +307,8 @@ class Gallery:
     def search(self, vectors: np.ndarray, k: int = 10) -> list[list[Match]]:
         """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by ascending id.
 
-        Scores are computed in float64 from the stored vectors, so that copies tie exactly wherever they lie.
+        Scores are computed in float64 from the stored vectors, so that copies tie exactly wherever they lie. With an
+        approximate search index a picture may be missed (:meth:`info` tells how many), never wrongly scored.
         """
         vectors = np.asarray(vectors, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.spec.dim:
@@ -277,14 +319,12 @@ class Gallery:
             raise UsageError(f"k must be at least 1, not {k}")
         catalog = self.catalog
         with catalog.reading():
-            version, count = catalog.number("version"), catalog.number("vector_count")
-            store = self.store(catalog)
-            total = catalog.searchable_count()
-            if not total:
+            if not catalog.any_searchable():
                 return [[] for _ in vectors]
+            count, store = catalog.number("vector_count"), self.store()
             store.check_sizes(count)
-            finder = self._finder(version, count, total, store)
-            ranked = [self._rank(vector, k, total, finder, store) for vector in vectors]
+            source = self._candidates(count, store)
+            ranked = [_rank(vector, k, source, store) for vector in vectors]
             records = catalog.by_ids(sorted({int(i) for found, _ in ranked for i in found}))
             folders = {root.id: self.folder_of(root) for root in catalog.roots()}
         answers = []
@@ -298,57 +338,21 @@ class Gallery:
             )
         return answers
 
-    def _finder(
-        self, version: int, count: int, total: int, store: VectorStore
-    ) -> Callable[[np.ndarray, int], np.ndarray]:
-        """(descriptor, k) -> ids of k candidates."""
-        if self._index is None or self._index[0] != version or self._index[1] is None:
-            try:
-                self._index = (version, ann.load(self.folder / "ann", version, store.dim, total))
-            except GalleryDamaged as damage:
-                self.warn(f"{damage} Searching the vectors themselves meanwhile.")
-                self._index = (version, False)
-        # None: not written yet, looked for again at the next query. False: damaged, said once.
-        index = self._index[1]
-        if index:
-            return lambda vector, k: ann.candidates(index, vector[None], k)[0]
-        ids, rows = self.catalog.searchable()
-        return lambda vector, k: ann.exact_candidates(store, count, ids, rows, vector[None], k)[0]
-
-    def _rank(
-        self,
-        vector: np.ndarray,
-        k: int,
-        total: int,
-        find: Callable[[np.ndarray, int], np.ndarray],
-        store: VectorStore,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        wanted = min(k + _EXTRA_CANDIDATES, total)
-        while True:
-            found = np.sort(find(vector, wanted))
-            rows = self.catalog.rows_of(found)
-            if len(rows) == 0 or rows.min() < 0:
-                index = ann.index_path(self.folder / "ann", self._index[0] if self._index else 0)
-                raise GalleryDamaged(
-                    f"{index} is damaged: its ids are not the catalog's",
-                    "`retrieve index --repair` writes it anew.",
-                )
-            scores = _cosine(vector, store, rows)
-            order = np.lexsort((found, -scores))
-            # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
-            if wanted >= total or scores[order[k - 1]] > scores[order[-1]] + 1e-6:
-                return found[order[:k]], scores[order[:k]]
-            wanted = min(wanted * 4, total)
+    def _candidates(self, count: int, store: VectorStore) -> ann_search.Source:
+        """Where candidates come from in the catalog's present state."""
+        state = (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
+        if self._source is None or self._source[0] != state:
+            source = ann.open_source(self.folder / "ann", self.catalog, store, count, self.warn)
+            if source is None:  # not written yet: looked for again at the next query
+                return ann_search.Everything(store, count, self.catalog)
+            self._source = (state, source)
+        return self._source[1]
 
     def info(self) -> GalleryInfo:
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
         catalog = self.catalog
         with catalog.reading():
-            counts, count, version = (
-                catalog.counts(),
-                catalog.number("vector_count"),
-                catalog.number("version"),
-            )
+            counts, count = catalog.counts(), catalog.number("vector_count")
             folders = {root.id: self.folder_of(root) for root in catalog.roots()}
             troubled = [(show_path(os.path.join(folders[r.root], r.path)), r.error or "") for r in catalog.troubled()]
             live, store, searchable = (
@@ -356,8 +360,13 @@ class Gallery:
                 self.store(catalog),
                 catalog.searchable_count(),
             )
+            try:
+                note = ann_file.find(self.folder / "ann", catalog.log_state())
+            except GalleryDamaged as damage:
+                self.warn(str(damage))
+                note = None
+            changes = catalog.count_changes(note.seq) if note else 0
         store.check_sizes(count)
-        path = ann.index_path(self.folder / "ann", version)
         return GalleryInfo(
             path=show_path(os.path.abspath(self.folder)),
             spec=self.spec,
@@ -369,7 +378,12 @@ class Gallery:
             troubled=troubled,
             bytes_vectors=store.bytes_on_disk(),
             bytes_total=sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
-            index_file=str(path) if path.is_file() else None,
+            index_file=str(ann_file.index_path(self.folder / "ann", note.version)) if note else None,
+            ann=self.search_kind,
+            recall=self.search_recall,
+            search=note,
+            changes=changes,
+            precision=self.description.get("precision", "fp32"),
         )
 
     def records(self) -> list[tuple[str, Record]]:
@@ -396,6 +410,8 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise ValueError("the model does not have the fingerprint written beside it")
         if description["dtype"] not in ("float32", "float16"):
             raise ValueError(f"unknown dtype {description['dtype']!r}")
+        if description.get("precision", "fp32") not in ("fp32", "int8"):
+            raise ValueError(f"unknown precision {description['precision']!r}")
     except FileNotFoundError as error:
         if not (folder / "catalog.sqlite").is_file():
             raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
@@ -429,6 +445,19 @@ def show_path(absolute: str) -> str:
     except OSError:
         return absolute
     return os.path.relpath(absolute, here) if absolute.startswith(here.rstrip(os.sep) + os.sep) else absolute
+
+
+def _rank(vector: np.ndarray, k: int, source: ann_search.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and scores of the ``k`` best, by descending score, then ascending id."""
+    stage = 0
+    while True:
+        found = source.candidates(vector, k, stage)
+        scores = _cosine(vector, store, found.rows)
+        order = np.lexsort((found.ids, -scores))
+        # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
+        if found.all or (len(order) >= k and scores[order[k - 1]] > scores[order[-1]] + 1e-6):
+            return found.ids[order[:k]], scores[order[:k]]
+        stage += 1
 
 
 def _cosine(vector: np.ndarray, store: VectorStore, rows: np.ndarray) -> np.ndarray:

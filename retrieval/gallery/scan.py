@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from retrieval.imaging import is_picture_name
@@ -58,6 +59,17 @@ def walk(folder: str) -> Scan:
             _enter(path, relative, seen, links, scan)
     scan.files.sort(key=lambda found: os.fsencode(found.path))
     return scan
+
+
+def pictures_in(paths: Sequence[str]) -> list[str]:
+    """Files as they are named, and the pictures below folders."""
+    found: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            found += [os.path.join(path, file.path) for file in walk(path).files if file.problem is None]
+        else:
+            found.append(path)
+    return found
 
 
 def _enter(path: str, relative: str, seen: set[tuple[int, int]], links: list[tuple[str, str]], scan: Scan) -> None:

@@ -33,6 +33,7 @@ class VectorStore:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.generation = generation
         self.row_bytes = dim * self.dtype.itemsize
+        self._open: dict[Path, np.ndarray] = {}  # memory maps, kept: opening one costs more than reading some rows
 
     def segment_path(self, segment: int) -> Path:
         return self.folder / f"{self.generation:04d}-{segment:06d}.f{self.dtype.itemsize * 8}"
@@ -80,7 +81,7 @@ class VectorStore:
     def blocks(self, count: int, rows: int = 8192) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, vectors float32 (n, dim)) over rows 0 .. count-1, at most ``rows`` at a time."""
         for segment, first, last, _ in _spans(0, count):
-            mapped = self._map(segment)
+            mapped = self._map(segment, last - first)
             for begin in range(0, last - first, rows):
                 yield (
                     first + begin,
@@ -94,9 +95,10 @@ class VectorStore:
         for segment in np.unique(segments):
             where = np.flatnonzero(segments == segment)
             offsets = rows[where] % SEGMENT_ROWS
-            stored = self._map(int(segment))[offsets]
+            needed = int(offsets.max()) + 1
+            stored = self._map(int(segment), needed)[offsets]
             if check:
-                crcs = self._keys(int(segment))["crc"][offsets]
+                crcs = self._keys(int(segment), needed)["crc"][offsets]
                 for row, vector, crc in zip(rows[where], stored, crcs, strict=True):
                     if zlib.crc32(vector.tobytes()) != crc:
                         raise GalleryDamaged(
@@ -159,24 +161,30 @@ class VectorStore:
                     extended.append(path)
         return extended
 
-    def _map(self, segment: int) -> np.ndarray:
-        return self._mapped(self.segment_path(segment), self.dtype, self.dim)
+    def _map(self, segment: int, needed: int | None = None) -> np.ndarray:
+        return self._mapped(self.segment_path(segment), self.dtype, self.dim, needed)
 
-    def _keys(self, segment: int) -> np.ndarray:
-        return self._mapped(self.keys_path(segment), _KEY, 0)
+    def _keys(self, segment: int, needed: int | None = None) -> np.ndarray:
+        return self._mapped(self.keys_path(segment), _KEY, 0, needed)
 
-    @staticmethod
-    def _mapped(path: Path, dtype: np.dtype, width: int) -> np.ndarray:
+    def _mapped(self, path: Path, dtype: np.dtype, width: int, needed: int | None) -> np.ndarray:
+        """The file as an array: as mapped before if that has ``needed`` rows, else as the file is now."""
+        known = self._open.get(path)
+        if known is not None and needed is not None and len(known) >= needed:
+            return known
         try:
             row = dtype.itemsize * (width or 1)
             rows = path.stat().st_size // row
             if rows == 0:
                 raise GalleryDamaged(f"{path} is empty", "Run `retrieve index --repair`.")
-            return np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,))
+            # A plain array over the map: indexing a memmap object costs more than reading the row.
+            mapped = np.asarray(np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,)))
         except OSError as error:
             raise GalleryDamaged(
                 f"{path} cannot be read ({error.strerror or error})", "Run `retrieve index --repair`."
             ) from error
+        self._open[path] = mapped
+        return mapped
 
 
 def _spans(start: int, count: int) -> Iterator[tuple[int, int, int, int]]:
