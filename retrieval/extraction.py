@@ -42,6 +42,7 @@ def describe_all(
     ``load`` runs in worker threads: item -> uint8 (H, W, 3); None skips the item; ImageError becomes its ``error``.
     ``engine`` is called once, when the first picture is ready. ``budget``: bytes of decoded pictures that may wait.
     Pictures are never padded or reshaped to fill a batch, so batching cannot change a descriptor's meaning.
+    An engine with several streams works on as many batches at a time, each in a thread of its own.
     """
     workers = workers or max(2, min(8, os.cpu_count() or 2))
     buckets: dict[tuple[int, ...], list[tuple[T, np.ndarray]]] = {}
@@ -49,23 +50,16 @@ def describe_all(
     source = iter(items)
     running: deque[tuple[T, Future[np.ndarray | None]]] = deque()
     ready: Engine | None = None
+    described: _Batches[T] | None = None
 
-    def run(shape: tuple[int, ...], count: int) -> Iterator[Described[T]]:
-        nonlocal waiting, ready
-        bucket = buckets[shape]
-        batch, rest = bucket[:count], bucket[count:]
-        if rest:
-            buckets[shape] = rest
-        else:
-            del buckets[shape]
+    def run(shape: tuple[int, ...]) -> Iterator[Described[T]]:
+        nonlocal waiting, ready, described
+        batch = buckets.pop(shape)
         waiting -= sum(array.nbytes for _, array in batch)
-        ready = ready or engine()
-        descriptors = ready.describe(np.stack([array for _, array in batch]))
-        for (item, _), descriptor in zip(batch, descriptors, strict=True):
-            if not np.isfinite(descriptor).all():
-                yield Described(item, error=ImageError("the network gave no finite descriptor for it"))
-            else:
-                yield Described(item, descriptor)
+        if described is None:
+            ready = ready or engine()
+            described = _Batches(ready)
+        yield from described.put(batch)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
@@ -97,11 +91,56 @@ def describe_all(
                 ready = engine()
             full = max(1, ready.batch_pixels // (array.shape[0] * array.shape[1]))
             if len(bucket) >= min(full, 64):
-                yield from run(array.shape, len(bucket))
+                yield from run(array.shape)
             while waiting > budget:
-                shape = max(buckets, key=lambda s: sum(a.nbytes for _, a in buckets[s]))
-                yield from run(shape, len(buckets[shape]))
+                yield from run(max(buckets, key=lambda s: sum(a.nbytes for _, a in buckets[s])))
         for shape in list(buckets):
-            yield from run(shape, len(buckets[shape]))
+            yield from run(shape)
+        if described is not None:
+            yield from described.rest()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        if described is not None:
+            described.close()
+
+
+class _Batches(Generic[T]):
+    """Batches on their way through an engine, as many at a time as it has streams; results come out in order."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._streams = getattr(engine, "streams", 1)
+        self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="engine") if self._streams > 1 else None
+        self._running: deque[tuple[list[T], Future[np.ndarray]]] = deque()
+
+    def put(self, batch: list[tuple[T, np.ndarray]]) -> Iterator[Described[T]]:
+        """Give it to the engine; yields what is done meanwhile."""
+        items = [item for item, _ in batch]
+        pixels = np.stack([array for _, array in batch])
+        if self._pool is None:
+            yield from self._results(items, self._engine.describe(pixels))
+            return
+        self._running.append((items, self._pool.submit(self._engine.describe, pixels)))
+        # One batch more than there are streams, so that none of them waits for us.
+        while self._running and (len(self._running) > self._streams or self._running[0][1].done()):
+            yield from self._next()
+
+    def rest(self) -> Iterator[Described[T]]:
+        while self._running:
+            yield from self._next()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _next(self) -> Iterator[Described[T]]:
+        items, future = self._running.popleft()
+        return self._results(items, future.result())
+
+    @staticmethod
+    def _results(items: list[T], descriptors: np.ndarray) -> Iterator[Described[T]]:
+        for item, descriptor in zip(items, descriptors, strict=True):
+            if not np.isfinite(descriptor).all():
+                yield Described(item, error=ImageError("the network gave no finite descriptor for it"))
+            else:
+                yield Described(item, descriptor)

@@ -18,13 +18,31 @@ if TYPE_CHECKING:
     from retrieval.engines.base import Engine
 
 
-class Model:
-    """``spec`` says what the descriptors mean; ``engine()`` computes them. Made by :func:`load_model`."""
+def _say_nothing(_: str) -> None:
+    return None
 
-    def __init__(self, spec: ModelSpec, checkpoint: Path | None = None, engine: str = "auto") -> None:
+
+class Model:
+    """``spec`` says what the descriptors mean; ``engine()`` computes them. Made by :func:`load_model`.
+
+    ``quantised``: the folder of an int8 model that computes them instead (:mod:`retrieval.engines.quantise`). ``say`` gets
+    one-line messages of the engine, such as why it is not the one that would be faster.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        checkpoint: Path | None = None,
+        engine: str = "auto",
+        *,
+        quantised: Path | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
         self.engine_name = engine
+        self.quantised = quantised
+        self.say = say or _say_nothing
         self._engine: Engine | None = None
 
     def __repr__(self) -> str:
@@ -39,7 +57,9 @@ class Model:
         if self._engine is None:
             from retrieval.engines.base import create_engine
 
-            self._engine = create_engine(self.spec, self.engine_name, self.checkpoint)
+            self._engine = create_engine(
+                self.spec, self.engine_name, self.checkpoint, quantised=self.quantised, say=self.say
+            )
         return self._engine
 
     def load(self, image: Any, bbox: Sequence[float] | None = None) -> np.ndarray:
@@ -77,10 +97,6 @@ class Model:
         return out
 
 
-def _say_nothing(_: str) -> None:
-    return None
-
-
 def load_model(
     name: str | os.PathLike[str] = "auto",
     *,
@@ -104,5 +120,5 @@ def load_model(
                 f"{text} is not a checkpoint of this project", f"Convert it: retrieve models import {text} --out DIR."
             )
         path = checkpoint_path(text)
-        return Model(read_spec(path).with_image(size=size, scales=wanted, exif=exif), path, engine)
-    return Model(resolve(text, say=say).with_image(size=size, scales=wanted, exif=exif), None, engine)
+        return Model(read_spec(path).with_image(size=size, scales=wanted, exif=exif), path, engine, say=say)
+    return Model(resolve(text, say=say).with_image(size=size, scales=wanted, exif=exif), None, engine, say=say)

@@ -18,7 +18,7 @@ from retrieval.datasets.labelled import Labelled, read_list
 
 
 def split(train: Labelled, test: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
-    """The lines of ``train`` of the kept classes, and those of ``test`` of the held-out ones; classes are drawn from ``train``."""
+    """The lines of ``train`` of the kept classes, and those of ``test`` of the classes held out of it."""
     classes = sorted({label for _, label in train if label is not None})
     held = set(np.random.default_rng(seed).permutation(classes)[: round(share * len(classes))])
     return [x for x in train if x[1] not in held], [x for x in test if x[1] in held]

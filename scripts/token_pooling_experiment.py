@@ -54,7 +54,7 @@ NAMES = {
 RATES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 # The block (from 0) after which the 2 x 2 average makes 16 patches of 64, and that after which it makes 4 of 16.
 HALVINGS: tuple[tuple[int, ...], ...] = ((4,), (3,), (2,), (1,), (0,), (2, 4), (1, 3), (0, 2), (0, 1))
-TUNED: tuple[tuple[int, ...], ...] = ((1,), (0, 2))
+TUNED: tuple[tuple[int, ...], ...] = ((1,),)
 # As it is, with each token counted as often as it stands for others or not; and trained again with the reduction.
 MODES = ("post-hoc", "post-hoc, tokens not counted", "fine-tuned")
 DRAWS = 5  # of the method "random", whose figures are their mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set RETRIEVAL_TEST_DATA to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that engines prepare are kept for the whole run, and not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETRIEVE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

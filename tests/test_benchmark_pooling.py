@@ -74,7 +74,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model(MODEL, size=96)
+    return load_model(MODEL, size=96, engine="torch")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_descriptors_are_those_of_the_model(model: Model, truth: GroundTruth) ->
 
 @pytest.mark.parametrize("name", ["mean", "cls", "token-gem:p=3", "token-gem:p=3,negative=shift", "cls-gem"])
 def test_tokens_are_pooled_as_by_the_model(name: str, truth: GroundTruth) -> None:
-    vit = load_model(f"deit_tiny-{name}@random:0", size=64)
+    vit = load_model(f"deit_tiny-{name}@random:0", size=64, engine="torch")
     pictures = [(str(truth.root / path), None) for path in truth.gallery[:4]]
     with extract_features(vit, vit.engine(), pictures) as cache:  # type: ignore[arg-type]
         assert cache.layout == "tokens"
@@ -304,7 +304,7 @@ def test_trained_pooling_of_a_checkpoint_takes_part(truth: GroundTruth, tmp_path
 
     from retrieval.models.checkpoint import save_checkpoint
 
-    start = load_model("resnet18-gem:p=2.25@random:0", size=96)
+    start = load_model("resnet18-gem:p=2.25@random:0", size=96, engine="torch")
     network = start.engine().describer.network  # type: ignore[attr-defined]
     with torch.no_grad():
         network.pooling.p.fill_(6.5)

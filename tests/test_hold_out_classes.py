@@ -22,9 +22,9 @@ def test_no_class_is_trained_on_and_tested_on(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "train.txt", "test.txt", "--share", "0.25", "--out", "lists"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     kept, held = rows(tmp_path / "lists/kept.txt"), rows(tmp_path / "lists/heldout.txt")
-    assert {path.split("/")[0] for path, _ in kept} == {"train"} and {path.split("/")[0] for path, _ in held} == {
-        "test"
-    }
+    assert {path.split("/")[0] for path, _ in kept} == {"train"}
+    assert {path.split("/")[0] for path, _ in held} == {"test"}
     classes, others = {label for _, label in kept}, {label for _, label in held}
-    assert len(classes) == 9 and len(others) == 3 and not classes & others
-    assert len(kept) == 45 and len(held) == 15
+    assert (len(classes), len(others)) == (9, 3)
+    assert not classes & others
+    assert (len(kept), len(held)) == (45, 15)

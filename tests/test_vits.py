@@ -105,7 +105,7 @@ def test_pictures_of_any_size() -> None:
 
 def test_descriptors_of_token_poolings() -> None:
     array = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    body = load_model("deit_tiny-cls@random:0").engine().describer.network.backbone  # type: ignore[attr-defined]
+    body = load_model("deit_tiny-cls@random:0", engine="torch").engine().describer.network.backbone  # type: ignore[attr-defined]
     with torch.no_grad():
         x = torch.from_numpy(array).permute(2, 0, 1)[None] / 255
         mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)

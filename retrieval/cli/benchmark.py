@@ -135,6 +135,204 @@ def pooling(
         print(tables(report))
 
 
+@command.command("ann")
+@click.option(
+    "--sizes",
+    type=NumberList(),
+    default="10000,100000,1000000",
+    show_default=True,
+    help="How many vectors, one gallery for each number.",
+)
+@click.option(
+    "--kinds",
+    default="ivf",
+    show_default=True,
+    help="Search indexes to compare with exact search: ivf,hnsw,ivfpq; a FAISS factory string goes alone.",
+)
+@click.option("--gallery", metavar="DIR", help="A gallery whose vectors are varied (default: vectors are drawn).")
+@click.option(
+    "--dim", type=click.IntRange(8, 8192), default=512, show_default=True, help="Dimensions of vectors that are drawn."
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0.5, 1),
+    default=0.98,
+    show_default=True,
+    help="What each kind must find of the first 10.",
+)
+@click.option(
+    "--queries", type=click.IntRange(min=1), default=200, show_default=True, help="Queries besides the labelled ones."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads for FAISS (default: all).")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the vectors.")
+@click.option(
+    "--work", type=click.Path(exists=True, file_okay=False), help="Where galleries are made (default: $TMPDIR)."
+)
+@click.option("--save", metavar="FILE", help="Also write the figures and the machine they belong to, as JSON.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How results are printed; json is one row a line.",
+)
+@verbosity_options
+def ann(
+    sizes: tuple[float, ...],
+    kinds: str,
+    gallery: str | None,
+    dim: int,
+    recall: float,
+    queries: int,
+    threads: int | None,
+    dtype: str,
+    seed: int,
+    work: str | None,
+    save: str | None,
+    form: str,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Compare approximate search with exact search: recall, mAP, time for a query, memory, building, keeping up.
+
+    Galleries of vectors that look like descriptors are made in a temporary folder; the index answers one query at a time,
+    with the catalog and exact scores included. A million vectors of 512 dimensions take 5 GB of disk.
+    """
+    from dataclasses import asdict
+
+    from retrieval.benchmarks.ann import benchmark_ann, table, write_report
+    from retrieval.gallery.ann_kind import KINDS
+
+    names = kinds.split(",")
+    if not all(name in KINDS for name in names):
+        names = [kinds]  # a factory string has commas of its own
+    options = {
+        "dim": dim,
+        "recall": recall,
+        "queries": queries,
+        "threads": threads,
+        "dtype": dtype,
+        "folder": work,
+        "seed": seed,
+        "say": lambda message: say(safe(message), quiet),
+    }
+    counts = [int(size) for size in sizes]
+    if gallery is None:
+        report = benchmark_ann(counts, names, **options)  # type: ignore[arg-type]
+    else:
+        from retrieval.gallery.gallery import Gallery
+
+        with Gallery.open(gallery) as opened:
+            report = benchmark_ann(counts, names, gallery=opened, **options)  # type: ignore[arg-type]
+    if save is not None:
+        write_report(report, save)
+    if form == "json":
+        for row in report.rows:
+            print_json(asdict(row))
+    else:
+        print(table(report))
+
+
+@command.command("speed")
+@click.option(
+    "--model", metavar="NAME", default="auto", show_default=True, help="BACKBONE-POOLING, or a checkpoint's path."
+)
+@click.option("--random-weights", is_flag=True, help="Untrained weights: as fast, and nothing is downloaded.")
+@click.option(
+    "--size", "sizes", type=NumberList(), help="Longest sides in pixels, such as 512,1024 (default: the model's)."
+)
+@click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1).")
+@click.option("--images", metavar="DIR", help="A folder of pictures (default: pictures are drawn).")
+@click.option("--engines", default="torch,openvino", show_default=True, help="Compared with the reference loop.")
+@click.option("--precision", "precisions", default="fp32", show_default=True, help="fp32, int8 or fp32,int8.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many pictures a round takes."
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each engine runs once in each."
+)
+@click.option("--index/--no-index", "whole", default=True, help="Also index all the pictures, end to end.")
+@click.option("--save", metavar="FILE", help="Also write the rows and the machine they belong to, as JSON.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How results are printed; json is one row a line.",
+)
+@verbosity_options
+def speed(
+    model: str,
+    random_weights: bool,
+    sizes: tuple[float, ...] | None,
+    scales: tuple[float, ...] | None,
+    images: str | None,
+    engines: str,
+    precisions: str,
+    count: int,
+    rounds: int,
+    whole: bool,
+    save: str | None,
+    form: str,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Time every engine against the field's usual loop: one picture at a time through eager float32 torch.
+
+    All run on the same pictures in turn, so that the ratios hold where the machine's speed drifts; descriptors are
+    compared with the reference's. Then all pictures are indexed, from files to a gallery, and memory is measured.
+    """
+    import tempfile
+
+    from retrieval.benchmarks.speed import benchmark_speed, row_dict, table, write_report
+    from retrieval.benchmarks.speed_pictures import draw_pictures
+    from retrieval.engines.base import ENGINES, PRECISIONS
+    from retrieval.errors import UsageError
+    from retrieval.gallery.scan import pictures_in
+    from retrieval.model import load_model
+    from retrieval.models.zoo import EMBEDDED
+
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
+    lists = {"--engines": (engines.split(","), ENGINES), "--precision": (precisions.split(","), PRECISIONS)}
+    for option, (given, known) in lists.items():
+        if unknown := [name for name in given if name not in known]:
+            raise UsageError(f"{option} does not know {unknown[0]!r}", f"Known: {', '.join(known)}.")
+    if random_weights and "@" not in model:
+        model = f"{EMBEDDED if model == 'auto' else model}@random:0"
+    chosen = load_model(model, scales=scales, say=tell)
+    with tempfile.TemporaryDirectory(prefix="retrieval-pictures-") as folder:
+        if images is None:
+            tell(f"drawing {max(count, 32)} pictures")
+            paths = draw_pictures(folder, max(count, 32))
+        else:
+            paths = pictures_in([images])
+            if not paths:
+                raise UsageError(f"there are no pictures in {images}")
+        report = benchmark_speed(
+            chosen,
+            paths,
+            sizes=[int(size) for size in sizes or (chosen.spec.image.size or 1024,)],
+            engines=engines.split(","),
+            precisions=precisions.split(","),
+            count=count,
+            rounds=rounds,
+            index=whole,
+            say=tell,
+        )
+    if save is not None:
+        write_report(report, save)
+    if form == "json":
+        for row in report.rows:
+            print_json(row_dict(row))
+    else:
+        print(table(report))
+
+
 @contextmanager
 def _ground_truth(
     name: str, data: str, images: str | None, tell: Callable[[str], None]

@@ -50,10 +50,10 @@ index_option = click.option(
 )
 engine_option = click.option(
     "--engine",
-    type=click.Choice(["auto", "torch"]),
+    type=click.Choice(["auto", "torch", "openvino"]),
     default="auto",
     show_default=True,
-    help="What runs the network.",
+    help="What runs the network; auto is openvino on a CPU, where it can.",
 )
 model_options = _options(
     click.option(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from retrieval.cli.common import (
 if TYPE_CHECKING:
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.sync import SyncReport
+    from retrieval.model import Model
 
 
 @click.command("index")
@@ -35,7 +37,22 @@ if TYPE_CHECKING:
     help="How a new gallery stores vectors; float16 halves it.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    help="Of a new gallery's network: int8 is calibrated on the pictures, its loss measured and printed (default: fp32).",
+)
+@click.option(
     "--no-exif", is_flag=True, help="A new gallery ignores EXIF orientation (as the published benchmarks do)."
+)
+@click.option(
+    "--ann",
+    metavar="KIND",
+    help="Search index, kept with the gallery: auto (default), flat (exact), hnsw, ivf, ivfpq or a FAISS factory string.",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0.5, 1),
+    help="Share of the true first 10 that an approximate search index must find, kept with the gallery (default: 0.98).",
 )
 @click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
@@ -55,7 +72,10 @@ def command(
     scales: tuple[float, ...] | None,
     engine: str,
     dtype: str | None,
+    precision: str | None,
     no_exif: bool,
+    ann: str | None,
+    recall: float | None,
     strict: bool,
     repair: bool,
     form: str,
@@ -68,6 +88,7 @@ def command(
     their content. Without PATH: everything that was indexed before. Interrupted, it continues where it was.
     """
     from retrieval.errors import UsageError
+    from retrieval.gallery.ann_kind import check_request
     from retrieval.gallery.gallery import DEFAULT_FOLDER, Gallery, locate
     from retrieval.model import load_model
 
@@ -89,6 +110,10 @@ def command(
                 f"the gallery {folder} stores {gallery.description['dtype']}",
                 "Another dtype needs another gallery (--index).",
             )
+        if precision and precision != (own := gallery.description.get("precision", "fp32")):
+            raise UsageError(
+                f"the gallery {folder} is described with {own}", "Another precision needs another gallery (--index)."
+            )
         if no_exif and gallery.spec.image.exif:
             raise UsageError(
                 f"the gallery {folder} was made with EXIF orientation",
@@ -103,7 +128,10 @@ def command(
         if missing:
             raise UsageError(f"there is no {safe(missing[0])}")
         chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
-        gallery = Gallery.create(folder, chosen, dtype=dtype or "float32", engine=engine)
+        check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
+        with _quantised(chosen, paths, precision == "int8"):
+            gallery = Gallery.create(folder, chosen, dtype=dtype or "float32", engine=engine)
+    gallery.configure_search(ann, recall)
     with gallery, progress_bar("index", quiet) as update:
         report = gallery.index(list(paths) or None, progress=update)
         images = gallery.catalog.searchable_count()
@@ -120,6 +148,23 @@ def command(
         if troubles:
             print(f"{troubles} could not be read; `retrieve info` says which and why")
     return 1 if strict and troubles else 0
+
+
+@contextmanager
+def _quantised(model: Model, paths: tuple[str, ...], wanted: bool) -> Iterator[None]:
+    """While this is open, ``model`` is in int8 if ``wanted``, calibrated on the pictures in ``paths``."""
+    if not wanted:
+        yield
+        return
+    import tempfile
+
+    from retrieval.engines.quantise import quantise
+    from retrieval.gallery.scan import pictures_in
+
+    with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as folder:
+        model.quantised = Path(folder) / "int8"
+        quantise(model, pictures_in(paths), model.quantised)
+        yield
 
 
 def require_same_model(

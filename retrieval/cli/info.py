@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from retrieval.cli.common import human_bytes, index_option, print_json, safe, verbosity_options
+from retrieval.cli.common import human_bytes, index_option, print_json, safe, say, verbosity_options
+
+if TYPE_CHECKING:
+    from retrieval.gallery.gallery import GalleryInfo
 
 
 @click.command("info")
@@ -15,7 +20,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     """Tell what the gallery holds, its model and size, and which pictures could not be read and why."""
     from retrieval.gallery.gallery import Gallery
 
-    with Gallery.open(index) as gallery:
+    with Gallery.open(index, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         info = gallery.info()
     spec = info.spec
     if form == "json":
@@ -26,6 +31,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
                 "name": spec.name,
                 "fingerprint": spec.fingerprint,
                 "dtype": info.dtype,
+                "precision": info.precision,
                 "roots": info.roots,
                 "images": info.images,
                 "vectors": info.vectors,
@@ -33,6 +39,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
                 "unreadable": [{"path": path, "reason": reason} for path, reason in info.troubled],
                 "bytes": info.bytes_total,
                 "ann": info.index_file,
+                "search": _search(info),
             }
         )
         return
@@ -49,15 +56,53 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
             "image rule",
             f"longest side {rule.size}, {rule.interpolation}, scales {scales}, EXIF orientation {'on' if rule.exif else 'off'}",
         ),
-        ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}"),
-        (
-            "search index",
-            safe(info.index_file) if info.index_file else "not written yet (search is exact without it)",
-        ),
+        ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}, of the network in {info.precision}"),
+        ("search index", _search_line(info)),
     ]
+    if info.index_file:
+        lines.append(("in", safe(info.index_file)))
     for name, value in lines:
         print(f"{name:>12}  {value}")
     if info.troubled:
         print(f"\n{len(info.troubled)} could not be read:")
         for path, reason in info.troubled:
             print(f"  {safe(path)}: {safe(reason)}")
+
+
+def _search(info: GalleryInfo) -> dict[str, object]:
+    """The search index for JSON; "recall", "milliseconds", "queries" and "measured_at" as last measured on the gallery."""
+    out: dict[str, object] = {"asked": info.ann, "target": info.recall}
+    note = info.search
+    if note is not None:
+        out |= {
+            "kind": note.kind,
+            "factory": note.factory,
+            "vectors": note.count,
+            "bytes": note.bytes,
+            "changes": info.changes,
+            "effort": note.effort,
+            "shortlist": note.shortlist,
+            "recall": note.recall,
+            "milliseconds": note.milliseconds,
+            "queries": note.queries,
+            "measured_at": note.measured,
+            "seconds": note.seconds,
+        }
+    return out
+
+
+def _search_line(info: GalleryInfo) -> str:
+    from retrieval.gallery.ann_recall import K
+
+    note = info.search
+    if note is None:
+        return f"not written yet (asked for: {safe(info.ann)}; search is exact without it)"
+    name = "flat, exact" if note.kind == "flat" else safe(note.factory)
+    parts = [f"{name}, {human_bytes(note.bytes)}"]
+    if note.queries:
+        parts.append(f"recall@{K} {note.recall:.3f} (target {note.target:g}, {note.queries} queries)")
+    if note.milliseconds is not None:
+        parts.append(f"{note.milliseconds:.2g} ms a query")
+    if info.changes:
+        parts.append(f"{info.changes} changes beside it")
+    return "; ".join(parts)

@@ -130,7 +130,7 @@ def command(
         if sheet is not None:
             _write_sheet(gallery, [results[i] for i in range(len(files)) if results[i].matches], sheet)
             say(f"contact sheet: {safe(sheet)}", quiet)
-        if not gallery.catalog.searchable_count():
+        if not gallery.catalog.any_searchable():
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
     return 1 if failed else 0
 

@@ -1,31 +1,45 @@
-"""The torch engine: float32 on the CPU, or on a CUDA device where there is one."""
+"""The torch engine: float32 on the CPU; on a CUDA device, where there is one, with the backbone in half precision."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from retrieval.engines.folding import fold_batchnorm
 from retrieval.errors import UsageError
+from retrieval.models.backbones import Backbone
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
 from retrieval.models.spec import ModelSpec
 
 
 class TorchEngine:
-    """Runs the describer in inference mode, channels-last. See :class:`retrieval.engines.base.Engine`."""
+    """Runs the describer in inference mode, channels-last, its batch normalisation folded into the convolutions.
+    See :class:`retrieval.engines.base.Engine`.
+
+    On a GPU the backbone computes in float16 (autocast); pooling, normalisation and whitening in float32. A batch with
+    features beyond float16's range is computed again in float32.
+    """
 
     name = "torch"
+    precision = "fp32"
 
     def __init__(self, spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = None, device: str = "auto") -> None:
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.dim = spec.dim
         self.batch_pixels = 16_000_000 if self.device.type == "cuda" else 1_200_000
         self._shape: tuple[int, ...] = ()
-        network = build_network(spec, checkpoint)
+        network = fold_batchnorm(build_network(spec, checkpoint))
+        self._half: _HalfPrecision | None = None
+        if self.device.type == "cuda":
+            self._half = network.backbone = _HalfPrecision(network.backbone)  # type: ignore[assignment]
         self.describer = Describer(network, spec.image).to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def describe(self, images: np.ndarray) -> np.ndarray:
@@ -38,7 +52,37 @@ class TorchEngine:
             _return_free_memory()
         images = np.require(images, requirements=["C", "W"])  # torch takes no read-only memory
         with torch.inference_mode():
-            return self.describer(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
+            pixels = torch.from_numpy(images)
+            if self._half is None:
+                return self.describer(pixels.to(self.device)).float().cpu().numpy()
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+            descriptors = self.describer(pixels).float().cpu().numpy()
+            if not np.isfinite(descriptors).all():
+                with self._half.off():
+                    descriptors = self.describer(pixels).float().cpu().numpy()
+            return descriptors
+
+
+class _HalfPrecision(nn.Module):
+    """A backbone whose convolutions run in float16 on a GPU; features leave it in float32."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.inner = backbone
+        self.info = backbone.info
+        self.enabled = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cuda", dtype=torch.float16, enabled=self.enabled):
+            return self.inner(images).float()
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        self.enabled = False
+        try:
+            yield
+        finally:
+            self.enabled = True
 
 
 def _return_free_memory() -> None:

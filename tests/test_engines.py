@@ -1,0 +1,315 @@
+"""Engines against the network itself, run as plain as can be: one picture, eager float32, nothing folded."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeEngine
+from torch import nn
+
+from retrieval.engines.base import Engine, EngineUnavailable, create_engine
+from retrieval.engines.folding import fold_batchnorm
+from retrieval.errors import UsageError
+from retrieval.extraction import describe_all
+from retrieval.model import Model, load_model
+from retrieval.models.backbones import create_backbone
+from retrieval.models.checkpoint import save_checkpoint
+from retrieval.models.loading import build_network
+from retrieval.models.network import Describer, RetrievalNetwork, make_pooling
+from retrieval.models.zoo import BACKBONES
+from retrieval.pooling.registry import list_poolings
+
+RESNET, LITE = "resnet18-gem@random:0", "efficientnet_lite0-gem"
+SHAPES = [(97, 131), (64, 64), (40, 203)]
+ENGINES = ["torch", "openvino"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the module: each model is prepared once."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETRIEVE_CACHE", str(folder))
+        yield folder
+
+
+def pictures(height: int, width: int, count: int = 1, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed + height * width)
+    coarse = np.kron(rng.integers(0, 256, (count, -(-height // 20), -(-width // 20), 3)), np.ones((1, 20, 20, 1)))
+    noise = rng.integers(-40, 40, (count, height, width, 3))
+    return np.clip(coarse[:, :height, :width] + noise, 0, 255).astype(np.uint8)
+
+
+def plainly(model: Model, images: np.ndarray) -> np.ndarray:
+    """The describer on float pictures, channels first, one at a time, in float64."""
+    network = build_network(model.spec, model.checkpoint)
+    describer = Describer(network, model.spec.image).double().eval()
+    describer.mean, describer.std = describer.mean.double(), describer.std.double()
+    rows = []
+    with torch.no_grad():
+        for image in images:
+            chw = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+            rows.append(_without_uint8(describer, chw.double()).numpy())
+    return np.concatenate(rows)
+
+
+def _without_uint8(describer: Describer, x: torch.Tensor) -> torch.Tensor:
+    original = torch.Tensor.float
+    try:
+        torch.Tensor.float = lambda self: self  # type: ignore[assignment, method-assign]
+        return describer(x.permute(0, 2, 3, 1))
+    finally:
+        torch.Tensor.float = original  # type: ignore[method-assign]
+
+
+def distance(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest 1 - cosine."""
+    got = got.astype(np.float64)
+    return float((1 - (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)).max())
+
+
+def engine(model: Model, name: str) -> Engine:
+    return create_engine(model.spec, name, model.checkpoint)
+
+
+@pytest.mark.parametrize("name", [RESNET, LITE])
+@pytest.mark.parametrize("runs", ENGINES)
+def test_every_engine_gives_the_networks_own_descriptors(name: str, runs: str) -> None:
+    model = load_model(name)
+    made = engine(model, runs)
+    assert (made.name, made.dim) == (runs, model.spec.dim)
+    for height, width in SHAPES:
+        for count in (1, 3):
+            images = pictures(height, width, count)
+            wanted = plainly(model, images)
+            got = made.describe(images)
+            assert got.dtype == np.float32
+            assert got.shape == (count, model.spec.dim)
+            assert distance(got, wanted) < 1e-9
+            np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
+    assert distance(wanted[:1], wanted[1:2]) > 1e-5  # so what is allowed above tells pictures apart
+
+
+@pytest.fixture(scope="module")
+def whitened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with an FC layer and a whitening, both of random matrices."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    model = load_model(RESNET)
+    network = build_network(model.spec)
+    torch.manual_seed(1)
+    network.fc, network.whitening = nn.Linear(512, 64), nn.Linear(64, 24)
+    spec = replace(model.spec, dim=24, whitening={"kind": "learned", "dim": 24, "fc": {"kind": "fc", "dim": 64}})
+    save_checkpoint(network, spec, path)
+    return path
+
+
+@pytest.mark.parametrize("runs", ENGINES)
+@pytest.mark.parametrize("name", [RESNET, LITE, "whitened"])
+def test_scales_and_whitening_are_inside(name: str, runs: str, whitened: Path) -> None:
+    model = load_model(whitened if name == "whitened" else name, scales=(1, 0.7071, 0.5))
+    made = engine(model, runs)
+    for height, width in SHAPES[:2]:
+        images = pictures(height, width, 2)
+        assert distance(made.describe(images), plainly(model, images)) < 1e-9
+
+
+@pytest.mark.parametrize("runs", ENGINES)
+def test_a_wrong_input_is_refused_and_a_read_only_one_is_not(runs: str) -> None:
+    made = engine(load_model(RESNET), runs)
+    with pytest.raises(UsageError, match="uint8"):
+        made.describe(np.zeros((1, 32, 32, 3), np.float32))
+    with pytest.raises(UsageError, match="uint8"):
+        made.describe(np.zeros((32, 32, 3), np.uint8))
+    images = pictures(64, 64, 2)
+    wanted = made.describe(images)
+    images.setflags(write=False)
+    np.testing.assert_array_equal(made.describe(images), wanted)
+    np.testing.assert_array_equal(made.describe(images[:, ::1]), wanted)
+    flipped = images[:, :, ::-1]
+    np.testing.assert_array_equal(made.describe(flipped), made.describe(flipped.copy()))
+
+
+def test_openvino_describes_a_picture_the_same_beside_any_others_and_on_any_thread() -> None:
+    model = load_model(LITE)
+    made = engine(model, "openvino")
+    images = pictures(97, 131, 6)
+    alone = np.concatenate([made.describe(image[None]) for image in images])
+    np.testing.assert_array_equal(made.describe(images), alone)
+    with ThreadPoolExecutor(4) as pool:
+        for together in pool.map(made.describe, [images] * 8):
+            np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(made.describe(images), alone, atol=1e-6)
+
+
+# -- which poolings convert ------------------------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """A backbone that costs nothing: stride 16, 8 channels, nothing negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 7, 4, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 5, 4, 2), nn.ReLU()
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+SHAPED = {"rmac", "rgem", "grid-avg", "grid-max", "spp"}  # their regions follow from the shape of the map
+MAPS = [info.name for info in list_poolings() if info.kind == "map"]
+
+
+@pytest.mark.parametrize("pooling", [*MAPS, "gem:1", "gem:2.7", "gem:9", "gem:inf"])
+def test_a_pooling_converts_faithfully_or_not_at_all(pooling: str) -> None:
+    import openvino
+
+    from retrieval.engines.export import Unconvertible, convert
+
+    torch.manual_seed(0)
+    name, _, p = pooling.partition(":")
+    info = replace(BACKBONES["resnet18"], dim=8)
+    wanted = {"name": name, **({"p": float(p)} if p else {})}
+    network = RetrievalNetwork(Tiny(), make_pooling(wanted, info))  # type: ignore[arg-type]
+    describer = Describer(network, load_model(RESNET, scales=(1, 0.5)).spec.image).eval()
+    if name in SHAPED:
+        with pytest.raises(Unconvertible, match="shape"):
+            convert(describer)
+        return
+    compiled = openvino.Core().compile_model(convert(describer), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for height, width in [(150, 90), (61, 333)]:
+        images = pictures(height, width)
+        with torch.no_grad():
+            assert distance(compiled(images)[0], describer(torch.from_numpy(images)).double().numpy()) < 1e-9
+
+
+def test_auto_takes_torch_for_what_does_not_convert_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model("resnet18-rmac@random:0")
+    images = pictures(97, 131)
+    for tries in range(2):
+        said: list[str] = []
+        made = create_engine(model.spec, "auto", say=said.append)
+        assert made.name == "torch"
+        assert "shape" in said[-1]
+        assert "torch" in said[-1]
+        assert len(said) == 2 - tries  # that the model is being prepared is said the first time
+        assert distance(made.describe(images), plainly(model, images)) < 1e-9
+        monkeypatch.setattr("retrieval.engines.export.convert", None)  # not asked again
+    with pytest.raises(EngineUnavailable, match="--engine torch"):
+        create_engine(model.spec, "openvino")
+
+
+def test_auto_is_openvino_unless_it_is_missing_or_the_processor_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = load_model(RESNET).spec
+    said: list[str] = []
+    assert create_engine(spec, "auto", say=said.append).name == "openvino"
+    assert not any("torch" in line for line in said)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "openvino", None)
+        said.clear()
+        assert create_engine(spec, "auto", say=said.append).name == "torch"
+        assert len(said) == 1
+        assert "pip install openvino" in said[0]
+        with pytest.raises(EngineUnavailable, match="pip install openvino"):
+            create_engine(spec, "openvino")
+    monkeypatch.setattr("platform.machine", lambda: "s390x")
+    said.clear()
+    assert create_engine(spec, "auto", say=said.append).name == "torch"
+    assert len(said) == 1
+    assert "s390x" in said[0]
+    with pytest.raises(UsageError, match="unknown engine"):
+        create_engine(spec, "fast")
+
+
+# -- folding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
+def test_folding_leaves_no_normalisation_and_the_same_function(name: str) -> None:
+    torch.manual_seed(0)
+    network = create_backbone(name).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as training leaves them, not as they start
+            module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+            nn.init.uniform_(module.weight, 0.5, 1.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    network.train()
+    before = copy.deepcopy(network.state_dict())
+    folded = fold_batchnorm(network)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    network.eval()
+    x = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        wanted, got = network(x), folded(x)
+    assert (wanted - got).abs().max() < 1e-5 * wanted.abs().max()
+    network.train()
+    network(x).sum().backward()
+    assert next(network.parameters()).grad is not None
+
+
+def test_a_normalisation_that_does_not_follow_a_convolution_stays() -> None:
+    class First(nn.Sequential):
+        pass
+
+    module = First(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    module[3].running_mean += 1
+    folded = fold_batchnorm(module)
+    x = torch.randn(1, 3, 5, 5)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == 2
+    torch.testing.assert_close(folded(x), module(x))
+
+
+# -- several batches at a time ---------------------------------------------------------------------------------------
+
+
+def test_an_engine_with_streams_gets_as_many_batches_at_a_time() -> None:
+    class Streams(FakeEngine):
+        streams = 3
+        batch_pixels = 1
+        now = most = 0
+        lock = threading.Lock()
+        all_in = threading.Event()
+
+        def describe(self, images: np.ndarray) -> np.ndarray:
+            with self.lock:
+                self.now += 1
+                self.most = max(self.most, self.now)
+                if self.now == self.streams:
+                    self.all_in.set()
+            assert self.all_in.wait(10)
+            try:
+                return super().describe(images)
+            finally:
+                with self.lock:
+                    self.now -= 1
+
+    made = Streams()
+    images = pictures(20, 30, 40)
+    results = {r.item: r.descriptor for r in describe_all(range(40), lambda i: images[i], lambda: made)}
+    assert made.most == 3
+    for i in range(40):
+        np.testing.assert_array_equal(results[i], FakeEngine().describe(images[i][None])[0])
+
+
+def test_a_failure_in_one_of_the_streams_is_raised() -> None:
+    class Broken(FakeEngine):
+        streams = 2
+
+        def describe(self, images: np.ndarray) -> np.ndarray:
+            raise RuntimeError("out of order")
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        list(describe_all(range(9), lambda i: pictures(20, 30)[0], Broken))

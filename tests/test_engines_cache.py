@@ -1,0 +1,231 @@
+"""The cache of prepared models: whole or not there, whatever happens to it; and what a cached query does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.engines import cache
+from retrieval.engines.base import create_engine
+from retrieval.model import load_model
+
+RESNET = "resnet18-gem@random:0"
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
+
+
+def describe(said: list[str] | None = None, size: int | None = None) -> np.ndarray:
+    spec = load_model(RESNET, size=size).spec
+    return create_engine(spec, "openvino", say=(said if said is not None else []).append).describe(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A cache with one model in it, and what the model gives."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETRIEVE_CACHE", str(folder))
+        return folder, describe()
+
+
+@pytest.fixture
+def copied(
+    prepared: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, np.ndarray]:
+    """A copy of that cache, to be damaged."""
+    import shutil
+
+    shutil.copytree(prepared[0], tmp_path / "cache")
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache", prepared[1]
+
+
+def entry_with(folder: Path, name: str) -> Path:
+    (found,) = (path.parent for path in (folder / "engines").glob(f"*/{name}"))
+    return found
+
+
+def never(*_: object) -> None:
+    raise AssertionError("converted again")
+
+
+def test_the_second_start_converts_nothing_for_any_size(
+    copied: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.engines.prepared._convert", never)
+    said: list[str] = []
+    np.testing.assert_array_equal(describe(said), copied[1])
+    np.testing.assert_array_equal(describe(said, size=300), copied[1])
+    assert said == []
+    with pytest.raises(AssertionError):  # other scales are another graph
+        create_engine(load_model(RESNET, scales=(1, 0.5)).spec, "openvino")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "unreadable contents"])
+def test_a_damaged_compiled_model_is_made_again_from_the_prepared_one(
+    damage: str, copied: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.engines.prepared._convert", never)
+    blob = entry_with(copied[0], "model.blob") / "model.blob"
+    spoil(blob, damage)
+    said: list[str] = []
+    np.testing.assert_allclose(describe(said), copied[1], atol=1e-6)
+    assert len(said) == 1
+    assert "damaged" in said[0]
+    said.clear()
+    describe(said)
+    assert said == []
+
+
+def spoil(file: Path, damage: str) -> None:
+    data = bytearray(file.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 16
+        file.write_bytes(data)
+    elif damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        (file.parent / cache.CONTENTS).write_text("{")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_prepared_model_is_converted_again(damage: str, copied: tuple[Path, np.ndarray]) -> None:
+    import shutil
+
+    shutil.rmtree(entry_with(copied[0], "model.blob"))
+    spoil(entry_with(copied[0], "model.xml") / "model.bin", damage)
+    said: list[str] = []
+    np.testing.assert_allclose(describe(said), copied[1], atol=1e-6)
+    assert "damaged" in said[0]
+    assert len(said) == 2  # the other: that it is being prepared
+    assert cache.find(entry_with(copied[0], "model.xml").name) is not None
+
+
+@pytest.mark.parametrize("where", ["/dev/null/cache", "a file"])
+def test_a_cache_that_cannot_be_written_costs_time_alone(
+    where: str, prepared: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "a file":
+        (tmp_path / "file").write_text("in the way")
+        where = str(tmp_path / "file")
+    monkeypatch.setenv("RETRIEVE_CACHE", where)
+    said: list[str] = []
+    np.testing.assert_allclose(describe(said), prepared[1], atol=1e-6)
+    assert sum("cannot be written" in line for line in said) == 1
+
+
+def test_a_full_disk_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
+
+    def write(folder: Path) -> None:
+        (folder / "half").write_bytes(b"1234")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        cache.store("key", write)
+    assert cache.find("key") is None
+    assert list((tmp_path / "engines").iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+import openvino
+from retrieval.engines.base import create_engine
+from retrieval.model import load_model
+save = openvino.save_model
+def half(model, path, **options):
+    save(model, path, **options)
+    with open(path.with_suffix(".bin"), "r+b") as file:
+        file.truncate(1000)
+    os.kill(os.getpid(), signal.SIGKILL)
+openvino.save_model = half
+create_engine(load_model(sys.argv[1]).spec, "openvino")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_export_leaves_nothing_that_is_used(
+    prepared: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", KILLED, RESNET], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = list((tmp_path / "engines").iterdir())
+    assert left  # it was killed in the middle of writing
+    assert all(path.name.startswith(".") for path in left)
+    said: list[str] = []
+    np.testing.assert_allclose(describe(said), prepared[1], atol=1e-6)
+    assert not any("damaged" in line for line in said)
+    old = time.time() - 7200
+    os.utime(left[0], (old, old))
+    cache.store("another", lambda folder: None)
+    assert not left[0].exists()
+
+
+def test_entries_are_replaced_whole_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "LIMIT", 2500)
+    for i, key in enumerate("abc"):
+        entry = cache.store(key, lambda folder: (folder / "data").write_bytes(bytes(1000)) and None)
+        os.utime(entry, (i, i))
+    assert [cache.find(key) is not None for key in "abc"] == [False, True, True]
+    os.utime(tmp_path / "engines" / "c", (1, 1))
+    assert cache.find("b") is not None  # looking at it makes it young
+    cache.store("d", lambda folder: (folder / "data").write_bytes(bytes(1000)) and None)
+    assert [cache.find(key) is not None for key in "bcd"] == [True, False, True]
+    entry = cache.store("b", lambda folder: (folder / "data").write_bytes(b"new") and None)
+    assert (entry / "data").read_bytes() == b"new"
+    assert json.loads((entry / cache.CONTENTS).read_text())["data"]
+
+
+def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("RETRIEVE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache.cache_folder() == Path("/home/somebody/.cache/retrieval")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache.cache_folder() == Path("/x/retrieval")
+    monkeypatch.setenv("RETRIEVE_CACHE", "~/y")
+    assert cache.cache_folder() == Path("/home/somebody/y")
+
+
+QUERY = """
+import sys
+from retrieval.cli.main import cli
+cli.main(sys.argv[1:], standalone_mode=False)
+heavy = {"torch", "torchvision", "timm", "matplotlib", "scipy", "cv2", "nncf"} & set(sys.modules)
+assert not heavy, heavy
+assert "openvino" in sys.modules
+"""
+
+
+def test_a_cached_query_imports_no_torch(copied: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    from fakes import write_pictures
+
+    from retrieval.gallery.gallery import Gallery
+
+    paths = write_pictures(tmp_path / "pictures", 3, sizes=((90, 70),))
+    with Gallery.create(tmp_path / "gallery", load_model(RESNET)) as gallery:
+        gallery.index([tmp_path / "pictures"])
+    arguments = ["query", str(paths[1]), "--index", str(tmp_path / "gallery"), "--format", "json", "--model", RESNET]
+    done = subprocess.run([sys.executable, "-c", QUERY, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)["results"][0]
+    assert first["path"].endswith(paths[1].name)
+    assert first["score"] > 0.99999
+    # The other engine gives the same scores in the same gallery.
+    arguments += ["--engine", "torch"]
+    other = subprocess.run(
+        [sys.executable, "-m", "retrieval", *arguments], capture_output=True, text=True, check=True
+    ).stdout
+    scores = [[r["score"] for r in json.loads(text)["results"]] for text in (done.stdout, other)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=2e-6)
