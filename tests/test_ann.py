@@ -138,7 +138,7 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
         found = [i for i in ann_search.search(index, query[None], 21, 3)[0].tolist() if i not in (own, -1)]
         for shortlist in (1, 10, 20):
             assert recalls[n, shortlist - 1] == pytest.approx(len(set(found[:shortlist]) & set(best)) / 10)
-        assert 0.4 < prepared.truth[int(own)] @ query < 0.99
+        assert 0.2 < prepared.truth[int(own)] @ query < 0.95
 
 
 def test_a_target_out_of_reach_gives_the_best_there_is(tmp_path: Path) -> None:

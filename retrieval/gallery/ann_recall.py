@@ -1,7 +1,7 @@
 """How hard an index has to look: measured on the gallery's own vectors, against exact search.
 
 The queries are stored vectors moved off their place, as another picture of the same thing would lie: the difference of two
-other vectors, a quarter to a whole unit long, is added, which keeps to the directions in which descriptors vary. The vector
+other vectors, 0.5 to 1.25 long, is added, which keeps to the directions in which descriptors vary. The vector
 that a query was made of is no answer to it. Recall counts ties: whatever scores as much as the last of the true best is right.
 """
 
@@ -144,10 +144,10 @@ def operate(index: Any, kind_has_effort: bool, exact: bool, most: int, trial: Tr
 
 
 def _moved(store: VectorStore, rows: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors (len(chosen), D) near the chosen ones, mostly at cosines of 0.97 to 0.7."""
+    """Unit vectors (len(chosen), D) near the chosen ones, mostly at cosines of 0.9 to 0.6."""
     base = store.take(rows[chosen])
     one, other = (store.take(rows[rng.integers(0, len(rows), len(chosen))]) for _ in range(2))
     step = one - other
     step /= np.maximum(np.linalg.norm(step, axis=1, keepdims=True), 1e-12)
-    base = base + step * rng.uniform(0.25, 1.0, (len(chosen), 1))
+    base = base + step * rng.uniform(0.5, 1.25, (len(chosen), 1))
     return np.ascontiguousarray(base / np.maximum(np.linalg.norm(base, axis=1, keepdims=True), 1e-12), np.float32)
