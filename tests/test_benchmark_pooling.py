@@ -303,9 +303,10 @@ def test_trained_pooling_of_a_checkpoint_takes_part(truth: GroundTruth, tmp_path
     import torch
 
     from retrieval.models.checkpoint import save_checkpoint
+    from retrieval.models.loading import build_network
 
-    start = load_model("resnet18-gem:p=2.25@random:0", size=96, engine="torch")
-    network = start.engine().describer.network  # type: ignore[attr-defined]
+    start = load_model("resnet18-gem:p=2.25@random:0", size=96)
+    network = build_network(start.spec)
     with torch.no_grad():
         network.pooling.p.fill_(6.5)
     save_checkpoint(network, start.spec, tmp_path / "mine.safetensors")

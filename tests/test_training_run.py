@@ -52,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(photos: Path, **options: Any) -> TrainingConfig:
     chosen = {
         "model": MODEL, "negatives": 2, "queries": 8, "pool": 24, "tuples_per_step": 2, "epochs": 2, "size": 48,
-        "lr": 1e-3, "save_every": 1, "validate": "0.25",
+        "lr": 1e-3, "validate": "0.25",
     }  # fmt: skip
     return TrainingConfig(data=str(photos), **{**chosen, **options})
 
@@ -139,7 +139,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_the_uninterrupted_one(
     photos: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    (tmp_path / "config.json").write_text(config_of(photos, ema=0.5).to_json())
+    (tmp_path / "config.json").write_text(config_of(photos, ema=0.5, save_every=1).to_json())
     command = [sys.executable, "-m", "retrieval", "train", "--config", str(tmp_path / "config.json"), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -270,7 +270,7 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
     mined: list[Mined] = []
     real = trainer.mine
     monkeypatch.setattr(trainer, "mine", lambda *a, **k: mined.append(real(*a, **k)) or mined[-1])
-    config = config_of(photos, epochs=1)
+    config = config_of(photos, epochs=1, save_every=1)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "create_loss", lambda name, **p: Breaking(6, what))
         with pytest.raises(RetrievalError, match="is not a number at epoch 1, step 3") as caught:
@@ -360,7 +360,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(photos: Path, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", filling)
         with pytest.raises(ModelError, match="No space left on device"):
-            run.train(config_of(photos, epochs=1), tmp_path / "run", device="cpu")
+            run.train(config_of(photos, epochs=1, save_every=1), tmp_path / "run", device="cpu")
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert _place(tmp_path / "run") is not None
     run.resume(tmp_path / "run", device="cpu")

@@ -83,7 +83,8 @@ def difference(model: openvino.Model, describer: Describer) -> float:
         with torch.inference_mode():
             wanted = describer(torch.from_numpy(picture)).double().numpy()[0]
         got = np.asarray(compiled(picture)[0], np.float64)[0]
-        cosine = got @ wanted / (np.linalg.norm(got) * np.linalg.norm(wanted))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosine = got @ wanted / (np.linalg.norm(got) * np.linalg.norm(wanted))
         worst = max(worst, 1 - float(cosine)) if np.isfinite(cosine) else math.inf
     return worst
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrieval.errors import DatasetError, ModelError, RetrievalError
+from retrieval.errors import DatasetError, ModelError
 from retrieval.evaluation.described import Bars, no_bars
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork
@@ -28,7 +28,6 @@ from retrieval.training.config import TrainingConfig, default_margin
 from retrieval.training.curves import plot_curves
 from retrieval.training.distributed import Processes
 from retrieval.training.folding import find_pairs
-from retrieval.training.gradients import listwise_backward, tuple_backward
 from retrieval.training.losses import create_loss
 from retrieval.training.mining import Mined, MinedTuple, draw_epoch, mine, require_clusters
 from retrieval.training.optimiser import (
@@ -43,7 +42,6 @@ from retrieval.training.pictures import (
     LiveEngine,
     Pictures,
     Unreadable,
-    View,
     ahead,
     decode_workers,
     describe_pictures,
@@ -53,6 +51,7 @@ from retrieval.training.run_folder import RunFolder
 from retrieval.training.sources import TrainingSet
 from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
 from retrieval.training.statistics import estimate_statistics, normalisations
+from retrieval.training.steps import Steps
 from retrieval.training.validation import Validation
 
 _STATISTICS = 128  # pictures that normalisation statistics are measured on
@@ -124,12 +123,21 @@ class Trainer:
         self.pictures = Pictures(data.paths, self.rule, self.preset)
         self.describer = Describer(network, self.rule).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.engine = LiveEngine(network, self.rule, self.device, spec.dim)
-        self.loss = create_loss(config.loss, **self._loss_parameters())
         self.optimiser = create_optimiser(network, config)
         self.average = WeightAverage(network, config.ema) if config.ema else None
         sample = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(self.device)
         with evaluating(network):
-            self.pairs = find_pairs(network.backbone, sample)
+            pairs = find_pairs(network.backbone, sample)
+        self.steps = Steps(
+            self.describer,
+            create_loss(config.loss, **self._loss_parameters()),
+            data,
+            config,
+            self.processes,
+            pairs=pairs,
+            dim=spec.dim,
+            lost=lambda position, why: self._note_unreadable({position: why}),
+        )
         self.at = Place()
 
     def _loss_parameters(self) -> dict[str, float]:
@@ -268,16 +276,17 @@ class Trainer:
         size = config.tuples_per_step
         steps = [tuples[i : i + size] for i in range(0, len(tuples), size)]
         freeze_statistics(self.network)
-        step_of = self._listwise_step if self.loss.listwise else self._tuple_step
-        groups = ahead(self._views(steps, at.step), self.pictures.view, self.workers)
+        groups = ahead(self.steps.views(steps, at.step, at.epoch), self.pictures.view, self.workers)
         started, before = time.monotonic(), at.seconds
         with self.bars(f"epoch {at.epoch + 1}/{config.epochs}") as update:
             for step in range(at.step, len(steps)):
                 rate = learning_rate(config, at.epoch, step, len(steps))
-                losses = self.processes.sum(step_of(steps[step], groups))
+                losses = self.processes.sum(self.steps.gradients(steps[step], groups))
                 if bool(losses[:, 1].any()):
                     self.processes.sum_gradients(self.network.parameters())
-                    self._require_finite(losses[:, 0], steps[step])
+                    where = f"epoch {at.epoch + 1}, step {step + 1}"
+                    hint = f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr."
+                    self.steps.require_finite(losses[:, 0], steps[step], where, hint)
                     set_learning_rate(self.optimiser, rate)
                     self.optimiser.step()
                     if self.average is not None:
@@ -296,112 +305,6 @@ class Trainer:
                 f"{at.lost} of {len(tuples)} tuples of epoch {at.epoch + 1} have pictures that cannot be read",
                 "Mend the training set and continue with --resume.",
             )
-
-    def _views(self, steps: Sequence[Sequence[MinedTuple]], first: int) -> Iterator[list[View]]:
-        """The pictures that this process needs, by tuple, from step ``first`` on."""
-        place = sum(len(step) for step in steps[:first])
-        for step in steps[first:]:
-            own = set(self.processes.mine(len(step)))
-            for i, found in enumerate(step):
-                if i in own:
-                    positions = (found.query, found.positive, *found.negatives)
-                    yield [
-                        (position, view_seed(self.config.seed, self.at.epoch, place + i, view))
-                        for view, position in enumerate(positions)
-                    ]
-            place += len(step)
-
-    def _tuple_step(self, tuples: Sequence[MinedTuple], groups: Iterator[list[np.ndarray] | Unreadable]) -> Tensor:
-        """Gradients of this process's tuples of a step. Returns for each tuple its loss and whether it was used."""
-        losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
-        for i in self.processes.mine(len(tuples)):
-            arrays = next(groups)
-            if isinstance(arrays, Unreadable):
-                self._note_unreadable({arrays.position: arrays.reason})
-                continue
-            losses[i, 0] = tuple_backward(
-                self.describer, self.loss, arrays, self.device, self.config.amp, pairs=self.pairs
-            )
-            losses[i, 1] = 1
-        return losses
-
-    def _listwise_step(self, tuples: Sequence[MinedTuple], groups: Iterator[list[np.ndarray] | Unreadable]) -> Tensor:
-        """The same for a loss over all pictures of the step: the batch of its tuples, each weighing as much as a tuple."""
-        losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
-        arrays: list[np.ndarray] = []
-        for i in self.processes.mine(len(tuples)):
-            group = next(groups)
-            if isinstance(group, Unreadable):
-                self._note_unreadable({group.position: group.reason})
-                continue
-            arrays += group
-            losses[i, 1] = 1
-        used = self.processes.sum(losses[:, 1].clone()).bool().tolist()
-        # Rows of the batch: the used tuples in order; this process's are those of the tuples it decoded.
-        width = 2 + self.config.negatives
-        kept = [found for found, there in zip(tuples, used, strict=True) if there]
-        if not kept:
-            return losses
-        kept_places = [i for i, there in enumerate(used) if there]
-        own = set(self.processes.mine(len(tuples)))
-        rows = torch.tensor(
-            [k * width + j for k, i in enumerate(kept_places) if i in own for j in range(width)], dtype=torch.long
-        )
-
-        def exchange(part: Tensor) -> Tensor:
-            if self.processes.count == 1:
-                return part
-            whole = torch.zeros(len(kept) * width, self.spec.dim, device=self.device)
-            whole[rows.to(self.device)] = part
-            return self.processes.sum(whole)
-
-        value = listwise_backward(
-            self.describer,
-            self.loss,
-            arrays,
-            torch.from_numpy(self._labels(kept)),
-            self.device,
-            self.config.amp,
-            pairs=self.pairs,
-            exchange=exchange,
-            own=lambda whole: whole[rows.to(self.device)],
-        )
-        for i in self.processes.mine(len(tuples)):
-            losses[i, 0] = value * losses[i, 1]
-        return losses
-
-    def _labels(self, tuples: Sequence[MinedTuple]) -> np.ndarray:
-        """What is of one class in the pictures of some tuples: clusters, and each query with its positive. Where the two
-        disagree (a picture without a cluster), a picture is of the class of its first query."""
-        labels: dict[tuple[str, int], int] = {}
-        out = []
-        for found in tuples:
-            key = self._class_of(found.query)
-            label = labels.setdefault(key, len(labels))
-            labels.setdefault(self._class_of(found.positive), label)
-            out += [label, labels[self._class_of(found.positive)]]
-            out += [labels.setdefault(self._class_of(n), len(labels)) for n in found.negatives]
-        return np.array(out, np.int64)
-
-    def _class_of(self, position: int) -> tuple[str, int]:
-        cluster = int(self.data.clusters[position])
-        return ("cluster", cluster) if cluster >= 0 else ("picture", position)
-
-    def _require_finite(self, losses: Tensor, tuples: Sequence[MinedTuple]) -> None:
-        """Raises RetrievalError that names the pictures, before anything of it reaches the weights."""
-        bad = [found for value, found in zip(losses.tolist(), tuples, strict=True) if not math.isfinite(value)]
-        what = "the loss"
-        if not bad:
-            norms = [p.grad.norm() for p in self.network.parameters() if p.grad is not None]
-            if bool(torch.isfinite(torch.stack(norms).sum())):
-                return
-            bad, what = list(tuples), "the gradient"
-        names = [str(self.data.paths[i]) for found in bad for i in (found.query, found.positive, *found.negatives)]
-        raise RetrievalError(
-            f"{what} is not a number at epoch {self.at.epoch + 1}, step {self.at.step + 1}, for the pictures "
-            f"{', '.join(dict.fromkeys(names))}",
-            f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr.",
-        )
 
     # ------------------------------------------------------------ between epochs
 
