@@ -137,7 +137,7 @@ def benchmark_ann(
                     row = subject.measure(kind, recall, questions, exact)
                     exact = exact or row
                     out.append(row)
-    from retrieval.benchmarks.environment import environment
+    from retrieval.environment import environment
 
     setting = {
         "vectors": known.origin if known else "drawn",

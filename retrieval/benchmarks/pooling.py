@@ -67,9 +67,9 @@ def benchmark_pooling(
 
     Raises UsageError for options that make no sense, DatasetError where pictures are missing or cannot be read.
     """
-    from retrieval.benchmarks.environment import environment
     from retrieval.benchmarks.feature_cache import extract_features
     from retrieval.engines.torch_engine import TorchEngine
+    from retrieval.environment import environment
     from retrieval.models.zoo import BACKBONES
 
     if bootstrap < 1 or seed < 0:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from retrieval.benchmarks.environment import environment
 from retrieval.benchmarks.speed_pictures import load_at
 from retrieval.engines.base import Engine, create_engine
+from retrieval.environment import environment
 from retrieval.errors import ModelError, RetrievalError, UsageError
 from retrieval.extraction import describe_all
 from retrieval.model import Model
@@ -64,7 +64,7 @@ class SpeedRow:
 
 @dataclass
 class SpeedReport:
-    """``about``: the model, the settings and the machine (:func:`retrieval.benchmarks.environment.environment`)."""
+    """``about``: the model, the settings and the machine (:func:`retrieval.environment.environment`)."""
 
     rows: list[SpeedRow]
     about: dict[str, Any]

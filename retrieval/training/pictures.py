@@ -51,8 +51,8 @@ class Pictures:
 
 def to_bucket(array: np.ndarray, longest: int) -> np.ndarray:
     """A picture, uint8 (H, W, 3), resized so that its longest side is ``longest`` and the other one the nearest multiple of 32
-    (or ``longest``): random crops have all shapes, and pictures of few shapes go through the network together, which is up to
-    twice as fast. The stretch is at most half a step, less than the crops' own."""
+    (or ``longest``). Random crops have all shapes; pictures of few shapes go through the network together, which takes less
+    time. The stretch is at most half a step, less than the crops' own."""
     height, width = array.shape[:2]
     short = longest * min(height, width) / max(height, width)
     steps = [*range(_STEP, longest, _STEP), longest]

@@ -309,6 +309,6 @@ def _looks(
 
 
 def _environment(processes: Processes) -> dict[str, Any]:
-    from retrieval.benchmarks.environment import environment
+    from retrieval.environment import environment
 
     return {**environment(), "processes": processes.count}
