@@ -618,7 +618,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report_deit()
     figures = options.figures or out
     figures.mkdir(parents=True, exist_ok=True)
-    about = f"{recipe.data}, no fine-tuning, {options.seeds} models"
+    about = f"{recipe.data}, no fine-tuning, {options.seeds} model{'s' if options.seeds > 1 else ''}"
     plot_tradeoff(outcomes, full, f"Accuracy over FLOPs ({about})", figures / f"token_pooling_{recipe.data}.png")
     about = f"{recipe.data}, tokens of the unreduced model"
     plot_errors(errors, f"Reconstruction error ({about})", figures / f"token_pooling_{recipe.data}_error.png")
