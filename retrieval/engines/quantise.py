@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def quantise(
     reason = unsupported()
     if reason is not None:
         raise EngineUnavailable(f"int8 needs openvino, and {reason}")
+    # nncf reports its use over the network through this package, and does without where it is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         with _in_silence():
             import nncf
