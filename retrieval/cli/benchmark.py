@@ -135,6 +135,16 @@ def pooling(
         print(tables(report))
 
 
+form_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How results are printed; json is one row a line.",
+)
+
+
 @command.command("ann")
 @click.option(
     "--sizes",
@@ -170,14 +180,7 @@ def pooling(
     "--work", type=click.Path(exists=True, file_okay=False), help="Where galleries are made (default: $TMPDIR)."
 )
 @click.option("--save", metavar="FILE", help="Also write the figures and the machine they belong to, as JSON.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How results are printed; json is one row a line.",
-)
+@form_option
 @verbosity_options
 def ann(
     sizes: tuple[float, ...],
@@ -255,14 +258,7 @@ def ann(
 )
 @click.option("--index/--no-index", "whole", default=True, help="Also index all the pictures, end to end.")
 @click.option("--save", metavar="FILE", help="Also write the rows and the machine they belong to, as JSON.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How results are printed; json is one row a line.",
-)
+@form_option
 @verbosity_options
 def speed(
     model: str,

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval.environment import environment
 from retrieval.errors import UsageError
 from retrieval.evaluation.described import Bars, no_bars
 from retrieval.gallery.whitening import fit_pairs
@@ -78,7 +79,7 @@ def train(
         validation = _validation(config, model.spec, held)
         say(f"validation: {validation.about if validation else 'none, so the last epoch is kept as the best'}")
         if processes.first:
-            folder = RunFolder.create(folder.path, config, _environment(processes))
+            folder = RunFolder.create(folder.path, config, {**environment(), "processes": processes.count})
         data = _avoid(data, config, model, folder, processes, say, bars)
         network, spec = _network(model, data, config, processes, workers, say, bars)
         look, watch = _looks(data, config, spec, folder, preview, tensorboard)
@@ -306,9 +307,3 @@ def _looks(
         writer[0].flush()
 
     return look, watch
-
-
-def _environment(processes: Processes) -> dict[str, Any]:
-    from retrieval.environment import environment
-
-    return {**environment(), "processes": processes.count}
