@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from retrieval.errors import DatasetError, UsageError
 from retrieval.ranking.diffusion import SpectralDiffusion, diffuse, neighbour_graph, query_seeds
 from retrieval.ranking.expansion import alpha_query_expansion, augment_database, average_query_expansion
-from retrieval.ranking.neighbours import top_k
+from retrieval.ranking.neighbours import exact_pairs, exact_similarities, gallery_block, top_k
 from retrieval.ranking.reciprocal import reciprocal_distances, reciprocal_encoding, rerank_shortlists
 
 
@@ -63,6 +63,42 @@ def test_top_k_of_copies_and_of_scores_that_float32_confuses(block):
     gallery[rng.permutation(800)[:100]] = gallery[5]
     ids, _ = top_k(queries, gallery, 150, block)
     assert ids.tolist() == naive_top(queries, gallery, 150)
+
+
+def test_every_float16_number_is_read_as_it_is():
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = numbers[np.isfinite(numbers)].reshape(-1, 31)  # both zeros and all subnormal numbers among them
+    room = np.full((len(finite) + 3, 31), np.nan, np.float32)
+    block, largest = gallery_block(finite, 0, len(room), room)
+    assert block.tobytes() == finite.astype(np.float32).tobytes()
+    assert largest == pytest.approx(np.linalg.norm(finite.astype(np.float64), axis=1).max())
+    swapped, _ = gallery_block(finite.astype(">f2"), 0, len(room), room)
+    assert swapped.tobytes() == finite.astype(np.float32).tobytes()
+    columns, _ = gallery_block(np.asfortranarray(finite), 0, len(room), room)
+    assert columns.tobytes() == finite.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, -np.nan])
+def test_float16_that_is_not_finite_is_refused_and_long_vectors_are_not(bad):
+    gallery = np.full((5, 40), 6e4, np.float16)  # each row is longer than float16 can say
+    room = np.empty((5, 40), np.float32)
+    assert gallery_block(gallery, 0, 5, room)[1] == pytest.approx(60_000 * 40**0.5)
+    gallery[3, 7] = bad
+    with pytest.raises(DatasetError, match=r"gallery descriptor 13 \(counting from 0\)"):
+        gallery_block(np.concatenate([np.zeros((10, 40), np.float16), gallery]), 10, 15, room)
+
+
+def test_exact_pairs_equal_one_query_at_a_time_to_the_bit():
+    rng = np.random.default_rng(3)
+    for dim in (1, 7, 512, 100_000):
+        queries, vectors = unit(rng.standard_normal((5, dim))), unit(rng.standard_normal((60, dim)))
+        rows = [rng.permutation(60)[:n] for n in (60, 0, 1, 17, 33)]
+        found = exact_pairs(queries, vectors, rows)
+        for query, chosen, values in zip(queries, rows, found, strict=True):
+            assert values.tolist() == exact_similarities(query, vectors, chosen).tolist()
+            exact = (vectors[chosen].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+            np.testing.assert_allclose(values, exact, atol=1e-12)
+    assert [len(x) for x in exact_pairs(queries, vectors, [np.zeros(0, int)] * 5)] == [0] * 5
 
 
 def test_top_k_of_more_queries_than_are_taken_at_once():

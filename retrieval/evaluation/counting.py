@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from retrieval.errors import DatasetError, UsageError
 from retrieval.ranking.neighbours import (
     block_rows,
+    exact_pairs,
     exact_similarities,
     gallery_block,
     query_block,
@@ -28,6 +30,9 @@ Floats = npt.NDArray[np.floating[Any]]
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 RankLists = list[npt.NDArray[np.int64]]
 _QUERIES_AT_ONCE = 256
+_BLOCK_VALUES = (
+    1 << 24
+)  # 64 MiB of float32: the workers hand each other Python's lock less often than with small blocks
 _CELLS = 1 << 16
 _LENGTH_STEP = 1.01
 
@@ -44,7 +49,7 @@ def positive_ranks_from_scores(
     ``query_vectors`` (Q, D) and ``gallery_vectors`` (N, D) are float16, float32 or float64 (used as float32); the
     gallery may be a memory map. ``positives`` and ``junk`` list Q sets of gallery ids. Returns two lists of Q int64
     arrays, in the order of the ids given. Ties go to the smaller id; the result does not depend on ``block``, the number
-    of gallery rows taken at once (default: 32 MiB of float32).
+    of gallery rows taken at once (default: 64 MiB of float32).
 
     Cost: the product of the two matrices and a look at each score; memory: a block and its scores for each processor (four
     at most). Raises UsageError for shapes that do not fit, DatasetError for ids out of range or listed twice, and for descriptors
@@ -55,7 +60,7 @@ def positive_ranks_from_scores(
         raise UsageError(f"{len(queries)} queries, but {len(positives)} lists of positives, {len(junk)} of junk")
     size = len(gallery_vectors)
     wanted = [_checked(i, p, j, size) for i, (p, j) in enumerate(zip(positives, junk, strict=True))]
-    rows = block_rows(gallery_vectors, block)
+    rows = block_rows(gallery_vectors, block, _BLOCK_VALUES)
     ranks: RankLists = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         stop = start + _QUERIES_AT_ONCE
@@ -99,12 +104,19 @@ def _count(
             vectors, largest = gallery_block(gallery, start, start + rows, room)
             scores = np.matmul(queries, vectors.T, out=products[:, : len(vectors)])
             work = _Work(len(vectors))
+            unsettled = []
             for bar, row, total in zip(bars, scores, totals, strict=True):
-                total += bar.tally(row, vectors, start, largest, work)
+                counts, close = bar.tally(row, vectors.shape[1], largest, work)
+                total += counts
+                unsettled.append(close)
+            exact = exact_pairs(queries, vectors, unsettled)
+            for bar, values, close, total in zip(bars, exact, unsettled, totals, strict=True):
+                total += bar.settle(values, close + start)
         return totals
 
-    # While one worker reads, converts or counts a block, another multiplies.
-    with ThreadPoolExecutor(workers) as pool:
+    # While one worker reads, converts or counts a block, another multiplies, on its share of the processors.
+    share = max(1, (os.cpu_count() or 1) // workers)
+    with threadpool_limits(share, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         totals = [sum(parts) for parts in zip(*pool.map(tally, range(workers)), strict=True)]
     return [bar.ranks(total) for bar, total in zip(bars, totals, strict=True)]
 
@@ -134,36 +146,34 @@ class _Bars:
         self.grids: dict[int, _Grid] = {}
 
     def tally(
-        self,
-        scores: npt.NDArray[np.float32],
-        vectors: npt.NDArray[np.float32],
-        start: int,
-        largest: float,
-        work: _Work,
-    ) -> npt.NDArray[np.int64]:
-        """How many of a block's images beat exactly 0, 1, ... bars: int64 (bars + 1,).
+        self, scores: npt.NDArray[np.float32], dim: int, largest: float, work: _Work
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """How many of a block's images surely beat exactly 0, 1, ... bars, int64 (bars + 1,), and the rows left open.
 
-        ``scores`` are the float32 products with ``vectors``, whose greatest length is ``largest``; they begin at id ``start``.
+        ``scores`` are float32 products with vectors of ``dim`` values, whose greatest length is ``largest``.
         """
         bars = len(self.scores)
         if bars == 0:
-            return np.array([len(scores)])
+            return np.array([len(scores)]), np.zeros(0, np.int64)
         # A grid serves all blocks of about the same length (all of them, for unit vectors).
         step = math.ceil(math.log(largest, _LENGTH_STEP) - 0.1)
         grid = self.grids.get(step)
         if grid is None:
-            tolerance = rounding_bound(vectors.shape[1]) * self.length * _LENGTH_STEP ** (step + 0.1)
+            tolerance = rounding_bound(dim) * self.length * _LENGTH_STEP ** (step + 0.1)
             grid = self.grids[step] = _Grid(self.scores, tolerance)
         beaten = grid.look_up(scores, work)
-        counts = np.bincount(beaten, minlength=bars + 2)[: bars + 1]
-        unsure = np.flatnonzero(beaten == bars + 1)
-        surely = np.searchsorted(grid.high, scores[unsure])
-        next_bar = grid.low.take(surely, mode="clip")
-        near = (surely < bars) & (scores[unsure] >= next_bar)
-        counts += np.bincount(surely[~near], minlength=bars + 1)
-        close = unsure[near]
-        exact = exact_similarities(self.query, vectors, close)
-        return counts + np.bincount(self._beaten(exact, close + start), minlength=bars + 1)
+        counts = np.bincount(beaten, minlength=bars + 1)[: bars + 1]
+        unsure = np.flatnonzero(beaten > bars)
+        value = scores[unsure]
+        surely = beaten[unsure].astype(np.int64) - (bars + 1)
+        further = np.flatnonzero(value > grid.high.take(surely))
+        surely[further] = np.searchsorted(grid.high, value[further])
+        near = (surely < bars) & (value >= grid.low.take(surely, mode="clip"))
+        return counts + np.bincount(surely[~near], minlength=bars + 1), unsure[near]
+
+    def settle(self, scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many images of these exact scores and gallery ids beat exactly 0, 1, ... bars: int64 (bars + 1,)."""
+        return np.bincount(self._beaten(scores, ids), minlength=len(self.scores) + 1)
 
     def _beaten(self, scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         beaten = np.searchsorted(self.scores, scores)
@@ -196,12 +206,12 @@ class _Grid:
         np.add.at(open_windows, first, 1)
         np.add.at(open_windows, last + 1, -1)
         beaten = np.searchsorted(last, np.arange(_CELLS + 2))
-        beaten[np.cumsum(open_windows)[:-1] > 0] = len(bars) + 1
-        small: type[np.signedinteger[Any]] = np.int16 if len(bars) < 1 << 14 else np.int32
+        beaten[np.cumsum(open_windows)[:-1] > 0] += len(bars) + 1
+        small: type[np.signedinteger[Any]] = np.int16 if len(bars) < 1 << 13 else np.int32
         self.table: npt.NDArray[np.signedinteger[Any]] = beaten.astype(small)  # it stays in the cache
 
     def look_up(self, scores: npt.NDArray[np.float32], work: _Work) -> npt.NDArray[np.signedinteger[Any]]:
-        """The number of bars surely beaten by each score; bars + 1 where rounding leaves it open."""
+        """The number of bars surely beaten by each score; plus bars + 1 where rounding leaves the next ones open."""
         return self.table.take(self._cells(scores, work), mode="clip")
 
     def _cells(self, scores: npt.NDArray[np.float32], work: _Work) -> npt.NDArray[np.int64]:

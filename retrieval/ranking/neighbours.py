@@ -19,6 +19,10 @@ Floats = npt.NDArray[np.floating[Any]]
 _QUERIES_AT_ONCE = 256
 _BLOCK_VALUES = 1 << 23  # numbers in one float32 block of gallery vectors: 32 MiB
 _EXACT_VALUES = 1 << 16  # numbers in one float64 step: stays in the cache
+_HALF_INFINITY = 2.0**16  # what float16 infinity becomes in _widen; the largest number is 65504
+_HALF_PLACES = np.int32(-0x70002000)  # sign, and the 15 bits below 2^28
+_HALF_SCALE = np.float32(2.0**112)
+_WIDENED_VALUES = 1 << 17  # numbers converted in one step: stays in the cache
 
 
 def top_k(
@@ -83,6 +87,35 @@ def exact_similarities(query: Floats, vectors: Floats, rows: npt.NDArray[np.inte
     return result
 
 
+def exact_pairs(
+    queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], rows: list[npt.NDArray[np.int64]]
+) -> list[npt.NDArray[np.float64]]:
+    """:func:`exact_similarities` of each query (Q, D) with its own rows of ``vectors`` (N, D), to the bit.
+
+    ``rows`` and the result are Q arrays of equal lengths. Faster for many queries: memory is walked through once.
+    """
+    counts = [len(r) for r in rows]
+    row = np.concatenate(rows)
+    query = np.repeat(np.arange(len(queries)), counts)
+    order = np.argsort(row, kind="stable")
+    row, query = row[order], query[order]
+    double = queries.astype(np.float64)
+    result = np.empty(len(row))
+    step = max(1, _EXACT_VALUES // max(1, vectors.shape[1]))
+    products = np.empty((min(step, len(row)), vectors.shape[1]))
+    factors = np.empty_like(products)
+    for start in range(0, len(row), step):
+        part = products[: len(row) - start]
+        part[...] = vectors[row[start : start + step]]
+        factor = factors[: len(part)]
+        np.take(double, query[start : start + step], axis=0, out=factor, mode="clip")
+        np.multiply(part, factor, out=part)
+        np.add.reduce(part, axis=1, out=result[start : start + step])
+    settled = np.empty(len(row))
+    settled[order] = result
+    return np.split(settled, np.cumsum(counts)[:-1])
+
+
 def rounding_bound(dim: int) -> float:
     """How far a float32 inner product of ``dim`` terms may lie from the exact one, for vectors of length 1.
 
@@ -93,10 +126,10 @@ def rounding_bound(dim: int) -> float:
     return (min(dim, 3 * math.sqrt(dim)) + 2) * 2.0**-24
 
 
-def block_rows(vectors: Floats, block: int | None) -> int:
-    """Rows to take at once: ``block``, or as many as make 32 MiB of float32."""
+def block_rows(vectors: Floats, block: int | None, values: int = _BLOCK_VALUES) -> int:
+    """Rows to take at once: ``block``, or as many as hold ``values`` numbers (default: 32 MiB of float32)."""
     if block is None:
-        return max(1, _BLOCK_VALUES // max(1, vectors.shape[1]))
+        return max(1, values // max(1, vectors.shape[1]))
     if block < 1:
         raise UsageError(f"the block must have at least one row, not {block}")
     return block
@@ -120,8 +153,32 @@ def gallery_block(
     """Rows start to stop (or to the end) as float32, copied into ``room``, and the greatest length among them."""
     rows = vectors[start:stop]
     block = room[: len(rows)]
-    np.copyto(block, rows, casting="same_kind")
-    return block, _largest_norm(block, start, "gallery")
+    if rows.dtype != np.float16:
+        np.copyto(block, rows, casting="same_kind")
+        return block, _largest_norm(block, start, "gallery")
+    _widen(rows, block)
+    largest = _largest_norm(block, start, "gallery")
+    if largest >= _HALF_INFINITY:  # maybe only long, maybe not finite
+        np.copyto(block, rows)
+        largest = _largest_norm(block, start, "gallery")
+    return block, largest
+
+
+def _widen(half: npt.NDArray[np.float16], block: npt.NDArray[np.float32]) -> None:
+    """Copy finite float16 numbers into a float32 block, four times as fast as numpy's own conversion.
+
+    Sign, exponent and fraction move to their float32 places; a product with 2^112 makes up for the other exponent bias,
+    exactly, for subnormal numbers too. Infinity becomes 2^16, and NaN something larger.
+    """
+    bits = np.asarray(half).view(np.int16)
+    step = max(1, _WIDENED_VALUES // half.shape[1])
+    for start in range(0, len(half), step):
+        part = block[start : start + step]
+        moved = part.view(np.int32)
+        moved[...] = bits[start : start + step]  # the sign fills the upper half
+        np.left_shift(moved, 13, out=moved)
+        np.bitwise_and(moved, _HALF_PLACES, out=moved)
+        np.multiply(part, _HALF_SCALE, out=part)
 
 
 def _largest_norm(rows: npt.NDArray[np.float32], start: int, what: str) -> float:
