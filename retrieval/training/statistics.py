@@ -26,9 +26,9 @@ def estimate_statistics(describer: Describer, arrays: Sequence[np.ndarray], devi
     Fine-tuning keeps the statistics that came with the weights (Radenovic et al., TPAMI 2019). Random weights have none:
     with mean 0 and variance 1 instead, activations double from block to block, the more so the deeper the network. Of
     ResNet-101 the features then reach 57,000 and descriptors of different pictures lie 0.06 apart; with measured
-    statistics 7 and 0.46 (ResNet-18: 0.19 and 0.46). So for these they are measured on training pictures before each
-    epoch, since the weights move a long way, and frozen within it: a step still normalises every picture in the same way,
-    and the pictures of a tuple may go through one by one.
+    statistics 7 and 0.46 (ResNet-18: 0.19 and 0.46). So for these they are measured on training pictures, again and again,
+    since the weights move a long way, and frozen in between: a step still normalises every picture in the same way, and the
+    pictures of a tuple may go through one by one.
 
     Averages are over groups of pictures of one shape, weighted by the pictures in them; a group is normalised by its own
     statistics while it is measured, as a batch in training is.

@@ -54,7 +54,8 @@ from retrieval.training.statistics import estimate_statistics, normalisations
 from retrieval.training.steps import Steps
 from retrieval.training.validation import Validation
 
-_STATISTICS = 128  # pictures that normalisation statistics are measured on
+_STATISTICS = 64  # pictures that normalisation statistics are measured on
+_STATISTICS_EVERY = 20  # steps, in training from random weights
 _MOST_LOST = 0.5  # of an epoch's tuples, above which training stops
 
 Say = Callable[[str], None]
@@ -151,6 +152,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Measure the model as it is, and keep it as the best so far."""
+        self._estimate_statistics()
         self.at.best = self._validated()
         line = {"epoch": 0, "mAP": self.at.best, "p": self._exponent()}
         if self.processes.first:
@@ -209,8 +211,6 @@ class Trainer:
 
     def _mine(self) -> None:
         config, at = self.config, self.at
-        if self.random_start:
-            self._estimate_statistics()
         draw = draw_epoch(self.data, queries=config.queries, pool=config.pool, seed=config.seed, epoch=at.epoch)
         wanted = np.concatenate([draw.pairs[:, 0], draw.pool, *([draw.pairs[:, 1]] if config.repick else [])])
         vectors, reasons = self._described(wanted)
@@ -262,11 +262,12 @@ class Trainer:
                 self.say(f"left out: {self.data.paths[position]}: {why}")
 
     def _estimate_statistics(self) -> None:
-        if not normalisations(self.network):
+        """For weights that began at random: measure what normalisations divide by, for the weights as they are now."""
+        if not (self.random_start and normalisations(self.network)):
             return
-        count = min(_STATISTICS, len(self.data))
-        chosen = np.random.default_rng([self.config.seed, self.at.epoch, 0xB4]).permutation(len(self.data))[:count]
-        views = [(int(i), view_seed(self.config.seed, self.at.epoch, int(i), 0)) for i in chosen]
+        at, seed = self.at, self.config.seed
+        chosen = np.random.default_rng([seed, at.epoch, at.step, 0xB4]).permutation(len(self.data))[:_STATISTICS]
+        views = [(int(i), view_seed(seed, at.epoch, int(i), 0)) for i in chosen]
         groups = ahead([[view] for view in views], self.pictures.view, self.workers)
         estimate_statistics(self.describer, [g[0] for g in groups if not isinstance(g, Unreadable)], self.device)
         self.processes.share(buffer for layer in normalisations(self.network) for buffer in layer.buffers())
@@ -280,6 +281,8 @@ class Trainer:
         started, before = time.monotonic(), at.seconds
         with self.bars(f"epoch {at.epoch + 1}/{config.epochs}") as update:
             for step in range(at.step, len(steps)):
+                if step and step % _STATISTICS_EVERY == 0:
+                    self._estimate_statistics()
                 rate = learning_rate(config, at.epoch, step, len(steps))
                 losses = self.processes.sum(self.steps.gradients(steps[step], groups))
                 if bool(losses[:, 1].any()):
@@ -291,7 +294,9 @@ class Trainer:
                     self.optimiser.step()
                     if self.average is not None:
                         self.average.update(self.network)
-                self.optimiser.zero_grad(set_to_none=True)
+                self.optimiser.zero_grad(
+                    set_to_none=False
+                )  # room for gradients is taken once, however many tuples are added
                 at.loss += float(losses[:, 0].sum())
                 at.trained += int(losses[:, 1].sum())
                 at.lost += len(steps[step]) - int(losses[:, 1].sum())
@@ -310,6 +315,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         at = self.at
+        self._estimate_statistics()
         at.epoch += 1
         line: dict[str, Any] = {
             "epoch": at.epoch,
