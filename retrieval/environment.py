@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,22 +13,23 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "op
 
 
 def environment() -> dict[str, Any]:
-    """Date (UTC), versions, processor, its number of cores, and torch's threads and device: plain data for JSON."""
-    import torch
-
+    """Date (UTC), versions, processor, its number of cores; torch's threads and device where torch is at work. Plain data for
+    JSON."""
     from retrieval import __version__
 
-    return {
+    found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "retrieval": __version__,
         "python": platform.python_version(),
-        **{name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        **{name: number for name in _PACKAGES if (number := _version(name)) is not None},
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+    if (torch := sys.modules.get("torch")) is not None:
+        found["threads"] = torch.get_num_threads()
+        found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return found
 
 
 def _version(package: str) -> str | None:

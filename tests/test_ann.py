@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -139,6 +140,28 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
         for shortlist in (1, 10, 20):
             assert recalls[n, shortlist - 1] == pytest.approx(len(set(found[:shortlist]) & set(best)) / 10)
         assert 0.2 < prepared.truth[int(own)] @ query < 0.95
+
+
+@pytest.mark.parametrize("target", [0.9, 0.98])
+def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target: float) -> None:
+    """Every smaller effort, tried one by one, leaves the target in doubt; a sixteenth of slack."""
+    subject = VectorGallery(tmp_path / "g")
+    subject.gallery.configure_search("IVF128,SQ8", target)
+    subject.add(clustered(COUNT, dim=48, clusters=60))
+    note = note_of(subject)
+    assert note.effort is not None
+    ids, rows = subject.gallery.catalog.searchable()
+    trial = ann_recall.Trial(subject.gallery.store(), ids, rows)
+    index = ann_file.read(subject.gallery.folder / "ann", note)
+
+    def surely(effort: int) -> float:
+        recalls = trial.recalls(index, effort, 999)[:, -1]
+        return float(recalls.mean() - 1.645 * recalls.std() / len(recalls) ** 0.5)
+
+    assert surely(note.effort) >= target
+    less = range(1, note.effort - note.effort // 16)
+    assert len(less) >= 3
+    assert all(surely(effort) < target for effort in less)
 
 
 def test_a_target_out_of_reach_gives_the_best_there_is(tmp_path: Path) -> None:
@@ -335,7 +358,7 @@ class Killed(BaseException):
 
 def stop_at(patch: pytest.MonkeyPatch, place: str) -> None:
     """Stop the writer before this step, as a kill would."""
-    real = ann_file.os.replace
+    real = os.replace
 
     def stop(*_: object, **__: object) -> None:
         raise Killed
@@ -346,9 +369,9 @@ def stop_at(patch: pytest.MonkeyPatch, place: str) -> None:
         real(source, destination)
 
     target, name, broken = {
-        "file": (ann_file.os, "fsync", stop),
+        "file": (os, "fsync", stop),
         "note": (ann_file, "write_note", stop),
-        "rename of the file": (ann_file.os, "replace", replace),
+        "rename of the file": (os, "replace", replace),
         "tidy": (ann_file, "tidy", stop),
         "log": (Catalog, "forget_changes", stop),
     }[place]

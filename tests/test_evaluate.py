@@ -89,7 +89,7 @@ def test_figures_equal_a_loop_over_sorted_rankings(truth: GroundTruth, tmp_path:
         assert [path for path, _ in query["first"]] == ranking[:10]
     assert report["settings"]["groundtruth"]
     assert report["settings"]["fingerprint"]
-    assert report["environment"]["packages"]["numpy"] == np.__version__
+    assert report["environment"]["numpy"] == np.__version__
     assert load_report(tmp_path / "saved.json")["protocols"] == report["protocols"]
 
 

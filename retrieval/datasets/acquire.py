@@ -24,6 +24,7 @@ from retrieval.datasets.download import Fetched, download
 from retrieval.datasets.published import SETS, PublishedSet, RemoteFile
 from retrieval.datasets.revisited import pictures_of
 from retrieval.errors import DatasetError, DownloadError
+from retrieval.whole_file import whole_file
 
 RECORD = "download.json"
 FORMAT = "retrieval-download-1"
@@ -321,12 +322,8 @@ def _write_contents(folder: Path, file: RemoteFile, found: list[Unpacked]) -> No
 
 
 def _write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "wb") as file:
-        file.write(text.encode("utf-8", errors="surrogateescape"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with whole_file(path) as file:
+        file.write_bytes(text.encode("utf-8", errors="surrogateescape"))
 
 
 @contextmanager

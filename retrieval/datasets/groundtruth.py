@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ import numpy as np
 from retrieval.datasets import labelled, official
 from retrieval.errors import DatasetError, ImageError, UsageError
 from retrieval.imaging import picture_size
+from retrieval.whole_file import whole_file
 
 Box = tuple[float, float, float, float]
 Names = Literal["easy", "hard", "junk"]
@@ -140,16 +140,9 @@ class GroundTruth:
         # Names that are not UTF-8 arrive as lone surrogates; as JSON escapes they survive in a file that is
         # UTF-8.
         text = json.dumps(moved.to_json(), ensure_ascii=False, indent=1) + "\n"
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            try:
-                with open(beside, "wb") as stream:
-                    stream.write(text.encode("utf-8", errors="backslashreplace"))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(beside, path)
-            finally:
-                beside.unlink(missing_ok=True)
+            with whole_file(path) as file:
+                file.write_bytes(text.encode("utf-8", errors="backslashreplace"))
         except OSError as error:
             raise DatasetError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -6,26 +6,23 @@ import hashlib
 import json
 import math
 import os
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retrieval import __version__
 from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.environment import environment
 from retrieval.errors import DatasetError, UsageError
 from retrieval.evaluation.protocol import ProtocolResult
 from retrieval.evaluation.run import Measured
 from retrieval.evaluation.statistics import Comparison, Interval, bootstrap_interval, compare
 from retrieval.views.sheet import SheetCell, SheetRow
+from retrieval.whole_file import whole_file
 
 LEVEL = 0.95
-_PACKAGES = ("numpy", "torch", "torchvision", "timm", "faiss-cpu", "pillow", "scipy", "opencv-python-headless")
 
 
 def truth_digest(truth: GroundTruth) -> str:
@@ -104,37 +101,16 @@ def report_form(
     }
 
 
-def environment() -> dict[str, Any]:
-    """What the figures were computed with."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "retrieval": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "packages": packages,
-    }
-
-
 def save_report(form: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a report, whole or not at all. Raises DatasetError."""
     path = Path(path)
     # Names that are not UTF-8 survive as JSON escapes of lone surrogates: ASCII throughout.
     text = json.dumps(form, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, "ascii")
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write_text(text, "ascii")
     except OSError as error:
         raise DatasetError(f"{path} cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ a file with its note and the changes since, or searches the vectors themselves.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery import ann_kind
 from retrieval.gallery.catalog import LogState
+from retrieval.whole_file import whole_file
 
 FORMAT = 1
 
@@ -122,37 +122,26 @@ def write(folder: Path, index: Any, note: IndexNote) -> IndexNote:
     import faiss
 
     path = index_path(folder, note.version)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         folder.mkdir(exist_ok=True)
-        faiss.write_index(index, str(temporary))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        note = IndexNote(**{**asdict(note), "bytes": temporary.stat().st_size})
-        path.unlink(missing_ok=True)  # never an old file with a new note
-        write_note(folder, note)
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            faiss.write_index(index, str(file))
+            note = IndexNote(**{**asdict(note), "bytes": file.stat().st_size})
+            path.unlink(missing_ok=True)  # never an old file with a new note
+            write_note(folder, note)
     except (OSError, RuntimeError) as error:
         raise not_written(path, first_line(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return note
 
 
 def write_note(folder: Path, note: IndexNote) -> None:
     """Write the note alone: after another measurement of the same file. Raises GalleryError."""
     path = note_path(folder, note.version)
-    temporary = path.with_suffix(f".note.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, **asdict(note)}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write_text(json.dumps({"format": FORMAT, **asdict(note)}, indent=1), "utf-8")
     except OSError as error:
         raise not_written(path, error.strerror or str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def tidy(folder: Path, version: int) -> None:

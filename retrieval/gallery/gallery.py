@@ -23,6 +23,7 @@ from retrieval.gallery.vectors import VectorStore
 from retrieval.model import Model
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
+from retrieval.whole_file import whole_file
 
 FORMAT = 1
 DEFAULT_FOLDER = ".retrieval"
@@ -424,18 +425,12 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write beside, force to the disk, rename: the file is whole at every moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a JSON file, which is whole at every moment. Raises GalleryError."""
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write_text(json.dumps(data, indent=1), "utf-8")
     except OSError as error:
         raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def show_path(absolute: str) -> str:

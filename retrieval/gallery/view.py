@@ -6,7 +6,6 @@ Counting and re-ranking take such a view wherever they take a gallery array, so 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.vectors import SEGMENT_ROWS, VectorStore
+from retrieval.whole_file import whole_file
 
 DERIVED_FOLDER = "derived"
 Arrays = dict[str, np.ndarray]
@@ -121,14 +121,8 @@ def read_arrays(path: Path) -> Arrays | None:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write an ``.npz`` file, whole or not at all. Raises GalleryError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as file, open(file, "wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelError
 from retrieval.models.spec import ModelSpec, WeightsRef
+from retrieval.whole_file import whole_file
 
 if TYPE_CHECKING:
     from retrieval.models.network import RetrievalNetwork
@@ -84,20 +85,12 @@ def save_checkpoint(
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     spec = replace(spec, weights=WeightsRef(origin or f"checkpoint/{path.stem}", tensors_sha256(tensors)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    metadata = {"format": FORMAT, "spec": json.dumps(spec.to_dict(), sort_keys=True)}
     try:
-        save_file(
-            tensors,
-            temporary,
-            metadata={"format": FORMAT, "spec": json.dumps(spec.to_dict(), sort_keys=True)},
-        )
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            save_file(tensors, file, metadata=metadata)
     except OSError as error:
         raise ModelError(f"could not write the checkpoint {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return spec
 
 

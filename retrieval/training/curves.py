@@ -9,6 +9,7 @@ from typing import Any
 
 from retrieval.errors import ModelError
 from retrieval.views.plots import BLUE, GREEN, VERMILION
+from retrieval.whole_file import whole_file
 
 _PANELS = (
     ("loss", "loss a tuple", BLUE, 1.0),
@@ -43,9 +44,8 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
         else:
             axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes, color="#444444")
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.tmp.png")
     try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
+        with whole_file(path) as file, open(file, "wb") as stream:
+            figure.savefig(stream, format="png")
     except OSError as error:
         raise ModelError(f"the plot {path} cannot be written ({error.strerror})") from error

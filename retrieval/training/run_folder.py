@@ -21,6 +21,7 @@ from typing import Any
 
 from retrieval.errors import ModelError, UsageError
 from retrieval.training.config import TrainingConfig
+from retrieval.whole_file import whole_file
 
 
 class RunFolder:
@@ -95,12 +96,8 @@ class RunFolder:
 
     @staticmethod
     def _write(path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with whole_file(path) as file:
+                file.write_text(text, "utf-8")
         except OSError as error:
             raise ModelError(f"{path} cannot be written ({error.strerror})") from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retrieval.errors import ModelError
+from retrieval.whole_file import whole_file
 
 FORMAT = "retrieval-training-1"
 
@@ -22,21 +23,17 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, A
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.tmp")
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, temporary, metadata={"format": FORMAT, "facts": json.dumps(facts)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            save_file(plain, file, metadata={"format": FORMAT, "facts": json.dumps(facts)})
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise ModelError(
             f"the checkpoint {path} cannot be written ({_reason(error)}); the one before is kept"
         ) from error

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.imaging import load_picture
+from retrieval.whole_file import whole_file
 
 MAX_SIDE = 65_500  # what a JPEG can hold
 MAX_PIXELS = 89_000_000  # what Pillow and most viewers open without complaint
@@ -117,17 +118,14 @@ def save_sheet(image: Image.Image, path: str | os.PathLike[str]) -> None:
     target, kind = Path(path), check_sheet_path(path)
     if kind == "JPEG" and max(image.size) > MAX_SIDE:
         raise UsageError(f"{image.width} x {image.height} pixels are more than a JPEG holds", "Write a .png.")
-    beside = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
     options: dict[str, Any] = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
     try:
-        image.convert("RGB").save(beside, kind, **options)
-        os.replace(beside, target)
+        with whole_file(target) as file:
+            image.convert("RGB").save(file, kind, **options)
     except PermissionError as error:
         raise UsageError(f"{target} cannot be written: permission denied") from error
     except OSError as error:
         raise RetrievalError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class _Style:

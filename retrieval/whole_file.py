@@ -1,0 +1,27 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside ``path`` to write a file under, which then takes the place of ``path``.
+
+    What was written is forced to the disk before it is renamed, so a kill or a power cut at any moment leaves the old file or
+    the new one. When the block raises, nothing is left of the new one. OSError is the caller's to put into words.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # no part of the name: it may be as long as names can be
+    try:
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
