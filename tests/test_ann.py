@@ -164,6 +164,49 @@ def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target:
     assert all(surely(effort) < target for effort in less)
 
 
+def test_lists_hold_the_leading_directions_where_vectors_have_some(tmp_path: Path) -> None:
+    """96 dimensions, of which 30 matter, around a mean far from zero: less is stored, and the same is found."""
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.standard_normal((96, 96)))[0]
+    scales = np.where(np.arange(96) < 30, 1.0, 0.05)
+    centres = rng.standard_normal((60, 96)) * scales
+
+    def drawn(count: int) -> np.ndarray:
+        points = centres[rng.integers(0, 60, count)] + rng.standard_normal((count, 96)) * scales
+        points = points @ turn + 5 * turn[0] + 5 * turn[90]
+        return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+    subject = VectorGallery(tmp_path / "g", dim=96)
+    subject.gallery.configure_search("ivf")
+    vectors = drawn(COUNT)
+    subject.add(vectors)
+    note = note_of(subject)
+    kept = int(note.factory.split(",")[0].removeprefix("PCA"))
+    centred = vectors.astype(np.float64) - vectors.mean(0)
+    index = ann_file.read(subject.gallery.folder / "ann", note)
+    turned = faiss.downcast_VectorTransform(faiss.downcast_index(index).chain.at(0))
+    basis = faiss.vector_to_array(turned.A).reshape(kept, 96).astype(np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(kept), atol=1e-5)
+    assert 0.97 <= np.square(centred @ basis.T).sum() / np.square(centred).sum() < 0.999
+    assert kept in (32, 48)
+    hits = 0
+    for query in drawn(100):
+        expected = {i for i, _ in subject.brute(query, 10)}
+        hits += len(expected & {i for i, _ in subject.answer(query, 10)})
+    assert hits >= 960
+    subject.remove(list(range(1, 200)))
+    assert not {i for i, _ in subject.answer(vectors[5], 50)} & set(range(1, 200))
+    assert subject.warnings == []
+
+
+def test_lists_hold_everything_where_all_directions_matter(prepared: VectorGallery) -> None:
+    vectors = np.stack(list(prepared.truth.values()))
+    assert ann_kind.trained(ann_kind.Plan("ivf", "IVF16,SQ8", 1), 48, vectors)[1] == "IVF16,SQ8"
+    rng = np.random.default_rng(0)
+    even = rng.standard_normal((4000, 80)).astype(np.float32)
+    assert ann_kind.trained(ann_kind.Plan("ivf", "IVF16,SQ8", 1), 80, even)[1] == "IVF16,SQ8"
+
+
 def test_a_target_out_of_reach_gives_the_best_there_is(tmp_path: Path) -> None:
     subject = VectorGallery(tmp_path / "g")
     subject.gallery.configure_search("IVF8,PQ2x4np", 1.0)

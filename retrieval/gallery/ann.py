@@ -88,11 +88,9 @@ class SearchIndex:
         chosen = ann_kind.plan(self.requested, len(ids), self.store.dim, before.kind if before else None)
         if chosen.sample and len(ids) > _LONG:
             self.say(f"making the search index for {len(ids)} pictures: {chosen.factory}")
-        index = ann_kind.create(chosen, self.store.dim)
+        sample = np.sort(np.random.default_rng(0).choice(len(rows), chosen.sample, replace=False))
         try:
-            if chosen.sample:
-                sample = np.random.default_rng(0).choice(len(rows), chosen.sample, replace=False)
-                index.train(self.store.take(np.sort(rows[sample])))
+            index, factory = ann_kind.trained(chosen, self.store.dim, self.store.take(rows[sample]))
             _add(index, self.store, ids, rows)
         except RuntimeError as error:
             raise UsageError(
@@ -105,7 +103,7 @@ class SearchIndex:
             seq=log.end,
             requested=self.requested,
             kind=chosen.kind,
-            factory=chosen.factory,
+            factory=factory,
             dim=self.store.dim,
             count=len(ids),
             trained=len(ids),

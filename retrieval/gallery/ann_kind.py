@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from retrieval.errors import UsageError
 
 KINDS = ("auto", "flat", "hnsw", "ivf", "ivfpq")
@@ -22,6 +24,8 @@ EXACT_VALUES = 51_200_000
 FEWEST = 1024
 _TRAINING_PER_LIST = 32
 _MOST_TRAINING = 262_144
+_SPREAD_KEPT = 0.97
+_LONGEST_TURNED = 4096
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,45 @@ def create(chosen: Plan, dim: int) -> Any:
             inner.pq.cp.min_points_per_centroid = 1
         return index
     return index if isinstance(index, faiss.IndexIDMap) else faiss.IndexIDMap2(index)
+
+
+def trained(chosen: Plan, dim: int, sample: np.ndarray) -> tuple[Any, str]:
+    """The index, empty and trained on ``sample`` (M, dim) float32, and what it is in FAISS's words.
+
+    Descriptors vary in few of their directions. Inverted lists hold only the leading ones, turned to be coordinates, which
+    makes them smaller and the search faster by as much; the little that is left out is made good by the exact second look.
+    FAISS's own PCA would subtract the mean, which inner products do not bear.
+    """
+    import faiss
+
+    directions = _leading(sample) if chosen.kind == "ivf" else None
+    if directions is None:
+        index = create(chosen, dim)
+        if chosen.sample:
+            index.train(sample)
+        return index, chosen.factory
+    library: Any = faiss
+    turn = library.LinearTransform(dim, len(directions), False)
+    library.copy_array_to_vector(directions.ravel(), turn.A)
+    turn.is_trained = True
+    inner = create(chosen, len(directions))
+    inner.train(turn.apply(sample))
+    return library.IndexPreTransform(turn, inner), f"PCA{len(directions)},{chosen.factory}"
+
+
+def _leading(sample: np.ndarray) -> np.ndarray | None:
+    """The directions that hold 97 % of how much vectors differ from each other, float32 (d, D), orthonormal; None where
+    these are more than three quarters of all, or where finding them would take long."""
+    dim = sample.shape[1]
+    if not 64 <= dim <= _LONGEST_TURNED:
+        return None
+    moments = (sample.T @ sample).astype(np.float64) / len(sample)
+    mean = sample.mean(axis=0, dtype=np.float64)
+    directions = np.linalg.eigh(moments)[1].T[::-1]
+    spread = np.einsum("kd,kd->k", directions @ (moments - np.outer(mean, mean)), directions)
+    needed = int(np.searchsorted(np.cumsum(spread), _SPREAD_KEPT * spread.sum())) + 1
+    kept = -(-needed // 16) * 16  # whole registers
+    return np.ascontiguousarray(directions[:kept], np.float32) if 4 * kept <= 3 * dim else None
 
 
 def core(index: Any) -> Any:

@@ -8,6 +8,7 @@ Rows beyond the catalog's count are remains of an interrupted run; they are writ
 from __future__ import annotations
 
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +35,19 @@ class VectorStore:
         self.generation = generation
         self.row_bytes = dim * self.dtype.itemsize
         self._open: dict[Path, np.ndarray] = {}  # memory maps, kept: opening one costs more than reading some rows
+        self._paths: dict[int, tuple[Path, Path]] = {}  # kept too: every search asks for the sizes of all files
 
     def segment_path(self, segment: int) -> Path:
-        return self.folder / f"{self.generation:04d}-{segment:06d}.f{self.dtype.itemsize * 8}"
+        return self._segment(segment)[0]
 
     def keys_path(self, segment: int) -> Path:
-        return self.segment_path(segment).with_suffix(".keys")
+        return self._segment(segment)[1]
+
+    def _segment(self, segment: int) -> tuple[Path, Path]:
+        if segment not in self._paths:
+            path = self.folder / f"{self.generation:04d}-{segment:06d}.f{self.dtype.itemsize * 8}"
+            self._paths[segment] = path, path.with_suffix(".keys")
+        return self._paths[segment]
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors as they will be stored."""
@@ -71,7 +79,7 @@ class VectorStore:
                 (self.segment_path(segment), self.row_bytes),
                 (self.keys_path(segment), _KEY.itemsize),
             ):
-                have = path.stat().st_size if path.is_file() else -1
+                have = _size(path)
                 if have < (last - first) * size:
                     what = "missing" if have < 0 else f"too short ({have} of {(last - first) * size} bytes)"
                     raise GalleryDamaged(
@@ -185,6 +193,15 @@ class VectorStore:
             ) from error
         self._open[path] = mapped
         return mapped
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 where there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def _spans(start: int, count: int) -> Iterator[tuple[int, int, int, int]]:
