@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from retrieval.benchmarks.cost import flops, microseconds, parameters
 from retrieval.benchmarks.feature_cache import FeatureCache
 from retrieval.benchmarks.methods import Method, choose_methods, make_method, split_names
-from retrieval.benchmarks.parallel import one_thread, side_by_side
 from retrieval.benchmarks.race import centroid_accuracy, class_labels, similarity_auc
 from retrieval.benchmarks.retention import coarse_map, retained_share
 from retrieval.benchmarks.robustness import noisy_descriptors
 from retrieval.benchmarks.scoring import average_precisions, protocols_of, score_blocks
+from retrieval.benchmarks.single_thread import one_thread
 from retrieval.benchmarks.whitened import fit_whitener
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import UsageError
@@ -294,17 +294,12 @@ def test_time_is_that_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3000 <= microseconds(Slow(), torch.zeros(1)) < 30000
 
 
-def test_work_side_by_side_keeps_order_and_threads() -> None:
+def test_one_thread_while_it_is_open() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        found = side_by_side(lambda i: (i, torch.get_num_threads(), torch.is_inference_mode_enabled()), range(20))
-        assert found == [(i, 1, True) for i in range(20)]
-        assert torch.get_num_threads() == 3
-        with pytest.raises(ZeroDivisionError):
-            side_by_side(lambda i: 1 // i, [0])
-        with one_thread() as threads:
-            assert (threads, torch.get_num_threads()) == (3, 1)
+        with one_thread():
+            assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

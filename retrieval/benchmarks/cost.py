@@ -103,7 +103,7 @@ def microseconds(module: nn.Module, features: torch.Tensor) -> float:
     runs after a first one that does not count, about 0.03 seconds of them."""
     import torch
 
-    from retrieval.benchmarks.parallel import one_thread
+    from retrieval.benchmarks.single_thread import one_thread
 
     times: list[float] = []
     with torch.inference_mode(), one_thread():

@@ -195,8 +195,9 @@ class _Bench:
 
     def pool(self, noise: list[float], prefix: int) -> None:
         """Descriptors of every picture by every method, clean and (queries) with noise; what survives; what it costs."""
+        import torch
+
         from retrieval.benchmarks.cost import flops, microseconds, parameters
-        from retrieval.benchmarks.parallel import side_by_side
         from retrieval.benchmarks.retention import MOST_PICTURES, coarse_map, retained_share
         from retrieval.benchmarks.robustness import noisy_descriptors
         from retrieval.benchmarks.shared_pooling import descriptors
@@ -210,10 +211,11 @@ class _Bench:
             x = self.cache.load(batch)
             for method, found in zip(self.methods, descriptors(self.methods, x), strict=True):
                 self.vectors[method.label][batch] = found.numpy()
-            inside = x[[j for j, i in enumerate(batch) if i in in_gallery]].double()
-            return np.array([inside.numel(), float(inside.sum()), float(inside.square().sum())])
+            inside = x[[j for j, i in enumerate(batch) if i in in_gallery]]
+            return np.array([inside.numel(), float(inside.sum()), float(torch.linalg.vector_norm(inside)) ** 2])
 
-        moments = np.sum(side_by_side(pool_batch, batches), axis=0)
+        with torch.inference_mode():
+            moments = np.sum([pool_batch(batch) for batch in batches], axis=0)
         mean, mean_square = moments[1:] / moments[0]
         self.deviation = math.sqrt(max(0.0, mean_square - mean**2))
         self.strengths = sorted({s for s in noise if s > 0})

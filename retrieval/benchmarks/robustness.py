@@ -15,7 +15,7 @@ import numpy.typing as npt
 from retrieval.benchmarks.feature_cache import FeatureCache
 from retrieval.benchmarks.methods import Method
 
-DRAWS = 3
+DRAWS = 2
 MOST_QUERIES = 100
 _BANK = 1 << 22  # normal numbers that are drawn once; each draw is a stretch of them from a random place
 
@@ -32,7 +32,8 @@ def noisy_descriptors(
     """Descriptors of ``pictures`` (numbers in ``cache``, Q of them) with noise of the given standard deviations (S of
     them, in the units of the features): label -> float32 (S, draws, Q, D), unit length.
     """
-    from retrieval.benchmarks.parallel import side_by_side
+    import torch
+
     from retrieval.benchmarks.shared_pooling import descriptors
 
     rng = np.random.default_rng(seed)
@@ -42,8 +43,7 @@ def noisy_descriptors(
     scale = np.asarray(strengths, np.float32)
     out: dict[str, npt.NDArray[np.float32]] = {}
 
-    def pool(task: tuple[int, int]) -> list[npt.NDArray[np.float32]]:
-        q, draw = task
+    def pool(q: int, draw: int) -> list[npt.NDArray[np.float32]]:
         features = cache.features(pictures[q])
         start = int(starts[q, draw] * (len(bank) - features.size + 1))
         noise = bank[start : start + features.size].reshape(features.shape)
@@ -51,10 +51,11 @@ def noisy_descriptors(
         return [found.numpy() for found in descriptors(methods, cache.tensor(noisy))]
 
     tasks = [(q, draw) for q in range(len(pictures)) for draw in range(draws)]
-    for (q, draw), results in zip(tasks, side_by_side(pool, tasks), strict=True):
-        for method, found in zip(methods, results, strict=True):
-            if method.label not in out:
-                shape = (len(strengths), draws, len(pictures), found.shape[1])
-                out[method.label] = np.empty(shape, np.float32)
-            out[method.label][:, draw, q] = found
+    with torch.inference_mode():
+        for q, draw in tasks:
+            for method, found in zip(methods, pool(q, draw), strict=True):
+                if method.label not in out:
+                    shape = (len(strengths), draws, len(pictures), found.shape[1])
+                    out[method.label] = np.empty(shape, np.float32)
+                out[method.label][:, draw, q] = found
     return out

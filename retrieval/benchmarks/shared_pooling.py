@@ -8,6 +8,7 @@ no short cut here runs its own module.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -40,7 +41,8 @@ class _Shared:
         self._prefix = -1
         self._top: Tensor
         self._logs: Tensor
-        self._powers: dict[float, Tensor] = {}
+        self._powers: dict[float, Tensor]
+        self._rooms: _Rooms
 
     def pool(self, module: torch.nn.Module) -> Tensor:
         x = self.x
@@ -72,31 +74,61 @@ class _Shared:
         return module(x)
 
     def _prepare(self, prefix: int) -> None:
-        if prefix != self._prefix:
-            cells = (_cells(self.x) if self.x.ndim == 4 else self.x[:, prefix:]).clamp(min=EPS)
-            top = cells.amax(1)
-            cells = cells.div_(top[:, None])
-            self._top, self._logs, self._powers = top, cells.log(), {1.0: cells}
-            self._prefix = prefix
+        if prefix == self._prefix:
+            return
+        cells = _cells(self.x) if self.x.ndim == 4 else self.x[:, prefix:]
+        self._rooms = _Rooms(cells.shape)
+        positive = torch.clamp(cells, min=EPS, out=self._rooms.next())
+        self._top = positive.amax(1)
+        self._powers = {1.0: positive.div_(self._top[:, None])}
+        self._logs = torch.log(positive, out=self._rooms.next())
+        self._prefix = prefix
 
     def _power(self, p: float, prefix: int) -> Tensor:
         """``(max(x, eps) / maximum)^p`` of every cell, ``(B, n, C)``."""
         self._prepare(prefix)
         known = self._powers
         if p not in known:
-            part = next((a for a in known if p - a in known), None)
+            part, room = next((a for a in known if p - a in known), None), self._rooms.next()
             if part is None:
-                logs = self._logs * p
-                known[p] = (logs.clamp_(min=_LEAST_LOG) if p > _NO_UNDERFLOW else logs).exp_()
+                torch.mul(self._logs, p, out=room)
+                known[p] = (room.clamp_(min=_LEAST_LOG) if p > _NO_UNDERFLOW else room).exp_()
             elif p > _NO_UNDERFLOW:
-                known[p] = known[part].clamp(min=_LEAST) * known[p - part].clamp(min=_LEAST)
+                torch.clamp(known[part], min=_LEAST, out=room)
+                other = torch.clamp(known[p - part], min=_LEAST, out=self._rooms.spare)
+                known[p] = room.mul_(other)
             else:
-                known[p] = known[part] * known[p - part]
+                known[p] = torch.mul(known[part], known[p - part], out=room)
         return known[p]
 
     def _as_map(self, cells: Tensor) -> Tensor:
         height, width = self.x.shape[2:]
         return cells.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+class _Rooms:
+    """Memory for the powers of one map, used again for the next one on the same thread: the system takes longer to hand out
+    new pages than a product takes to fill them."""
+
+    _kept = threading.local()
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+        self._flat: list[Tensor] = getattr(self._kept, "flat", None) or []
+        self._kept.flat = self._flat
+        self._used = 0
+        self.spare = self.next()
+
+    def next(self) -> Tensor:
+        """Room for a float32 tensor of the map's shape."""
+        values, place = self.shape.numel(), self._used
+        self._used += 1
+        with torch.inference_mode(False):  # of use within that mode and outside
+            if place == len(self._flat):
+                self._flat.append(torch.empty(values))
+            elif self._flat[place].numel() < values:
+                self._flat[place] = torch.empty(values)
+        return self._flat[place][:values].view(self.shape)
 
 
 def _cells(x: Tensor) -> Tensor:
