@@ -468,17 +468,17 @@ def test_validation_on_a_ground_truth_and_pictures_to_avoid(photos: Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_network_from_random_weights_learns(tmp_path: Path) -> None:
-    """ResNet-18 on made-up house fronts: mAP on fronts that it has never seen rises well above what it begins with."""
+    """ResNet-18 on made-up house fronts: mAP on fronts that it has never seen at least doubles."""
     from retrieval.datasets.synthetic import make_synthetic
 
     make_synthetic(
         tmp_path / "set", objects=1, views=(1, 0, 0), distractors=0, train_objects=40, train_views=6, size=160
     )
     config = TrainingConfig(
-        data=str(tmp_path / "set" / "train"), model="resnet18-gem@random:0", size=96, epochs=3, queries=100, pool=150,
+        data=str(tmp_path / "set" / "train"), model="resnet18-gem@random:0", size=96, epochs=2, queries=100, pool=40,
         negatives=4, tuples_per_step=2, lr=3e-4, validate="0.4", save_every=1000, schedule="cosine",
     )  # fmt: skip
     outcome = run.train(config, tmp_path / "run", device="cpu")
     first = outcome.metrics[0]["mAP"]
     assert outcome.best is not None
-    assert outcome.best > 1.2 * first, (first, outcome.best)
+    assert outcome.best > 2 * first, (first, outcome.best)
