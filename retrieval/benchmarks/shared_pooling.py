@@ -1,7 +1,7 @@
 """Many poolings of the same features at once, sharing what they have in common.
 
 A sweep over p takes one logarithm of each feature, and one exponential for each p that is no sum of two others (x^5 is x^2
-times x^3, and a product takes a tenth of the time); maxima and means of regions are taken
+times x^3, and a product takes a fifth of the time); maxima and means of regions are taken
 of contiguous copies. Every result equals that of the pooling's own module up to rounding (1e-6 of its length); what has
 no short cut here runs its own module.
 """
