@@ -16,7 +16,7 @@ from torch import Tensor
 
 from retrieval.benchmarks.methods import Method
 from retrieval.models.network import l2_normalise
-from retrieval.pooling.power import EPS, MIN_P
+from retrieval.pooling.power import EPS, LEAST_LOG, MIN_P
 from retrieval.pooling.regions import RMAC, GridAvg, GridMax, RegionalGeM, SpatialPyramid, pool_windows, regional_sum
 from retrieval.pooling.spatial import GeM, GlobalMax
 from retrieval.pooling.tokens import TokenGeM
@@ -25,7 +25,6 @@ from retrieval.pooling.tokens import TokenGeM
 _LARGEST_REGIONAL_P = 5.0
 _NO_UNDERFLOW = 5.0  # (1e-6 / 1)^5 is still a normal float32, for activations of the usual size
 # What is smaller adds nothing to a sum that holds a 1, and numbers below 1e-38 take ten times as long.
-_LEAST_LOG = -80.0
 _LEAST = 1e-18  # of a factor, so that a product stays above that
 
 
@@ -92,7 +91,7 @@ class _Shared:
             part, room = next((a for a in known if p - a in known), None), self._rooms.next()
             if part is None:
                 torch.mul(self._logs, p, out=room)
-                known[p] = (room.clamp_(min=_LEAST_LOG) if p > _NO_UNDERFLOW else room).exp_()
+                known[p] = (room.clamp_(min=LEAST_LOG) if p > _NO_UNDERFLOW else room).exp_()
             elif p > _NO_UNDERFLOW:
                 torch.clamp(known[part], min=_LEAST, out=room)
                 other = torch.clamp(known[p - part], min=_LEAST, out=self._rooms.spare)

@@ -30,9 +30,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 RankLists = list[npt.NDArray[np.int64]]
 _QUERIES_AT_ONCE = 256
-_BLOCK_VALUES = (
-    1 << 24
-)  # 64 MiB of float32: the workers hand each other Python's lock less often than with small blocks
+# 64 MiB of float32: the workers hand each other Python's lock less often than with small blocks.
+_BLOCK_VALUES = 1 << 24
 _CELLS = 1 << 16
 _LENGTH_STEP = 1.01
 

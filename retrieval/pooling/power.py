@@ -20,7 +20,7 @@ from ..errors import UsageError
 
 EPS = 1e-6
 MIN_P = 0.01
-_LEAST_LOG = -80.0
+LEAST_LOG = -80.0
 
 
 def parse_p(p: float | str) -> float:
@@ -135,7 +135,7 @@ def scaled_powers(y: Tensor, p: Tensor | float, dims: list[int]) -> tuple[Tensor
     on which arithmetic is several times slower.
     """
     scale = y.detach().amax(dims, keepdim=True)
-    return ((y / scale).log() * p).clamp(min=_LEAST_LOG).exp(), scale
+    return ((y / scale).log() * p).clamp(min=LEAST_LOG).exp(), scale
 
 
 def power_shares(x: Tensor, p: Tensor | float, dim: int | Sequence[int], eps: float = EPS) -> Tensor:

@@ -294,9 +294,8 @@ class Trainer:
                     self.optimiser.step()
                     if self.average is not None:
                         self.average.update(self.network)
-                self.optimiser.zero_grad(
-                    set_to_none=False
-                )  # room for gradients is taken once, however many tuples are added
+                # Room for gradients is taken once, however many tuples are added.
+                self.optimiser.zero_grad(set_to_none=False)
                 at.loss += float(losses[:, 0].sum())
                 at.trained += int(losses[:, 1].sum())
                 at.lost += len(steps[step]) - int(losses[:, 1].sum())
