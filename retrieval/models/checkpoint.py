@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelError
 from retrieval.models.spec import ModelSpec, WeightsRef
+from retrieval.tensors_file import read_metadata, read_tensors
 from retrieval.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -35,22 +35,13 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
     return given
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file and where its data begins, read without torch."""
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(100_000_000, os.path.getsize(path)):
-                raise ValueError("header longer than the file")
-            return json.loads(file.read(length)), 8 + length
-    except (OSError, struct.error, ValueError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file ({error})") from error
-
-
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     """The specification in a checkpoint; imports no torch. Raises ModelError for a foreign or damaged file."""
     path = checkpoint_path(path)
-    metadata = _header(path)[0].get("__metadata__", {})
+    return _spec(path, read_metadata(path))
+
+
+def _spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
     if metadata.get("format") != FORMAT or "spec" not in metadata:
         raise ModelError(f"{path} is not a checkpoint of this project", "Foreign checkpoints are converted first.")
     try:
@@ -96,15 +87,9 @@ def save_checkpoint(
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     """Specification and weights, the hash checked. Raises ModelError when the file is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = checkpoint_path(path)
-    spec = read_spec(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
+    metadata, tensors = read_tensors(path)
+    spec = _spec(path, metadata)
     if tensors_sha256(tensors) != spec.weights.sha256:
         raise ModelError(f"{path} is damaged: its weights do not have the hash written in it")
     return spec, tensors

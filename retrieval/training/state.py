@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retrieval.errors import ModelError
+from retrieval.tensors_file import read_tensors
 from retrieval.whole_file import whole_file
 
 FORMAT = "retrieval-training-1"
@@ -41,17 +42,14 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, A
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of :func:`write_state`. Raises ModelError for a missing, foreign or damaged file."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise ModelError(f"{path} is not there: nothing to resume", "The run has not come to its first checkpoint.")
+    metadata, tensors = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ModelError(f"{path} is not the state of a training run")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ModelError(f"{path} is not the state of a training run")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        return tensors, json.loads(metadata["facts"])
+    except (ValueError, KeyError) as error:
         raise ModelError(f"{path} is damaged: {_reason(error)}") from error
 
 
