@@ -93,12 +93,13 @@ def test_exact_pairs_equal_one_query_at_a_time_to_the_bit():
     for dim in (1, 7, 512, 100_000):
         queries, vectors = unit(rng.standard_normal((5, dim))), unit(rng.standard_normal((60, dim)))
         rows = [rng.permutation(60)[:n] for n in (60, 0, 1, 17, 33)]
-        found = exact_pairs(queries, vectors, rows)
+        whose = np.repeat(np.arange(5), [len(r) for r in rows])
+        found = np.split(exact_pairs(queries, vectors, whose, np.concatenate(rows)), np.cumsum([60, 0, 1, 17]))
         for query, chosen, values in zip(queries, rows, found, strict=True):
             assert values.tolist() == exact_similarities(query, vectors, chosen).tolist()
             exact = (vectors[chosen].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
             np.testing.assert_allclose(values, exact, atol=1e-12)
-    assert [len(x) for x in exact_pairs(queries, vectors, [np.zeros(0, int)] * 5)] == [0] * 5
+    assert exact_pairs(queries, vectors, np.zeros(0, int), np.zeros(0, int)).shape == (0,)
 
 
 def test_top_k_of_more_queries_than_are_taken_at_once():

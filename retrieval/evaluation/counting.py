@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ RankLists = list[npt.NDArray[np.int64]]
 _QUERIES_AT_ONCE = 256
 # 64 MiB of float32: the workers hand each other Python's lock less often than with small blocks.
 _BLOCK_VALUES = 1 << 24
-_CELLS = 1 << 16
+_CELLS = 1 << 16  # at most, from the lowest to the highest bar
 _LENGTH_STEP = 1.01
 
 
@@ -87,145 +89,177 @@ def id_array(ids: Ids, query: int) -> npt.NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _count(
-    queries: npt.NDArray[np.float32], gallery: Floats, wanted: RankLists, rows: int
-) -> list[npt.NDArray[np.int64]]:
+def _count(queries: npt.NDArray[np.float32], gallery: Floats, wanted: RankLists, rows: int) -> RankLists:
     size = len(gallery)
-    bars = [_Bars(q, _take(gallery, ids), ids, size) for q, ids in zip(queries, wanted, strict=True)]
-
+    bars = _Bars(queries, gallery, wanted)
     workers = min(4, os.cpu_count() or 1, -(-size // rows))
 
-    def tally(worker: int) -> RankLists:
-        totals = [np.zeros(len(ids) + 1, np.int64) for ids in wanted]
+    def tally(worker: int) -> npt.NDArray[np.int64]:
+        counts = np.zeros(bars.slots, np.int64)
         room = np.empty((min(rows, size), gallery.shape[1]), np.float32)
         products = np.empty((len(queries), len(room)), np.float32)
         for start in range(worker * rows, size, workers * rows):
             vectors, largest = gallery_block(gallery, start, start + rows, room)
-            scores = np.matmul(queries, vectors.T, out=products[:, : len(vectors)])
-            work = _Work(len(vectors))
-            unsettled = []
-            for bar, row, total in zip(bars, scores, totals, strict=True):
-                counts, close = bar.tally(row, vectors.shape[1], largest, work)
-                total += counts
-                unsettled.append(close)
-            exact = exact_pairs(queries, vectors, unsettled)
-            for bar, values, close, total in zip(bars, exact, unsettled, totals, strict=True):
-                total += bar.settle(values, close + start)
-        return totals
+            grid = bars.grid(largest)
+            scores = np.matmul(grid.queries, vectors.T, out=products[:, : len(vectors)])
+            near = grid.tally(scores, counts)
+            exact = exact_pairs(queries, vectors, near.query, near.row)
+            bars.settle(near, exact, near.row + start, counts)
+        return counts
 
     # While one worker reads, converts or counts a block, another multiplies, on its share of the processors.
     share = max(1, (os.cpu_count() or 1) // workers)
     with threadpool_limits(share, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        totals = [sum(parts) for parts in zip(*pool.map(tally, range(workers)), strict=True)]
-    return [bar.ranks(total) for bar, total in zip(bars, totals, strict=True)]
+        counts = np.sum(list(pool.map(tally, range(workers))), axis=0)
+    return bars.ranks(counts, size)
 
 
-def _take(gallery: Floats, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    return np.asarray(gallery[ids], dtype=np.float32)
+@dataclass
+class _Near:
+    """Images of a block whose scores rounding leaves open, and between which bars they lie: four int64 arrays of one length.
+
+    All of the query's bars before ``first`` are beaten; that at ``last`` and those after it are not.
+    """
+
+    query: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    last: npt.NDArray[np.int64]
 
 
 class _Bars:
-    """The exact scores of one query's wanted images, as bars for all others to clear.
+    """The exact scores of each query's wanted images, as bars for all other images to clear.
 
-    Bars are ordered from the easiest to the hardest to beat (score ascending, then id descending), so an image that
-    beats b of them beats the first b, and the rank of bar j is the number of images that beat more than j.
+    A query's bars are ordered from the easiest to the hardest to beat (score ascending, then id descending), so an image
+    that beats b of them beats the first b, and the rank of bar j is the number of images that beat more than j. The bars
+    of all queries stand in one row, and so do the counts of images: for each query a slot for 0, 1, ... all bars beaten.
     """
 
-    def __init__(
-        self, query: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], size: int
-    ) -> None:
-        scores = exact_similarities(query, vectors, np.arange(len(ids)))
-        self.order = np.lexsort((-ids, scores))
-        self.query = query
-        self.length = float(np.linalg.norm(query.astype(np.float64)))
-        self.scores = scores[self.order]
-        self.size = size
-        # Equal scores share the position of their first bar; with the id this is an ascending integer key.
-        self.keys = np.searchsorted(self.scores, self.scores) * size + (size - 1 - ids[self.order])
-        self.grids: dict[int, _Grid] = {}
+    def __init__(self, queries: npt.NDArray[np.float32], gallery: Floats, wanted: RankLists) -> None:
+        self.queries = queries
+        self.lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+        self.starts = np.cumsum([0] + [len(ids) for ids in wanted])
+        self.slots = int(self.starts[-1]) + len(queries)
+        self.orders: RankLists = []
+        self.scores = np.empty(self.starts[-1])
+        self.ids = np.empty(self.starts[-1], np.int64)
+        for i, (query, ids) in enumerate(zip(queries, wanted, strict=True)):
+            vectors = np.asarray(gallery[ids], dtype=np.float32)
+            scores = exact_similarities(query, vectors, np.arange(len(ids)))
+            order = np.lexsort((-ids, scores))
+            self.orders.append(order)
+            self.scores[self.of(i)], self.ids[self.of(i)] = scores[order], ids[order]
+        self._grids: dict[int, _Grid] = {}
+        self._making = threading.Lock()
 
-    def tally(
-        self, scores: npt.NDArray[np.float32], dim: int, largest: float, work: _Work
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """How many of a block's images surely beat exactly 0, 1, ... bars, int64 (bars + 1,), and the rows left open.
+    def of(self, query: int) -> slice:
+        """Where a query's bars stand; its slots begin ``query`` places later, and are one more."""
+        return slice(int(self.starts[query]), int(self.starts[query + 1]))
 
-        ``scores`` are float32 products with vectors of ``dim`` values, whose greatest length is ``largest``.
-        """
-        bars = len(self.scores)
-        if bars == 0:
-            return np.array([len(scores)]), np.zeros(0, np.int64)
-        # A grid serves all blocks of about the same length (all of them, for unit vectors).
+    def grid(self, largest: float) -> _Grid:
+        """The grid for a block whose greatest length is ``largest``. One serves all blocks of about the same: all, for unit
+        vectors."""
         step = math.ceil(math.log(largest, _LENGTH_STEP) - 0.1)
-        grid = self.grids.get(step)
-        if grid is None:
-            tolerance = rounding_bound(dim) * self.length * _LENGTH_STEP ** (step + 0.1)
-            grid = self.grids[step] = _Grid(self.scores, tolerance)
-        beaten = grid.look_up(scores, work)
-        counts = np.bincount(beaten, minlength=bars + 1)[: bars + 1]
-        unsure = np.flatnonzero(beaten > bars)
-        value = scores[unsure]
-        surely = beaten[unsure].astype(np.int64) - (bars + 1)
-        further = np.flatnonzero(value > grid.high.take(surely))
-        surely[further] = np.searchsorted(grid.high, value[further])
-        near = (surely < bars) & (value >= grid.low.take(surely, mode="clip"))
-        return counts + np.bincount(surely[~near], minlength=bars + 1), unsure[near]
+        with self._making:
+            if step not in self._grids:
+                self._grids[step] = _Grid(self, _LENGTH_STEP ** (step + 0.1))
+            return self._grids[step]
 
-    def settle(self, scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """How many images of these exact scores and gallery ids beat exactly 0, 1, ... bars: int64 (bars + 1,)."""
-        return np.bincount(self._beaten(scores, ids), minlength=len(self.scores) + 1)
+    def settle(
+        self, near: _Near, scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> None:
+        """Count images by their exact scores and gallery ids, bisecting the bars between which they lie."""
+        first, last = near.first, near.last
+        while len(left := np.flatnonzero(first < last)):
+            middle = (first[left] + last[left]) // 2
+            score, bar = scores[left], self.scores[middle]
+            beats = (score > bar) | ((score == bar) & (ids[left] < self.ids[middle]))
+            first[left[beats]] = middle[beats] + 1
+            last[left[~beats]] = middle[~beats]
+        counts += np.bincount(first + near.query, minlength=self.slots)
 
-    def _beaten(self, scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        beaten = np.searchsorted(self.scores, scores)
-        tied = np.flatnonzero(self.scores.take(beaten, mode="clip") == scores)
-        beaten[tied] = np.searchsorted(self.keys, beaten[tied] * self.size + (self.size - 1 - ids[tied]))
-        return beaten
-
-    def ranks(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Ranks in the order of the ids given, from the summed tallies."""
-        ranks = np.empty(len(self.order), np.int64)
-        ranks[self.order] = self.size - np.cumsum(counts[:-1])
-        return ranks
+    def ranks(self, counts: npt.NDArray[np.int64], size: int) -> RankLists:
+        """Ranks in a gallery of ``size`` images, each query's in the order of its ids given."""
+        found: RankLists = []
+        for i, order in enumerate(self.orders):
+            ranks = np.empty(len(order), np.int64)
+            ranks[order] = size - np.cumsum(counts[self.starts[i] + i : self.starts[i + 1] + i])
+            found.append(ranks)
+        return found
 
 
 class _Grid:
-    """A table from float32 scores to the number of bars surely beaten, for all but those within rounding of a bar.
+    """For each query a table from float32 scores to the number of bars surely beaten, but for scores close to a bar.
 
-    Scores fall into equal cells. The cell never decreases in the score, so a score in a cell outside all of a bar's
-    window is outside the window too, whatever the rounding of the cell's arithmetic.
+    Scores fall into cells of length 1: each query is scaled, exactly, by the power of two that spreads its bars over many.
+    The cell never decreases in the score, so a score in a cell outside all of a bar's window is outside the window too,
+    whatever the rounding of the cell's arithmetic.
     """
 
-    def __init__(self, bars: npt.NDArray[np.float64], tolerance: float) -> None:
-        self.low = (bars - tolerance).astype(np.float32)
-        self.high = (bars + tolerance).astype(np.float32)
-        self.origin = self.low[0]
-        self.scale = np.float32(_CELLS / max(float(self.high[-1]) - float(self.low[0]), 1e-30))
-        work = _Work(len(bars))
-        first, last = self._cells(self.low, work).copy(), self._cells(self.high, work).copy()
-        open_windows = np.zeros(_CELLS + 3, np.int64)
-        np.add.at(open_windows, first, 1)
-        np.add.at(open_windows, last + 1, -1)
-        beaten = np.searchsorted(last, np.arange(_CELLS + 2))
-        beaten[np.cumsum(open_windows)[:-1] > 0] += len(bars) + 1
-        small: type[np.signedinteger[Any]] = np.int16 if len(bars) < 1 << 13 else np.int32
-        self.table: npt.NDArray[np.signedinteger[Any]] = beaten.astype(small)  # it stays in the cache
+    def __init__(self, bars: _Bars, longest: float) -> None:
+        """For vectors no longer than ``longest``."""
+        self.bars = bars
+        tolerance = rounding_bound(bars.queries.shape[1]) * longest * bars.lengths
+        scale = np.array([_scale(bars.scores[bars.of(i)], t) for i, t in enumerate(tolerance)])
+        self.queries = (bars.queries * scale[:, None]).astype(np.float32)
+        whose = np.repeat(np.arange(len(scale)), np.diff(bars.starts))
+        low = ((bars.scores - tolerance[whose]) * scale[whose]).astype(np.float32)
+        high = ((bars.scores + tolerance[whose]) * scale[whose]).astype(np.float32)
+        self.windows = [(low[bars.of(i)], high[bars.of(i)]) for i in range(len(scale))]
+        self.tables = [_table(*windows) for windows in self.windows]
 
-    def look_up(self, scores: npt.NDArray[np.float32], work: _Work) -> npt.NDArray[np.signedinteger[Any]]:
-        """The number of bars surely beaten by each score; plus bars + 1 where rounding leaves the next ones open."""
-        return self.table.take(self._cells(scores, work), mode="clip")
+    def tally(self, scores: npt.NDArray[np.float32], counts: npt.NDArray[np.int64]) -> _Near:
+        """Add to ``counts`` the images of a block that surely beat exactly 0, 1, ... bars; returns the others.
 
-    def _cells(self, scores: npt.NDArray[np.float32], work: _Work) -> npt.NDArray[np.int64]:
-        """From 0 (below all windows) to _CELLS + 1."""
-        np.subtract(scores, self.origin, out=work.scaled)
-        np.multiply(work.scaled, self.scale, out=work.scaled)
-        np.add(work.scaled, 1, out=work.scaled)
-        np.clip(work.scaled, 0, _CELLS + 1, out=work.scaled)
-        np.copyto(work.cells, work.scaled, casting="unsafe")
-        return work.cells
+        ``scores`` (queries, images) are products with :attr:`queries`.
+        """
+        scaled, cells = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.int64)
+        parts = []
+        for i, (row, table, (low, high)) in enumerate(zip(scores, self.tables, self.windows, strict=True)):
+            before, bars = self.bars.starts[i], len(low)
+            slots = counts[before + i : before + i + bars + 1]
+            if not bars:
+                slots += len(row)
+                continue
+            beaten = table.take(_cells(row, low[:1], scaled, cells), mode="clip")
+            slots += np.bincount(beaten, minlength=bars + 2)[:-1]
+            rows = np.flatnonzero(beaten > bars)
+            values = row[rows]
+            first, last = np.searchsorted(high, values), np.searchsorted(low, values, side="right")
+            parts.append((np.full(len(rows), i), rows, first + before, last + before))
+        query, rows, first, last = (
+            (np.concatenate(x) for x in zip(*parts, strict=True)) if parts else np.zeros((4, 0), int)
+        )
+        sure = first == last
+        counts += np.bincount(first[sure] + query[sure], minlength=len(counts))
+        return _Near(*(x[~sure] for x in (query, rows, first, last)))
 
 
-class _Work:
-    """Room for the intermediate values of n scores, used again for each query."""
+def _scale(bars: npt.NDArray[np.float64], tolerance: float) -> float:
+    span = np.ptp(bars) + 2 * tolerance if len(bars) else 0.0
+    return 2.0 ** math.floor(math.log2(_CELLS / span)) if span else 1.0
 
-    def __init__(self, n: int) -> None:
-        self.scaled = np.empty(n, np.float32)
-        self.cells = np.empty(n, np.int64)
+
+def _table(low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]) -> npt.NDArray[np.signedinteger[Any]]:
+    """By cell, the number of windows (ascending, from low to high) that lie below it; one more than there are where it meets
+    a window. The first cell, 0, stands for all scores below the windows, and the last for all above."""
+    room = np.empty(len(low), np.float32), np.empty(len(low), np.int64)
+    begin = _cells(low, low[:1], *room).copy()
+    end = _cells(high, low[:1], *room) + 1
+    size = int(end[-1]) + 1 if len(low) else 1
+    ended = np.cumsum(np.bincount(end, minlength=size))
+    ended[np.cumsum(np.bincount(begin, minlength=size)) > ended] = len(low) + 1
+    return ended.astype(np.int16 if len(low) < 1 << 14 else np.int32)  # small: it stays in the cache
+
+
+def _cells(
+    scores: npt.NDArray[np.float32],
+    origin: npt.NDArray[np.float32],
+    scaled: npt.NDArray[np.float32],
+    cells: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """The cells of scores, 1 for ``origin`` (1,); written into ``cells`` by way of ``scaled``. Those below may be negative."""
+    np.subtract(scores, origin, out=scaled)
+    np.add(scaled, 1, out=scaled)
+    np.copyto(cells, scaled, casting="unsafe")
+    return cells

@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.floating[Any]]
 _QUERIES_AT_ONCE = 256
 _BLOCK_VALUES = 1 << 23  # numbers in one float32 block of gallery vectors: 32 MiB
 _EXACT_VALUES = 1 << 16  # numbers in one float64 step: stays in the cache
+_PAIR_VALUES = 1 << 18  # more for pairs, which two threads settle at once: they wait for each other less often
 _HALF_INFINITY = 2.0**16  # what float16 infinity becomes in _widen; the largest number is 65504
 _HALF_PLACES = np.int32(-0x70002000)  # sign, and the 15 bits below 2^28
 _HALF_SCALE = np.float32(2.0**112)
@@ -88,32 +89,34 @@ def exact_similarities(query: Floats, vectors: Floats, rows: npt.NDArray[np.inte
 
 
 def exact_pairs(
-    queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], rows: list[npt.NDArray[np.int64]]
-) -> list[npt.NDArray[np.float64]]:
-    """:func:`exact_similarities` of each query (Q, D) with its own rows of ``vectors`` (N, D), to the bit.
+    queries: npt.NDArray[np.float32],
+    vectors: npt.NDArray[np.float32],
+    query: npt.NDArray[np.int64],
+    row: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """:func:`exact_similarities` of pairs: of ``queries[query[i]]`` (Q, D) with ``vectors[row[i]]`` (N, D), to the bit.
 
-    ``rows`` and the result are Q arrays of equal lengths. Faster for many queries: memory is walked through once.
+    Faster for many queries: memory is walked through once.
     """
-    counts = [len(r) for r in rows]
-    row = np.concatenate(rows)
-    query = np.repeat(np.arange(len(queries)), counts)
     order = np.argsort(row, kind="stable")
     row, query = row[order], query[order]
     double = queries.astype(np.float64)
     result = np.empty(len(row))
-    step = max(1, _EXACT_VALUES // max(1, vectors.shape[1]))
-    products = np.empty((min(step, len(row)), vectors.shape[1]))
-    factors = np.empty_like(products)
+    step = max(1, _PAIR_VALUES // max(1, vectors.shape[1]))
+    chosen = np.empty((min(step, len(row)), vectors.shape[1]), np.float32)
+    products = np.empty(chosen.shape)
+    factors = np.empty(chosen.shape)
     for start in range(0, len(row), step):
-        part = products[: len(row) - start]
-        part[...] = vectors[row[start : start + step]]
-        factor = factors[: len(part)]
+        size = len(row[start : start + step])
+        part, factor = products[:size], factors[:size]
+        np.take(vectors, row[start : start + step], axis=0, out=chosen[:size], mode="clip")
         np.take(double, query[start : start + step], axis=0, out=factor, mode="clip")
+        part[...] = chosen[:size]
         np.multiply(part, factor, out=part)
         np.add.reduce(part, axis=1, out=result[start : start + step])
     settled = np.empty(len(row))
     settled[order] = result
-    return np.split(settled, np.cumsum(counts)[:-1])
+    return settled
 
 
 def rounding_bound(dim: int) -> float:
