@@ -14,8 +14,9 @@ from fakes import write_pictures
 
 from retrieval.benchmarks import speed, speed_index
 from retrieval.benchmarks.speed_pictures import draw_pictures, load_at
+from retrieval.benchmarks.speed_reference import ReferenceProcess, reference_loop
 from retrieval.cli.main import cli
-from retrieval.errors import UsageError
+from retrieval.errors import RetrievalError, UsageError
 from retrieval.model import load_model
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
@@ -56,7 +57,7 @@ def test_the_reference_is_the_unfolded_network_picture_by_picture(monkeypatch: p
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
     pictures = [np.random.default_rng(i).integers(0, 256, (64, 96, 3), dtype=np.uint8) for i in range(2)]
-    got = speed.reference_loop(model)(pictures)
+    got = reference_loop(model.spec, model.checkpoint)(pictures)
     assert [shape for shape, _ in seen] == [(1, 3, 64, 96), (1, 3, 32, 48)] * 2
     assert seen[0][1]  # channels first in memory
     describer = Describer(build_network(model.spec), model.spec.image).eval()
@@ -65,16 +66,28 @@ def test_the_reference_is_the_unfolded_network_picture_by_picture(monkeypatch: p
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
-def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {"reference": iter([9, 9, 8.0, 4.0, 6.0]), "torch": iter([9, 9, 2.0, 2.0, 1.0])}
-    monkeypatch.setattr(speed, "_time", lambda contender, pictures: next(times[contender.engine_name]))
+def test_the_reference_has_a_process_of_its_own() -> None:
+    model = load_model(RESNET)
+    pictures = [np.random.default_rng(i).integers(0, 256, (64, 80 + i, 3), dtype=np.uint8) for i in range(2)]
+    with ReferenceProcess(model) as reference:
+        for some in (pictures, pictures[1:]):
+            descriptors, seconds = reference(some)
+            np.testing.assert_allclose(descriptors, reference_loop(model.spec, model.checkpoint)(some), atol=1e-6)
+            assert 0 < seconds < 60
+        reference._process.kill()
+        with pytest.raises(RetrievalError, match="reference"):
+            for _ in range(2):
+                reference(pictures)
 
-    def answer(vectors: list[list[float]]) -> Any:
-        return lambda pictures: np.array(vectors, np.float32)[: len(pictures)]
+
+def test_ratios_are_taken_round_by_round() -> None:
+    def answer(vectors: list[list[float]], *seconds: float) -> Any:
+        times = iter([9, 9, 9, 9, *seconds])  # warming up, one at a time, and for the descriptors
+        return lambda pictures: (np.array(vectors, np.float32)[: len(pictures)], next(times))
 
     contenders = [
-        speed._Contender("reference", "fp32", answer([[1, 0], [0, 1]]), 0.5),
-        speed._Contender("torch", "fp32", answer([[1, 0], [0.6, 0.8]]), 1.5),
+        speed._Contender("reference", "fp32", answer([[1, 0], [0, 1]], 8.0, 4.0, 6.0), 0.5),
+        speed._Contender("torch", "fp32", answer([[1, 0], [0.6, 0.8]], 2.0, 2.0, 1.0), 1.5),
     ]
     rows = speed._race(contenders, [np.zeros((4, 4, 3), np.uint8)] * 2, 4, 3, lambda _: None)
     assert [(r.ratio_least, r.ratio, r.ratio_most) for r in rows] == [(1, 1, 1), (2, 4, 6)]

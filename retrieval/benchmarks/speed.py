@@ -10,24 +10,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from retrieval.benchmarks.speed_pictures import load_at
+from retrieval.benchmarks.speed_reference import ReferenceProcess
 from retrieval.engines.base import Engine, create_engine
 from retrieval.environment import environment
 from retrieval.errors import ModelError, RetrievalError, UsageError
 from retrieval.extraction import describe_all
 from retrieval.model import Model
-from retrieval.models.loading import build_network
-from retrieval.models.network import Describer
 
 REFERENCE = "reference"
+Loop = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, float]]
+"""From pictures, uint8 (H, W, 3) each, to their descriptors (N, D) and the seconds it took."""
 
 
 @dataclass(frozen=True)
@@ -75,36 +76,22 @@ class SpeedReport:
 class _Contender:
     engine_name: str
     precision: str
-    run: Callable[[Sequence[np.ndarray]], np.ndarray]
+    run: Loop
     start: float
     quantised: Path | None = None
 
 
-def reference_loop(model: Model) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """The loop usual in the field: one picture at a time through eager float32 torch, channels first, nothing folded."""
-    describer = Describer(build_network(model.spec, model.checkpoint), model.spec.image).eval()
-
-    def run(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        out = []
-        with torch.no_grad():
-            for picture in pictures:
-                channels_first = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
-                out.append(describer(channels_first.permute(0, 2, 3, 1)).numpy())
-        return np.concatenate(out)
-
-    return run
-
-
-def engine_loop(engine: Engine) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+def engine_loop(engine: Engine) -> Loop:
     """What indexing does with pictures that are decoded already."""
 
-    def run(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def run(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+        began = time.perf_counter()
         out = np.empty((len(pictures), engine.dim), np.float32)
         for result in describe_all(range(len(pictures)), lambda i: pictures[i], lambda: engine):
             if result.error is not None:
                 raise result.error
             out[result.item] = result.descriptor
-        return out
+        return out, time.perf_counter() - began
 
     return run
 
@@ -123,6 +110,7 @@ def benchmark_speed(
 ) -> SpeedReport:
     """Time the reference loop and every engine and precision on ``count`` of the pictures, ``rounds`` times in turn.
 
+    The reference has a process of its own (:mod:`retrieval.benchmarks.speed_reference`); the engines share this one.
     What cannot run here is left out with a note. ``index``: also index all ``paths``, each engine in a process of its
     own, at the largest size. Raises UsageError for no pictures or no engine.
     """
@@ -130,10 +118,14 @@ def benchmark_speed(
         raise UsageError("a benchmark needs pictures, sizes and rounds")
     notes: list[str] = []
     rows: list[SpeedRow] = []
-    with tempfile.TemporaryDirectory(prefix="retrieval-speed-") as folder:
-        contenders = _contenders(model, paths, engines, precisions, Path(folder), notes, say)
+    with tempfile.TemporaryDirectory(prefix="retrieval-speed-") as folder, ExitStack() as processes:
+        began = time.perf_counter()
+        reference = processes.enter_context(ReferenceProcess(model))
+        contenders = [_Contender(REFERENCE, "fp32", reference, time.perf_counter() - began)]
+        contenders += _contenders(model, paths, engines, precisions, Path(folder), notes, say)
         for size in sizes:
             rows += _race(contenders, load_at(paths, size, count), size, rounds, say)
+        processes.close()  # its memory is free for what follows
         if index:
             rows += _index_rows(contenders[1:], model, paths, max(sizes), rows, Path(folder), notes, say)
     about = {
@@ -156,10 +148,8 @@ def _contenders(
     notes: list[str],
     say: Callable[[str], None],
 ) -> list[_Contender]:
-    """The reference first, then all that can run."""
-    began = time.perf_counter()
-    found = [_Contender(REFERENCE, "fp32", reference_loop(model), 0.0)]
-    found[0].start = time.perf_counter() - began
+    """All engines that can run."""
+    found = []
     for name in engines:
         for precision in precisions:
             if precision == "int8" and name == "torch":
@@ -191,12 +181,12 @@ def _race(
     for contender in contenders:
         say(f"{contender.engine_name} {contender.precision} at {size}: warming up")
         contender.run(pictures[:1])
-        latency.append(min(_time(contender, [picture]) for picture in pictures[:5]))
-        descriptors.append(contender.run(pictures).astype(np.float64))
+        latency.append(min(contender.run([picture])[1] for picture in pictures[:5]))
+        descriptors.append(contender.run(pictures)[0].astype(np.float64))
     for round_ in range(rounds):
         say(f"round {round_ + 1} of {rounds} at {size}")
         for contender, times in zip(contenders, seconds, strict=True):
-            times.append(_time(contender, pictures))
+            times.append(contender.run(pictures)[1])
     rows = []
     for contender, times, single, vectors in zip(contenders, seconds, latency, descriptors, strict=True):
         ratios = [reference / own for reference, own in zip(seconds[0], times, strict=True)]
@@ -222,12 +212,6 @@ def _race(
             )
         )
     return rows
-
-
-def _time(contender: _Contender, pictures: Sequence[np.ndarray]) -> float:
-    began = time.perf_counter()
-    contender.run(pictures)
-    return time.perf_counter() - began
 
 
 def _index_rows(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from retrieval.errors import DatasetError, ModelError
 from retrieval.evaluation.described import Bars, no_bars
+from retrieval.heap import keep_freed_memory
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ModelSpec
@@ -113,6 +114,7 @@ class Trainer:
         require_clusters(data, config.negatives)
         self.processes = processes or Processes()
         self.device = self.processes.device
+        keep_freed_memory()
         self.network, self.spec, self.data, self.config, self.folder = network, spec, data, config, folder
         self.validation, self.random_start = validation, random_start
         self.workers = decode_workers(workers)
