@@ -26,6 +26,8 @@ def keep_freed_memory() -> None:
     if setting is not None:
         setting(_MMAP_MAX, 0)
         setting(_TRIM_THRESHOLD, _MOST)
+        # For torch, which looks once, at its first big block: pages of 2 MB, so that what is returned costs less to get again.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 class _Usage(ctypes.Structure):

@@ -533,6 +533,7 @@ class Plan:
     halvings: tuple[tuple[int, ...], ...] = HALVINGS
     tuned: tuple[tuple[int, ...], ...] = TUNED
     error_counts: tuple[int, ...] = (16, 32)
+    modes: tuple[str, ...] = MODES[:2]
 
 
 def experiment(
@@ -557,7 +558,7 @@ def experiment(
             cost = TokenPooledViT(vit, [None] * recipe.depth).flops().total
             full = Outcome("post-hoc", "", "unreduced", "", [recipe.tokens] * recipe.depth, cost, 0)
         full.hits.append(right(vit, pictures))
-        runs = [(mode, *s) for mode in MODES[:2] for s in schedules(recipe, plan.rates, plan.halvings)]
+        runs = [(mode, *s) for mode in plan.modes for s in schedules(recipe, plan.rates, plan.halvings)]
         runs += [(MODES[2], *s) for s in schedules(recipe, (), plan.tuned)]
         for mode, family, name, keep in runs:
             for method in methods_for(family):
@@ -603,6 +604,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, help="folder for the plots; that of the results if not given")
     parser.add_argument("--seeds", type=int, default=2, help="models trained")
     parser.add_argument("--no-tuning", action="store_true", help="leave the fine-tuned comparison out")
+    parser.add_argument(
+        "--brief", action="store_true", help="fewer rates, each token counted for those it stands for, no tuning"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -612,6 +616,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pictures, recipe = grocery(Path(options.data), options.out / "grocery" / "pictures.npz")
     out = options.out / recipe.data
     plan = Plan(seeds=options.seeds, tuned=() if options.no_tuning else TUNED)
+    if options.brief:
+        plan = Plan(seeds=options.seeds, rates=(0.8, 0.6, 0.5, 0.4, 0.3), tuned=(), modes=MODES[:1])
     outcomes, full, errors = experiment(pictures, recipe, plan, out)
     write_results(outcomes, full, errors, out)
     report(outcomes, full, errors)

@@ -18,9 +18,8 @@ from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
 from retrieval.models.spec import ModelSpec
 
-_KEPT = (
-    512 << 20
-)  # bytes; with 24 shapes around a megapixel 1.4 GB at most (all kept: 1.8 GB; nothing: 1.3 GB and 1.3 times slower)
+# Bytes. With 24 shapes around a megapixel a process with ResNet-50 holds at most 1.5 GB (all kept: 1.85; nothing: 1.3).
+_KEPT = 512 << 20
 
 
 class TorchEngine:
