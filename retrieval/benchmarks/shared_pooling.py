@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from torch import Tensor
 from retrieval.benchmarks.methods import Method
 from retrieval.models.network import l2_normalise
 from retrieval.pooling.power import EPS, LEAST_LOG, MIN_P
-from retrieval.pooling.regions import RMAC, GridAvg, GridMax, RegionalGeM, SpatialPyramid, pool_windows, regional_sum
+from retrieval.pooling.regions import (
+    RMAC,
+    GridAvg,
+    GridMax,
+    RegionalGeM,
+    SpatialPyramid,
+    pool_windows,
+    regional_sum,
+    rmac_regions,
+    sum_of_directions,
+)
 from retrieval.pooling.spatial import GeM, GlobalMax
 from retrieval.pooling.tokens import TokenGeM
 
@@ -52,10 +63,8 @@ class _Shared:
             if isinstance(module, RegionalGeM):
                 if p > _LARGEST_REGIONAL_P:
                     return module(x)
-                powers, top = self._power(p, 0), self._top
-                return regional_sum(
-                    lambda view: top * _cells(view).mean(1).pow(1 / p), self._as_map(powers), module.levels
-                )
+                means = _region_means(*x.shape[2:], module.levels) @ self._power(p, 0)
+                return sum_of_directions(self._top[:, None] * means.pow(1 / p))
             if module.is_max:
                 self._prepare(prefix)
                 return self._top
@@ -100,10 +109,6 @@ class _Shared:
                 known[p] = torch.mul(known[part], known[p - part], out=room)
         return known[p]
 
-    def _as_map(self, cells: Tensor) -> Tensor:
-        height, width = self.x.shape[2:]
-        return cells.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-
 
 class _Rooms:
     """Memory for the powers of one map, used again for the next one on the same thread: the system takes longer to hand out
@@ -128,6 +133,16 @@ class _Rooms:
             elif self._flat[place].numel() < values:
                 self._flat[place] = torch.empty(values)
         return self._flat[place][:values].view(self.shape)
+
+
+@lru_cache(maxsize=256)
+def _region_means(height: int, width: int, levels: int) -> Tensor:
+    """``(R, H W)``: row r holds the weights of the mean over region r, so that all regions' means are one product."""
+    boxes = [(0, 0, height, width), *rmac_regions(height, width, levels)]
+    weights = torch.zeros(len(boxes), height, width)
+    for row, (top, left, h, w) in zip(weights, boxes, strict=True):
+        row[top : top + h, left : left + w] = 1 / (h * w)
+    return weights.flatten(1)
 
 
 def _cells(x: Tensor) -> Tensor:

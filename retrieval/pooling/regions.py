@@ -184,7 +184,11 @@ def regional_sum(pool: Callable[[Tensor], Tensor], x: Tensor, levels: int, eps: 
     """Pool the whole map and every region of R-MAC, divide each vector by its norm + eps, add them up."""
     boxes = rmac_regions(x.shape[2], x.shape[3], levels)
     views = [x, *(x[:, :, top : top + h, left : left + w] for top, left, h, w in boxes)]
-    vectors = torch.stack([pool(view) for view in views], dim=1)
+    return sum_of_directions(torch.stack([pool(view) for view in views], dim=1), eps)
+
+
+def sum_of_directions(vectors: Tensor, eps: float = EPS) -> Tensor:
+    """Vectors ``(B, R, C)``, each divided by its norm + eps, added up: ``(B, C)``."""
     return (vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + eps)).sum(1)
 
 
