@@ -438,20 +438,16 @@ def style(method: str) -> dict[str, Any]:
 
 
 def plot_tradeoff(outcomes: list[Outcome], full: Outcome, title: str, file: Path) -> None:
-    """Accuracy over FLOPs, without and with each method's own cost; bands from the lowest to the highest seed."""
+    """Accuracy over FLOPs, without and with each method's own cost, each method by the best of its schedules; bands from the
+    lowest to the highest seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, cost in zip(axes, ("network", "total"), strict=True):
         for method in METHODS:
-            found = group(outcomes, "post-hoc", "halving" if method == "grid" else "rate")
-            curve = [by[method] for by in found.values()]
-            if method == "grid":
-                curve = frontier(curve)
-            curve = sorted(curve, key=lambda o: -getattr(o, cost))
-            if method == "grid":
-                curve = [full, *curve]
+            curve = frontier([o for o in outcomes if (o.mode, o.method) == ("post-hoc", method)], cost)
+            curve = [*sorted(curve, key=lambda o: getattr(o, cost)), full]
             x = [100 * getattr(o, cost) / full.network for o in curve]
             seeds = np.array([[100 * h.mean() for h in o.hits] for o in curve])
             axis.plot(x, seeds.mean(1), **style(method))
@@ -469,10 +465,10 @@ def plot_tradeoff(outcomes: list[Outcome], full: Outcome, title: str, file: Path
     figure.savefig(file, dpi=130)
 
 
-def frontier(curve: list[Outcome]) -> list[Outcome]:
-    """Without the schedules that cost more than another one and are right less often: the baseline at its best."""
+def frontier(curve: list[Outcome], cost: str = "network") -> list[Outcome]:
+    """Without the schedules that cost more than another one and are right less often: a method at its best."""
     best: list[Outcome] = []
-    for o in sorted(curve, key=lambda o: o.network):
+    for o in sorted(curve, key=lambda o: getattr(o, cost)):
         if not best or o.mean_hits.mean() > best[-1].mean_hits.mean():
             best.append(o)
     return best
@@ -496,7 +492,8 @@ def plot_errors(errors: list[tuple[int, int, str, float]], title: str, file: Pat
         axis.spines[["top", "right"]].set_visible(False)
         if k == counts[0]:
             axis.set_ylabel("reconstruction error, % of the tokens' spread")
-            axis.legend(frameon=False, fontsize=8)
+        if k == counts[-1]:  # its lines are the lowest: there is room above
+            axis.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
     figure.suptitle(title, fontsize=11)
     figure.savefig(file, dpi=130)
 

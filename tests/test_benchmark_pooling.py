@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -19,11 +20,12 @@ from retrieval.benchmarks.methods import choose_methods, make_method
 from retrieval.benchmarks.pooling import benchmark_pooling
 from retrieval.benchmarks.results import PoolingReport, Row, race, tables, write_results
 from retrieval.benchmarks.robustness import noisy_descriptors
-from retrieval.benchmarks.shared_pooling import descriptors
+from retrieval.benchmarks.shared_pooling import _Shared, descriptors
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.errors import DatasetError, UsageError
 from retrieval.model import Model, load_model
 from retrieval.models.zoo import BACKBONES
+from retrieval.pooling.regions import GridAvg, GridMax, RegionalGeM, SpatialPyramid
 
 MODEL = "resnet18-gem@random:0"
 METHODS = ("gem", "avg", "max", "rmac", "spp", "local-avg")
@@ -104,6 +106,17 @@ def plain_average_precision(ranking: list[int], right: set[int], junk: set[int])
             found += 1
             total += (before + found / (rank + 1)) / 2
     return total / len(right)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 11), (13, 9), (2, 2), (1, 6)])
+def test_shared_windows_are_those_of_the_modules(shape: tuple[int, int]) -> None:
+    x = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    modules = [GridMax(2), GridMax((1, 2)), SpatialPyramid((1, 2, 4)), SpatialPyramid((1, 2, 3)), GridMax(3)]
+    modules += [SpatialPyramid((4, 8, 1, 5)), RegionalGeM(p=2.5), GridAvg((3, 2))]
+    with torch.inference_mode():
+        shared = _Shared(x)  # one for all: each finds what those before it left
+        for module in modules:
+            torch.testing.assert_close(shared.pool(module), module(x), msg=lambda said, m=module: f"{m}: {said}")
 
 
 @pytest.mark.parametrize("method", ["gem:p=3", "avg", "max", "spp"])

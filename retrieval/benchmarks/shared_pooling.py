@@ -53,6 +53,7 @@ class _Shared:
         self._logs: Tensor
         self._powers: dict[float, Tensor]
         self._rooms: _Rooms
+        self._grids: dict[tuple[int, int], Tensor] = {}
 
     def pool(self, module: torch.nn.Module) -> Tensor:
         x = self.x
@@ -74,12 +75,30 @@ class _Shared:
         if isinstance(module, RMAC):
             return regional_sum(_maximum, x, module.levels)
         if isinstance(module, GridMax):
-            return pool_windows(_maximum, x, *module.size)
+            return _by_channel(self._grid_maxima(*module.size))
         if isinstance(module, GridAvg):
             return pool_windows(lambda view: _cells(view).mean(1), x, *module.size)
         if isinstance(module, SpatialPyramid) and isinstance(module.window, GlobalMax):
-            return torch.cat([pool_windows(_maximum, x, n, n) for n in module.levels], dim=1)
+            for n in sorted(module.levels, reverse=True):  # the finest first: the others are made of it
+                self._grid_maxima(n, n)
+            return torch.cat([_by_channel(self._grid_maxima(n, n)) for n in module.levels], dim=1)
         return module(x)
+
+    def _grid_maxima(self, rows: int, columns: int) -> Tensor:
+        """Maxima of a grid's windows, ``(B, rows, columns, C)``. A window of a grid twice as fine lies within one of this grid,
+        and all that lie in it cover it: floor(i L / n) = floor(2 i L / 2 n), and so for the ends."""
+        known = self._grids
+        if (rows, columns) not in known:
+            finer = next((size for size in known if size[0] % rows == 0 and size[1] % columns == 0), None)
+            if finer is None:
+                maxima = (
+                    pool_windows(_maximum, self.x, rows, columns).unflatten(1, (-1, rows, columns)).permute(0, 2, 3, 1)
+                )
+            else:
+                parts = known[finer].unflatten(2, (columns, -1)).unflatten(1, (rows, -1))
+                maxima = parts.amax((2, 4))
+            known[rows, columns] = maxima.contiguous()
+        return known[rows, columns]
 
     def _prepare(self, prefix: int) -> None:
         if prefix == self._prefix:
@@ -143,6 +162,11 @@ def _region_means(height: int, width: int, levels: int) -> Tensor:
     for row, (top, left, h, w) in zip(weights, boxes, strict=True):
         row[top : top + h, left : left + w] = 1 / (h * w)
     return weights.flatten(1)
+
+
+def _by_channel(windows: Tensor) -> Tensor:
+    """``(B, rows, columns, C)`` -> ``(B, C * rows * columns)``, as the poolings' own modules order them."""
+    return windows.permute(0, 3, 1, 2).flatten(1)
 
 
 def _cells(x: Tensor) -> Tensor:
