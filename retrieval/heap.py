@@ -36,7 +36,7 @@ class _Usage(ctypes.Structure):
     _fields_ = [("before", ctypes.c_size_t * 8), ("free", ctypes.c_size_t), ("after", ctypes.c_size_t)]
 
 
-def return_freed_memory(above: int = 0) -> None:
+def return_freed_memory(above: int) -> None:
     """Give the heap's free pages back to the system if they are more than ``above`` bytes (as far as the C library can tell)."""
     trim, usage = _libc("malloc_trim"), _libc("mallinfo2")
     if trim is None:

@@ -446,8 +446,7 @@ def plot_tradeoff(outcomes: list[Outcome], full: Outcome, title: str, file: Path
     axes = figure.subplots(1, 2, sharey=True)
     for axis, cost in zip(axes, ("network", "total"), strict=True):
         for method in METHODS:
-            curve = frontier([o for o in outcomes if (o.mode, o.method) == ("post-hoc", method)], cost)
-            curve = [*sorted(curve, key=lambda o: getattr(o, cost)), full]
+            curve = [*frontier([o for o in outcomes if (o.mode, o.method) == ("post-hoc", method)], cost), full]
             x = [100 * getattr(o, cost) / full.network for o in curve]
             seeds = np.array([[100 * h.mean() for h in o.hits] for o in curve])
             axis.plot(x, seeds.mean(1), **style(method))
@@ -466,7 +465,7 @@ def plot_tradeoff(outcomes: list[Outcome], full: Outcome, title: str, file: Path
 
 
 def frontier(curve: list[Outcome], cost: str = "network") -> list[Outcome]:
-    """Without the schedules that cost more than another one and are right less often: a method at its best."""
+    """Without the schedules that cost more than another one and are right less often: a method at its best, cheapest first."""
     best: list[Outcome] = []
     for o in sorted(curve, key=lambda o: getattr(o, cost)):
         if not best or o.mean_hits.mean() > best[-1].mean_hits.mean():

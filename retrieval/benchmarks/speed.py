@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -118,14 +117,13 @@ def benchmark_speed(
         raise UsageError("a benchmark needs pictures, sizes and rounds")
     notes: list[str] = []
     rows: list[SpeedRow] = []
-    with tempfile.TemporaryDirectory(prefix="retrieval-speed-") as folder, ExitStack() as processes:
+    with tempfile.TemporaryDirectory(prefix="retrieval-speed-") as folder:
         began = time.perf_counter()
-        reference = processes.enter_context(ReferenceProcess(model))
-        contenders = [_Contender(REFERENCE, "fp32", reference, time.perf_counter() - began)]
-        contenders += _contenders(model, paths, engines, precisions, Path(folder), notes, say)
-        for size in sizes:
-            rows += _race(contenders, load_at(paths, size, count), size, rounds, say)
-        processes.close()  # its memory is free for what follows
+        with ReferenceProcess(model) as reference:
+            contenders = [_Contender(REFERENCE, "fp32", reference, time.perf_counter() - began)]
+            contenders += _contenders(model, paths, engines, precisions, Path(folder), notes, say)
+            for size in sizes:
+                rows += _race(contenders, load_at(paths, size, count), size, rounds, say)
         if index:
             rows += _index_rows(contenders[1:], model, paths, max(sizes), rows, Path(folder), notes, say)
     about = {

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,14 @@ from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
 from retrieval.models.spec import ModelSpec
 
-Descriptors = np.ndarray
-
 
 def reference_loop(
     spec: ModelSpec, checkpoint: str | os.PathLike[str] | None
-) -> Callable[[Sequence[np.ndarray]], Descriptors]:
+) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """One picture at a time through eager float32 torch, channels first, nothing folded: uint8 (H, W, 3) each -> (N, D)."""
     describer = Describer(build_network(spec, checkpoint), spec.image).eval()
 
-    def run(pictures: Sequence[np.ndarray]) -> Descriptors:
+    def run(pictures: Sequence[np.ndarray]) -> np.ndarray:
         out = []
         with torch.no_grad():
             for picture in pictures:
@@ -52,10 +49,9 @@ class ReferenceProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        checkpoint = None if model.checkpoint is None else os.fspath(model.checkpoint)
-        self._ask({"model": model.spec.to_dict(), "checkpoint": checkpoint})
+        self._ask((model.spec, model.checkpoint))
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> tuple[Descriptors, float]:
+    def __call__(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
         return self._ask(list(pictures))
 
     def _ask(self, message: Any) -> Any:
@@ -79,10 +75,7 @@ class ReferenceProcess:
 def _answer() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes to where messages go
-    task = pickle.load(sys.stdin.buffer)
-    run = reference_loop(
-        ModelSpec.from_dict(task["model"]), None if task["checkpoint"] is None else Path(task["checkpoint"])
-    )
+    run = reference_loop(*pickle.load(sys.stdin.buffer))
     answer: Any = "ready"
     while True:
         pickle.dump(answer, answers)
