@@ -62,7 +62,8 @@ def test_the_second_start_converts_nothing_for_any_size(
     monkeypatch.setattr("retrieval.engines.prepared._convert", never)
     said: list[str] = []
     np.testing.assert_array_equal(describe(said), copied[1])
-    np.testing.assert_array_equal(describe(said, size=300), copied[1])
+    np.testing.assert_array_equal(describe(said, size=600), copied[1])
+    np.testing.assert_allclose(describe(said, size=300), copied[1], atol=1e-6)  # convolutions may go another way
     assert said == []
     with pytest.raises(AssertionError):  # other scales are another graph
         create_engine(load_model(RESNET, scales=(1, 0.5)).spec, "openvino")

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import openvino
 
-from retrieval.engines import cache
+from retrieval.engines import cache, winograd, winograd_openvino
 from retrieval.engines.base import EngineUnavailable
+from retrieval.engines.processor import processor_flags
 from retrieval.errors import ModelError
 from retrieval.models.spec import ImageRule, ModelSpec
 
@@ -61,7 +62,9 @@ def compiled_model(
     """
     core = openvino.Core()
     key = model_key(spec) if given is None else _given_key(given)
-    compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core))
+    filtered = given is None and winograd.pays_here() and winograd_openvino.suits(spec)
+    way = ["winograd"] if filtered else []
+    compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core), *way)
     try:
         entry = cache.find(compiled_key)
         if entry is not None:
@@ -70,6 +73,8 @@ def compiled_model(
         say(f"the compiled model in the cache is damaged ({_line(error)}); it is made again")
         cache.discard(compiled_key)
     model = load_model(spec, checkpoint, say) if given is None else _read_given(core, given)
+    if filtered:
+        winograd_openvino.use_winograd(model)
     compiled = core.compile_model(model, "CPU", settings)
     try:
         blob = compiled.export_model().getvalue()
@@ -143,15 +148,7 @@ def _convert(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Sa
 def _processor(core: openvino.Core) -> str:
     """What a compiled model depends on beside the library: the processor and what it is able to do."""
     able = sorted(str(c) for c in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    return f"{platform.machine()} {core.get_property('CPU', 'FULL_DEVICE_NAME')} {able} {_flags()}"
-
-
-def _flags() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return ""
+    return f"{platform.machine()} {core.get_property('CPU', 'FULL_DEVICE_NAME')} {able} {processor_flags()}"
 
 
 def _write(path: Path, data: bytes) -> None:

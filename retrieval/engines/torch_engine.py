@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.engines.folding import fold_batchnorm
+from retrieval.engines.winograd import pays_here
+from retrieval.engines.winograd_torch import use_winograd
 from retrieval.errors import UsageError
 from retrieval.heap import keep_freed_memory, return_freed_memory
 from retrieval.models.backbones import Backbone
@@ -23,7 +25,8 @@ _KEPT = 512 << 20
 
 
 class TorchEngine:
-    """Runs the describer in inference mode, channels-last, its batch normalisation folded into the convolutions.
+    """Runs the describer in inference mode, channels-last, its batch normalisation folded into the convolutions; wide
+    3 x 3 convolutions with fewer multiplications where that pays (:mod:`retrieval.engines.winograd`).
     See :class:`retrieval.engines.base.Engine`.
 
     Memory that a picture needed stays with the process for the next one (:mod:`retrieval.heap`).
@@ -44,6 +47,8 @@ class TorchEngine:
         self._half: _HalfPrecision | None = None
         if self.device.type == "cuda":
             self._half = network.backbone = _HalfPrecision(network.backbone)  # type: ignore[assignment]
+        elif pays_here():
+            use_winograd(network)
         self.describer = Describer(network, spec.image).to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def describe(self, images: np.ndarray) -> np.ndarray:
