@@ -76,6 +76,12 @@ def test_an_index_that_looks_at_little_is_found_out(monkeypatch: pytest.MonkeyPa
     assert exact.recall_10 == 1
 
 
+def test_changes_are_measured_where_fewer_than_a_hundredth_are_searched_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.gallery.ann_search.MOST_CHANGED_VALUES", 1 << 12)  # 128 vectors; half of them beside
+    rows = benchmark_ann([17_000], ["ivf"], dim=32, queries=20, labelled=20, seed=1).rows
+    assert all(row.add > 0 and row.remove > 0 and row.milliseconds_changed > 0 for row in rows)
+
+
 def test_mean_average_precision_is_that_of_a_full_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a loop over all ranks; the benchmark stops at 100, beyond which right answers have no rank."""
     seen = {}

@@ -59,7 +59,7 @@ class SearchIndex:
         if note is None or self._is_other(note, count):
             return self._build(log, note)
         changed = self.catalog.count_changes(note.seq)
-        if changed > self._allowance(note):
+        if changed > searched_beside(note.count, self.store.dim):
             ids, rows = self.catalog.changes_since(note.seq)
             return self._fold(log, note, ids, rows) or self._build(log, note)
         if note.target != self.target:
@@ -75,12 +75,6 @@ class SearchIndex:
         wanted = ann_kind.plan(self.requested, count, self.store.dim, note.kind)
         grown = wanted.sample > 0 and (count > 2 * note.trained or 4 * count < note.trained)
         return note.requested != self.requested or wanted.kind != note.kind or note.dim != self.store.dim or grown
-
-    def _allowance(self, note: IndexNote) -> int:
-        """How many changes may be searched beside the file."""
-        if note.count <= _SMALL:
-            return 0
-        return min(note.count // 100, ann_search.MOST_CHANGED_VALUES // 2 // self.store.dim)
 
     def _build(self, log: LogState, before: IndexNote | None) -> bool:
         started = time.monotonic()
@@ -187,6 +181,11 @@ class SearchIndex:
         with self.catalog.writing():
             self.catalog.forget_changes(note.seq)
         return True
+
+
+def searched_beside(count: int, dim: int) -> int:
+    """How many changes may be searched beside the file of an index of ``count`` vectors, before they are taken into it."""
+    return 0 if count <= _SMALL else min(count // 100, ann_search.MOST_CHANGED_VALUES // 2 // dim)
 
 
 def open_source(
