@@ -321,6 +321,23 @@ def test_constant_vectors_whose_rounding_errors_add_up_still_tie(dim):
     assert right_at[0].tolist() == exact_ranks(query[0], gallery, ids).tolist()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(40))
+def test_ranks_are_right_where_whole_blocks_are_zero_or_very_short(seed):
+    """Bars of long vectors are far beyond what such a block reaches."""
+    rng = np.random.default_rng(seed)
+    dim, size = rng.integers(1, 6), rng.integers(2, 30)
+    gallery = rng.normal(size=(size, dim)) * 10.0 ** rng.integers(-15, 2, (size, 1))
+    gallery[rng.random(size) < 0.4] = 0
+    gallery, query = gallery.astype(np.float32), rng.normal(size=(1, dim)).astype(np.float32)
+    ids = rng.choice(size, 1)  # a single bar makes the narrowest cells
+    scores = np.array([math.fsum(map(float, q)) for q in gallery.astype(np.float64) * query.astype(np.float64)])
+    order = np.lexsort((np.arange(size), -scores))
+    for block in (1, 2, 5):
+        right_at, _ = positive_ranks_from_scores(query, gallery, [ids], [[]], block)
+        np.testing.assert_array_equal(right_at[0], np.argsort(order)[ids])
+
+
 def test_lengths_from_tiny_to_huge_and_zero_vectors():
     rng = np.random.default_rng(4)
     gallery = (unit(rng, 600, 16) * 10.0 ** rng.uniform(-12, 8, (600, 1))).astype(np.float32)

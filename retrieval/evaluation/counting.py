@@ -199,12 +199,16 @@ class _Grid:
     def __init__(self, bars: _Bars, longest: float) -> None:
         """For vectors no longer than ``longest``."""
         self.bars = bars
-        tolerance = rounding_bound(bars.queries.shape[1]) * longest * bars.lengths
-        scale = np.array([_scale(bars.scores[bars.of(i)], t) for i, t in enumerate(tolerance)])
+        reach = longest * bars.lengths
+        tolerance = rounding_bound(bars.queries.shape[1]) * reach
+        whose = np.repeat(np.arange(len(reach)), np.diff(bars.starts))
+        # Bars that no image of the block comes near, such as long vectors' where all of these are short or zero, move
+        # close to what it reaches: so far out, cells have numbers that no integer holds.
+        scores = np.clip(bars.scores, -2 * reach[whose], 2 * reach[whose])
+        scale = np.array([_scale(scores[bars.of(i)], t) for i, t in enumerate(tolerance)])
         self.queries = (bars.queries * scale[:, None]).astype(np.float32)
-        whose = np.repeat(np.arange(len(scale)), np.diff(bars.starts))
-        low = ((bars.scores - tolerance[whose]) * scale[whose]).astype(np.float32)
-        high = ((bars.scores + tolerance[whose]) * scale[whose]).astype(np.float32)
+        low = ((scores - tolerance[whose]) * scale[whose]).astype(np.float32)
+        high = ((scores + tolerance[whose]) * scale[whose]).astype(np.float32)
         self.windows = [(low[bars.of(i)], high[bars.of(i)]) for i in range(len(scale))]
         self.tables = [_table(*windows) for windows in self.windows]
 
