@@ -131,12 +131,20 @@ def test_openvino_leaves_other_convolutions() -> None:
 def test_engines_use_it_and_keep_the_networks_own_descriptors(paying: pytest.MonkeyPatch, runs: str) -> None:
     pytest.importorskip("openvino")
     counts: list[int] = []
-    inner = winograd_openvino.use_winograd
+    transformations: list[tuple[int, ...]] = []
+    inner, transformed = winograd_openvino.use_winograd, winograd.transformed
+
+    def counted(kernels: np.ndarray) -> np.ndarray:
+        transformations.append(kernels.shape)
+        return transformed(kernels)
+
     paying.setattr(winograd_openvino, "use_winograd", lambda model: counts.append(inner(model)))
+    paying.setattr(winograd_openvino, "transformed", counted)
     model = load_model("resnet18-gem@random:0", scales=(1.0, 0.5))
     engine = create_engine(model.spec, runs) if runs == "openvino" else torch_engine.TorchEngine(model.spec)
     if runs == "openvino":
         assert counts == [12]  # six convolutions at two scales
+        assert len(transformations) == 6
     else:
         kinds = [type(child) for child in engine.describer.modules()]
         assert kinds.count(winograd_torch.WinogradConvolution) == 6

@@ -25,9 +25,12 @@ def suits(spec: ModelSpec) -> bool:
 def use_winograd(model: openvino.Model) -> int:
     """Replaces, in place, the wide 3 x 3 convolutions that move one pixel a step, for one picture at a time; how many."""
     found = [node for node in model.get_ordered_ops() if _replaceable(node)]
+    made: dict[str, openvino.Node] = {}  # scales share their kernels
     for node in found:
-        kernels = node.input_value(1).get_node().get_data()
-        new = _filtered(node.input_value(0), transformed(kernels))
+        kernels = node.input_value(1).get_node()
+        if (name := kernels.get_name()) not in made:
+            made[name] = opset8.constant(transformed(kernels.get_data()))
+        new = _filtered(node.input_value(0), made[name])
         new.set_friendly_name(node.get_friendly_name())
         openvino.utils.replace_node(node, new)
     model.validate_nodes_and_infer_types()
@@ -42,9 +45,9 @@ def _replaceable(node: openvino.Node) -> bool:
     return same and given["auto_pad"] == "explicit" and list(kernels)[2:] == [3, 3] and kernels[1] >= LEAST_CHANNELS
 
 
-def _filtered(maps: openvino.Output, weights: np.ndarray) -> openvino.Node:
+def _filtered(maps: openvino.Output, weights: openvino.Node) -> openvino.Node:
     """(1, C, H, W) -> (1, C_out, H, W)."""
-    positions, out, channels = weights.shape
+    positions, out, channels = weights.get_output_shape(0)
     windows = opset8.extract_image_patches(maps, [WINDOW, WINDOW], [TILE, TILE], _ONE, "same_upper")
     grid = opset8.gather(opset8.shape_of(windows), _ints(2, 3), _ints(0))
     # A window's places come before the channels in (1, 36 C, down, across).
