@@ -12,14 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retrieval.describe.model import Model, load_model
     from retrieval.gallery.gallery import Gallery
-    from retrieval.model import Model, load_model
 
 __version__ = "0.1.0"
 __all__ = ["Gallery", "Model", "__version__", "load_model"]
 
 # Loaded when first asked for, so that `import retrieval` costs nothing.
-_HOMES = {"Gallery": "retrieval.gallery.gallery", "Model": "retrieval.model", "load_model": "retrieval.model"}
+_HOMES = {
+    "Gallery": "retrieval.gallery.gallery",
+    "Model": "retrieval.describe.model",
+    "load_model": "retrieval.describe.model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from retrieval.datasets.synthetic import make_synthetic
+from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.errors import RetrievalError
 
 

@@ -32,7 +32,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from retrieval.evaluation.statistics import bootstrap_interval, compare
-from retrieval.imaging import load_picture
+from retrieval.pictures.imaging import load_picture
 from retrieval.pooling.reduction import CLUSTERINGS, METHODS, clustering_cost
 from retrieval.pooling.vit import SCHEDULES, TokenPooledViT, schedule_from_keep_rate
 

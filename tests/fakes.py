@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from retrieval.describe.model import Model
 from retrieval.gallery.gallery import Gallery
-from retrieval.model import Model
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
 
 DIM = 48

@@ -14,9 +14,13 @@ import pytest
 from vector_gallery import VectorGallery, clustered
 
 from retrieval.errors import UsageError
-from retrieval.gallery import ann, ann_file, ann_kind, ann_recall, ann_search
-from retrieval.gallery.catalog import Catalog
 from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.search import candidates as ann_search
+from retrieval.gallery.search import file as ann_file
+from retrieval.gallery.search import index as ann
+from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search import recall as ann_recall
+from retrieval.gallery.store.catalog import Catalog
 
 COUNT = 3000
 

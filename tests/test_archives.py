@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from webserver import BODY, files_in, tar_of
 
-from retrieval.datasets.archives import Limits, unpack
-from retrieval.datasets.published import SETS
+from retrieval.datasets.published.archives import Limits, unpack
+from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DownloadError
 
 PICTURES = {"a.jpg": b"\xff\xd8 one" * 50, "deep/er/b.JPG": random.Random(3).randbytes(5000), "deep/c.jpg": b""}

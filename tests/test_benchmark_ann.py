@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from vector_gallery import VectorGallery, clustered
 
-from retrieval.benchmarks import ann as benchmark
-from retrieval.benchmarks.ann import AnnReport, benchmark_ann
-from retrieval.benchmarks.descriptors import drawn_things, things_of
+from retrieval.benchmarks.ann import run as benchmark
+from retrieval.benchmarks.ann.descriptors import drawn_things, things_of
+from retrieval.benchmarks.ann.run import AnnReport, benchmark_ann
 from retrieval.errors import UsageError
-from retrieval.gallery import ann_search
+from retrieval.gallery.search import candidates as ann_search
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,9 @@ def test_an_index_that_looks_at_little_is_found_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_changes_are_measured_where_fewer_than_a_hundredth_are_searched_beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retrieval.gallery.ann_search.MOST_CHANGED_VALUES", 1 << 12)  # 128 vectors; half of them beside
+    monkeypatch.setattr(
+        "retrieval.gallery.search.candidates.MOST_CHANGED_VALUES", 1 << 12
+    )  # 128 vectors; half of them beside
     rows = benchmark_ann([17_000], ["ivf"], dim=32, queries=20, labelled=20, seed=1).rows
     assert all(row.add > 0 and row.remove > 0 and row.milliseconds_changed > 0 for row in rows)
 

@@ -10,15 +10,14 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
-from retrieval.benchmarks.cost import flops, microseconds, parameters
-from retrieval.benchmarks.feature_cache import FeatureCache
-from retrieval.benchmarks.methods import Method, choose_methods, make_method, split_names
-from retrieval.benchmarks.race import centroid_accuracy, class_labels, similarity_auc
-from retrieval.benchmarks.retention import coarse_map, retained_share
-from retrieval.benchmarks.robustness import noisy_descriptors
-from retrieval.benchmarks.scoring import average_precisions, protocols_of, score_blocks
-from retrieval.benchmarks.single_thread import one_thread
-from retrieval.benchmarks.whitened import fit_whitener
+from retrieval.benchmarks.pooling.cost import flops, microseconds, parameters
+from retrieval.benchmarks.pooling.feature_cache import FeatureCache
+from retrieval.benchmarks.pooling.methods import Method, choose_methods, make_method, split_names
+from retrieval.benchmarks.pooling.race import centroid_accuracy, class_labels, similarity_auc
+from retrieval.benchmarks.pooling.retention import coarse_map, retained_share
+from retrieval.benchmarks.pooling.robustness import noisy_descriptors
+from retrieval.benchmarks.pooling.scoring import average_precisions, protocols_of, score_blocks
+from retrieval.benchmarks.pooling.whitened import fit_whitener
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import UsageError
 from retrieval.evaluation.protocol import REVISITED, Labels, evaluate_vectors
@@ -26,6 +25,7 @@ from retrieval.models.whitening import learn_pca
 from retrieval.models.zoo import BACKBONES
 from retrieval.pooling.regions import rmac_regions
 from retrieval.pooling.registry import create_pooling
+from retrieval.system.threads import one_thread
 
 MAPS, TOKENS = BACKBONES["resnet18"], BACKBONES["deit_tiny"]
 

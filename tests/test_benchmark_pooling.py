@@ -14,16 +14,16 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from retrieval.benchmarks.feature_cache import extract_features
-from retrieval.benchmarks.figures import write_figures
-from retrieval.benchmarks.methods import choose_methods, make_method
-from retrieval.benchmarks.pooling import benchmark_pooling
-from retrieval.benchmarks.results import PoolingReport, Row, race, tables, write_results
-from retrieval.benchmarks.robustness import noisy_descriptors
-from retrieval.benchmarks.shared_pooling import _Shared, descriptors
+from retrieval.benchmarks.pooling.feature_cache import extract_features
+from retrieval.benchmarks.pooling.figures import write_figures
+from retrieval.benchmarks.pooling.methods import choose_methods, make_method
+from retrieval.benchmarks.pooling.results import PoolingReport, Row, race, tables, write_results
+from retrieval.benchmarks.pooling.robustness import noisy_descriptors
+from retrieval.benchmarks.pooling.run import benchmark_pooling
+from retrieval.benchmarks.pooling.shared_pooling import _Shared, descriptors
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, UsageError
-from retrieval.model import Model, load_model
 from retrieval.models.zoo import BACKBONES
 from retrieval.pooling.regions import GridAvg, GridMax, RegionalGeM, SpatialPyramid
 
@@ -377,7 +377,7 @@ def test_figures_are_drawn(report: PoolingReport, tmp_path: Path) -> None:
 
 
 def test_figures_show_the_rows(report: PoolingReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.benchmarks import figures
+    from retrieval.benchmarks.pooling import figures
 
     given: dict[str, tuple] = {}
     for name in ("plot_exponents", "plot_robustness", "plot_race"):
@@ -480,7 +480,7 @@ def test_command_prints_what_was_asked_for(truth: GroundTruth, report: PoolingRe
 
 
 def test_command_draws_a_set_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truth: GroundTruth) -> None:
-    from retrieval.datasets import synthetic
+    from retrieval.datasets.synthetic import make as synthetic
 
     drawn: list[Path] = []
 

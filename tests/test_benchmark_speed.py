@@ -12,12 +12,13 @@ import torch
 from click.testing import CliRunner
 from fakes import write_pictures
 
-from retrieval.benchmarks import speed, speed_index
-from retrieval.benchmarks.speed_pictures import draw_pictures, load_at
-from retrieval.benchmarks.speed_reference import ReferenceProcess, reference_loop
+from retrieval.benchmarks.speed import index as speed_index
+from retrieval.benchmarks.speed import run as speed
+from retrieval.benchmarks.speed.pictures import draw_pictures, load_at
+from retrieval.benchmarks.speed.reference import ReferenceProcess, reference_loop
 from retrieval.cli.main import cli
+from retrieval.describe.model import load_model
 from retrieval.errors import RetrievalError, UsageError
-from retrieval.model import load_model
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from retrieval import Gallery
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
-from retrieval.datasets.synthetic import make_synthetic
+from retrieval.datasets.synthetic.make import make_synthetic
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from webserver import BODY, Server, serving
 
-from retrieval.datasets import download as downloading
-from retrieval.datasets.download import download
+from retrieval.datasets.published import download as downloading
+from retrieval.datasets.published.download import download
 from retrieval.errors import DownloadError
 
 FAST = {"timeout": 5.0, "attempts": 3, "backoff": 0.01}
@@ -121,7 +121,7 @@ def test_a_part_that_outgrew_the_file_is_begun_afresh(server: Server, tmp_path: 
 def test_a_kill_in_the_middle_leaves_what_can_be_continued(server: Server, tmp_path: Path) -> None:
     url = server.put("/a", length=len(BODY), script=[("cut", 100_000), ("hang",)])
     code = (
-        "import sys\nfrom retrieval.datasets.download import download\n"
+        "import sys\nfrom retrieval.datasets.published.download import download\n"
         "download(sys.argv[1], sys.argv[2], timeout=30, backoff=0.01)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, url, str(tmp_path / "file")])

@@ -16,11 +16,11 @@ import torch
 from fakes import FakeEngine
 from torch import nn
 
+from retrieval.describe.extraction import describe_all
+from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import Engine, EngineUnavailable, create_engine
-from retrieval.engines.folding import fold_batchnorm
+from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.errors import UsageError
-from retrieval.extraction import describe_all
-from retrieval.model import Model, load_model
 from retrieval.models.backbones import create_backbone
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.loading import build_network
@@ -174,7 +174,7 @@ MAPS = [info.name for info in list_poolings() if info.kind == "map"]
 def test_a_pooling_converts_faithfully_or_not_at_all(pooling: str) -> None:
     import openvino
 
-    from retrieval.engines.export import Unconvertible, convert
+    from retrieval.engines.openvino.export import Unconvertible, convert
 
     torch.manual_seed(0)
     name, _, p = pooling.partition(":")
@@ -204,7 +204,7 @@ def test_auto_takes_torch_for_what_does_not_convert_and_remembers(monkeypatch: p
         assert "torch" in said[-1]
         assert len(said) == 2 - tries  # that the model is being prepared is said the first time
         assert distance(made.describe(images), plainly(model, images)) < 1e-9
-        monkeypatch.setattr("retrieval.engines.export.convert", None)  # not asked again
+        monkeypatch.setattr("retrieval.engines.openvino.export.convert", None)  # not asked again
     with pytest.raises(EngineUnavailable, match="--engine torch"):
         create_engine(model.spec, "openvino")
 

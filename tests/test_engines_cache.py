@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.engines import cache
+from retrieval.describe.model import load_model
 from retrieval.engines.base import create_engine
-from retrieval.model import load_model
+from retrieval.engines.openvino import cache
 
 RESNET = "resnet18-gem@random:0"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
@@ -59,7 +59,7 @@ def never(*_: object) -> None:
 def test_the_second_start_converts_nothing_for_any_size(
     copied: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrieval.engines.prepared._convert", never)
+    monkeypatch.setattr("retrieval.engines.openvino.prepared._convert", never)
     said: list[str] = []
     np.testing.assert_array_equal(describe(said), copied[1])
     np.testing.assert_array_equal(describe(said, size=600), copied[1])
@@ -73,7 +73,7 @@ def test_the_second_start_converts_nothing_for_any_size(
 def test_a_damaged_compiled_model_is_made_again_from_the_prepared_one(
     damage: str, copied: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrieval.engines.prepared._convert", never)
+    monkeypatch.setattr("retrieval.engines.openvino.prepared._convert", never)
     blob = entry_with(copied[0], "model.blob") / "model.blob"
     spoil(blob, damage)
     said: list[str] = []
@@ -141,7 +141,7 @@ KILLED = """
 import os, signal, sys
 import openvino
 from retrieval.engines.base import create_engine
-from retrieval.model import load_model
+from retrieval.describe.model import load_model
 save = openvino.save_model
 def half(model, path, **options):
     save(model, path, **options)

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from fakes import write_pictures
 
 from retrieval.cli.main import cli
+from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import EngineUnavailable, create_engine
-from retrieval.engines.quantise import compare, quantise
+from retrieval.engines.openvino.quantise import compare, quantise
 from retrieval.errors import ModelError, UsageError
 from retrieval.gallery.gallery import Gallery
-from retrieval.model import Model, load_model
 
 
 def test_the_loss_by_hand() -> None:
@@ -98,7 +98,7 @@ def test_a_gallery_in_int8_from_beginning_to_end(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_a_model_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("retrieval.engines.quantise.LEAST_COSINE", 0.99999999)
+    monkeypatch.setattr("retrieval.engines.openvino.quantise.LEAST_COSINE", 0.99999999)
     paths = write_pictures(tmp_path / "pictures", 16, sizes=((64, 64),))
     model: Model = load_model("resnet18-gem@random:0")
     said: list[str] = []

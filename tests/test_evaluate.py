@@ -29,13 +29,13 @@ from PIL import Image
 
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.errors import DatasetError, GalleryMismatch, UsageError
-from retrieval.evaluation.described import QUERIES_FILE, describe_set
+from retrieval.evaluation.described_set import QUERIES_FILE, describe_set
+from retrieval.evaluation.evaluator import Evaluator
 from retrieval.evaluation.rankings import read_rankings
 from retrieval.evaluation.report import compare_reports, load_report, regression_rows, regressions
-from retrieval.evaluation.run import Evaluator
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.vectors import VectorStore
-from retrieval.gallery.view import VectorView
+from retrieval.gallery.store.vectors import VectorStore
+from retrieval.gallery.store.view import VectorView
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -259,7 +259,7 @@ def test_cache_lies_in_the_users_cache_folder_by_set_and_model(
 ) -> None:
     from fakes import fake_model
 
-    from retrieval.evaluation.described import cache_folder
+    from retrieval.evaluation.described_set import cache_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     folder = cache_folder(truth, fake_model())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fakes import FakeEngine
 
+from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError
-from retrieval.extraction import describe_all
 
 SHAPES = [(20, 30, 3), (30, 20, 3), (25, 25, 3)]
 

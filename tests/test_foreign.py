@@ -23,14 +23,14 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
+from retrieval.describe.model import load_model
 from retrieval.errors import ModelError, RetrievalError, UsageError
-from retrieval.model import load_model
-from retrieval.models import torch_pickle
-from retrieval.models.foreign import import_checkpoint
-from retrieval.models.foreign_torchvision import depth_of, named
+from retrieval.files import torch_pickle
+from retrieval.files.torch_file import read_torch_file
+from retrieval.models.foreign.importing import import_checkpoint
+from retrieval.models.foreign.torchvision import depth_of, named
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
-from retrieval.models.torch_file import read_torch_file
 
 MEAN, STD = [0.45, 0.5, 0.4], [0.2, 0.25, 0.3]  # not ImageNet's: the file's own must win
 SCALES = (1.0, 2**-0.5, 0.5)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from retrieval.gallery import gallery as gallery_module
-from retrieval.gallery import sync, vectors
+from retrieval.gallery import sync
 from retrieval.gallery.gallery import Gallery, locate
 from retrieval.gallery.repair import repair
+from retrieval.gallery.store import vectors
 
 
 def names(gallery: Gallery) -> set[str]:

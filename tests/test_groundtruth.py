@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.datasets import plain_pickle
 from retrieval.datasets.groundtruth import GroundTruth, Query, check_boxes, check_files, load_groundtruth
 from retrieval.errors import DatasetError, UsageError
+from retrieval.files import plain_pickle
 
 A, B, C, D = "gallery/a.jpg", "gallery/b.jpg", "gallery/c.jpg", "gallery/d.jpg"
 

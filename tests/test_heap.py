@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these
 
 COUNT = """
 import ctypes, os, resource, sys
-from retrieval.heap import keep_freed_memory, return_freed_memory
+from retrieval.system.heap import keep_freed_memory, return_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 MEGABYTE = 1 << 20

@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, features
 
-from retrieval import imaging
 from retrieval.errors import ImageError, UsageError
-from retrieval.imaging import (
+from retrieval.pictures import imaging
+from retrieval.pictures.imaging import (
     SUFFIXES,
     Picture,
     fitted_size,

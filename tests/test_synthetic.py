@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from retrieval.datasets import synthetic
 from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files, load_groundtruth
-from retrieval.datasets.synthetic import make_synthetic
-from retrieval.datasets.synthetic_facades import Facade, draw_facade, draw_style
-from retrieval.datasets.synthetic_scenes import Camera, render
-from retrieval.datasets.synthetic_views import VIEWS, query_view
+from retrieval.datasets.synthetic import make as synthetic
+from retrieval.datasets.synthetic.facades import Facade, draw_facade, draw_style
+from retrieval.datasets.synthetic.make import make_synthetic
+from retrieval.datasets.synthetic.scenes import Camera, render
+from retrieval.datasets.synthetic.views import VIEWS, query_view
 from retrieval.errors import DatasetError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> GroundTruth:
 
 def test_the_same_parameters_give_the_same_bytes(tmp_path: Path, made: GroundTruth) -> None:
     make_synthetic(tmp_path / "a", **TINY)  # type: ignore[arg-type]
-    code = f"from retrieval.datasets.synthetic import make_synthetic as m; m({str(tmp_path / 'b')!r}, **{TINY!r})"
+    code = f"from retrieval.datasets.synthetic.make import make_synthetic as m; m({str(tmp_path / 'b')!r}, **{TINY!r})"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 

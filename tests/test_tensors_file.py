@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from retrieval import tensors_file
 from retrieval.errors import ModelError
-from retrieval.tensors_file import read_metadata, read_tensors
-from retrieval.whole_file import whole_file
+from retrieval.files import tensors as tensors_file
+from retrieval.files.tensors import read_metadata, read_tensors
+from retrieval.files.whole import whole_file
 
 
 def _write(path: Path, version: int) -> None:

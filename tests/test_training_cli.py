@@ -12,7 +12,7 @@ import pytest
 from fakes import write_pictures
 
 from retrieval.cli.main import main
-from retrieval.training import run
+from retrieval.training import session as run
 from retrieval.training.config import TrainingConfig
 from retrieval.training.trainer import Outcome
 
@@ -175,8 +175,8 @@ def test_missing_pictures_are_named(tmp_path: Path, retrieve: Any) -> None:
 
 
 def test_a_whitened_model_is_not_trained(classes: Path, tmp_path: Path, retrieve: Any) -> None:
-    from retrieval.gallery.whitening import whitened_model
-    from retrieval.model import load_model
+    from retrieval.describe.model import load_model
+    from retrieval.gallery.derive import whitened_model
     from retrieval.models.whitening import Whitening
 
     whitening = Whitening(np.zeros(1280), np.eye(4, 1280), "pca")

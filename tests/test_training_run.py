@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from retrieval.datasets.groundtruth import GroundTruth, Query
+from retrieval.describe.model import load_model
 from retrieval.errors import DatasetError, ModelError, RetrievalError, UsageError
-from retrieval.model import load_model
 from retrieval.models.checkpoint import load_tensors, read_spec, tensors_sha256
-from retrieval.training import run, trainer
+from retrieval.training import session as run
+from retrieval.training import trainer
 from retrieval.training.config import TrainingConfig
 from retrieval.training.losses import ContrastiveLoss
 from retrieval.training.mining import Mined
@@ -469,7 +470,7 @@ def test_validation_on_a_ground_truth_and_pictures_to_avoid(photos: Path, tmp_pa
 @pytest.mark.slow
 def test_a_network_from_random_weights_learns(tmp_path: Path) -> None:
     """ResNet-18 on made-up house fronts: mAP on fronts that it has never seen at least doubles."""
-    from retrieval.datasets.synthetic import make_synthetic
+    from retrieval.datasets.synthetic.make import make_synthetic
 
     make_synthetic(
         tmp_path / "set", objects=1, views=(1, 0, 0), distractors=0, train_objects=40, train_views=6, size=160

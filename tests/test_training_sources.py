@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.datasets.synthetic import make_synthetic
+from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.errors import DatasetError, UsageError
 from retrieval.training.sources import TrainingSet, hold_out, read_training_set
 

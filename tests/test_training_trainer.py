@@ -18,9 +18,10 @@ from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.models.zoo import resolve
+from retrieval.system.processes import Processes
+from retrieval.training.batchnorm import estimate_statistics, normalisations
 from retrieval.training.config import TrainingConfig, default_margin
-from retrieval.training.distributed import Processes
-from retrieval.training.folding import find_pairs
+from retrieval.training.frozen_folding import find_pairs
 from retrieval.training.gradients import describe, half_precision, listwise_backward, tuple_backward
 from retrieval.training.losses import ContrastiveLoss, SmoothAPLoss
 from retrieval.training.optimiser import (
@@ -33,7 +34,6 @@ from retrieval.training.optimiser import (
 from retrieval.training.pictures import LiveEngine, Pictures, Unreadable, ahead, describe_pictures, to_bucket
 from retrieval.training.sources import TrainingSet
 from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
-from retrieval.training.statistics import estimate_statistics, normalisations
 from retrieval.training.validation import HeldOut
 
 CPU = torch.device("cpu")

@@ -13,13 +13,13 @@ from evaluation_set import descriptors, make_set, retrieve
 from fakes import DIM, fake_gallery, write_pictures
 
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
-from retrieval.datasets.revisited import training_path
+from retrieval.datasets.published.revisited import training_path
+from retrieval.datasets.published.whitening_pairs import whitening_pairs
+from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, GalleryDamaged, GalleryError, GalleryMismatch, UsageError
-from retrieval.evaluation.described import describe_set, matching_pairs, whitened_vectors
-from retrieval.evaluation.pairs import whitening_pairs
+from retrieval.evaluation.described_set import describe_set, matching_pairs, whitened_vectors
+from retrieval.gallery.derive import derive_gallery, fit_gallery, fit_pairs, fit_pca, leak, learned_on, pictures_seen
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.whitening import derive_gallery, fit_gallery, fit_pairs, fit_pca, leak, learned_on, pictures_seen
-from retrieval.model import Model, load_model
 from retrieval.models.checkpoint import read_spec
 from retrieval.models.spec import ModelSpec
 from retrieval.models.whitening import Whitening
@@ -77,7 +77,7 @@ def test_pairs_must_span_all_dimensions() -> None:
     assert learned.projection.shape == (3, 8)
     assert learned.kind == "lw"
     # Every set of pairs: as many as the rank of their differences.
-    from retrieval.gallery.whitening import _independent
+    from retrieval.gallery.derive import _independent
 
     for _ in range(50):
         pairs = [(int(a), int(b)) for a, b in rng.integers(0, 12, (rng.integers(1, 15), 2))]
@@ -277,7 +277,7 @@ def test_shrinkage_reaches_the_model(world: Path, tmp_path: Path) -> None:
 def test_a_layer_learned_with_the_network_stays_below(tmp_path: Path) -> None:
     import torch
 
-    from retrieval.gallery.whitening import whitened_model
+    from retrieval.gallery.derive import whitened_model
     from retrieval.models.checkpoint import save_checkpoint
     from retrieval.models.loading import build_network, empty_network
     from retrieval.models.network import RetrievalNetwork

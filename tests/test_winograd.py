@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from retrieval.engines import torch_engine, winograd, winograd_openvino, winograd_torch
+from retrieval.describe.model import load_model
+from retrieval.engines import winograd
 from retrieval.engines.base import create_engine
-from retrieval.engines.folding import fold_batchnorm
-from retrieval.model import load_model
+from retrieval.engines.openvino import winograd as winograd_openvino
+from retrieval.engines.torch import engine as torch_engine
+from retrieval.engines.torch import winograd as winograd_torch
+from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
 from retrieval.models.spec import ImageRule, ModelSpec

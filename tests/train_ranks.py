@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from retrieval.models.checkpoint import tensors_sha256
-from retrieval.training import run
+from retrieval.training import session as run
 from retrieval.training.config import TrainingConfig
 from retrieval.training.trainer import Outcome, Trainer
 

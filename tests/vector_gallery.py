@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.gallery.catalog import Catalog
+from retrieval.describe.model import Model
 from retrieval.gallery.gallery import Gallery
-from retrieval.model import Model
+from retrieval.gallery.store.catalog import Catalog
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
 
 

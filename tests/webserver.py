@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from retrieval.datasets import published
+from retrieval.datasets.published import sets as published
 
 BODY = random.Random(0).randbytes(300_000)
 

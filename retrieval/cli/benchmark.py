@@ -93,10 +93,10 @@ def pooling(
     """
     import sys
 
-    from retrieval.benchmarks.methods import DEFAULT_PS, split_names
-    from retrieval.benchmarks.pooling import benchmark_pooling
-    from retrieval.benchmarks.results import tables, write_csv, write_results
-    from retrieval.model import load_model
+    from retrieval.benchmarks.pooling.methods import DEFAULT_PS, split_names
+    from retrieval.benchmarks.pooling.results import tables, write_csv, write_results
+    from retrieval.benchmarks.pooling.run import benchmark_pooling
+    from retrieval.describe.model import load_model
 
     def tell(message: str) -> None:
         say(safe(message), quiet)
@@ -122,7 +122,7 @@ def pooling(
     for note in report.notes:
         tell(f"note: {note}")
     if out is not None:
-        from retrieval.benchmarks.figures import write_figures
+        from retrieval.benchmarks.pooling.figures import write_figures
 
         written = [*write_results(report, out), *write_figures(report, out)]
         tell(f"written: {', '.join(str(path) for path in written)}")
@@ -205,8 +205,8 @@ def ann(
     """
     from dataclasses import asdict
 
-    from retrieval.benchmarks.ann import benchmark_ann, table, write_report
-    from retrieval.gallery.ann_kind import KINDS
+    from retrieval.benchmarks.ann.run import benchmark_ann, table, write_report
+    from retrieval.gallery.search.kind import KINDS
 
     names = kinds.split(",")
     if not all(name in KINDS for name in names):
@@ -283,13 +283,13 @@ def speed(
     """
     import tempfile
 
-    from retrieval.benchmarks.speed import benchmark_speed, row_dict, table, write_report
-    from retrieval.benchmarks.speed_pictures import draw_pictures
+    from retrieval.benchmarks.speed.pictures import draw_pictures
+    from retrieval.benchmarks.speed.run import benchmark_speed, row_dict, table, write_report
+    from retrieval.describe.model import load_model
     from retrieval.engines.base import ENGINES, PRECISIONS
     from retrieval.errors import UsageError
-    from retrieval.gallery.scan import pictures_in
-    from retrieval.model import load_model
     from retrieval.models.zoo import EMBEDDED
+    from retrieval.pictures.scan import pictures_in
 
     def tell(message: str) -> None:
         say(safe(message), quiet)
@@ -340,12 +340,12 @@ def _ground_truth(
 
     if name != "synthetic" or os.path.exists(name):
         from retrieval.cli.evaluate import load_truth
-        from retrieval.datasets.published import SETS
+        from retrieval.datasets.published.sets import SETS
 
         truth = load_truth(name, data, images)
         yield truth, truth.name in SETS or name.lower().endswith(".pkl")
         return
-    from retrieval.datasets.synthetic import make_synthetic
+    from retrieval.datasets.synthetic.make import make_synthetic
 
     with tempfile.TemporaryDirectory(prefix="retrieval-synthetic-") as folder:
         tell("drawing a synthetic set of 40 objects")

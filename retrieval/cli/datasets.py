@@ -12,7 +12,7 @@ import click
 from retrieval.cli.common import print_json, safe, say
 
 if TYPE_CHECKING:
-    from retrieval.datasets.published import PublishedSet
+    from retrieval.datasets.published.sets import PublishedSet
 
 dir_option = click.option(
     "--dir", "directory", type=click.Path(), default="data", show_default=True, help="The folder that holds the sets."
@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
 def list_sets(directory: str, form: str) -> None:
     """The published sets: what they are, how large, on what terms, and whether they are here."""
-    from retrieval.datasets.published import SETS
+    from retrieval.datasets.published.sets import SETS
 
     for item in SETS.values():
         state = _state(item, directory)
@@ -57,7 +57,7 @@ def list_sets(directory: str, form: str) -> None:
 def _state(item: PublishedSet, directory: str) -> str:
     from pathlib import Path
 
-    from retrieval.datasets.acquire import Record
+    from retrieval.datasets.published.acquire import Record
 
     folder = Path(directory) / item.name
     record = Record.read(folder)
@@ -77,8 +77,8 @@ def download(name: str, directory: str, keep_archives: bool, quiet: bool) -> Non
     By using a set you accept its terms (retrieve datasets list). RETRIEVE_DATASETS_URL names a mirror: one folder with
     all the files under their published names.
     """
-    from retrieval.datasets.acquire import download_set
-    from retrieval.datasets.published import published_set
+    from retrieval.datasets.published.acquire import download_set
+    from retrieval.datasets.published.sets import published_set
 
     item = published_set(name)
     say(f"{item.name}: {item.terms}", quiet)
@@ -96,8 +96,8 @@ def download(name: str, directory: str, keep_archives: bool, quiet: bool) -> Non
 @quiet_option
 def verify(name: str, directory: str, quick: bool, quiet: bool) -> int:
     """Check that a set is all there and unchanged since its download; exit status 1 if it is not."""
-    from retrieval.datasets.acquire import verify_set
-    from retrieval.datasets.published import published_set
+    from retrieval.datasets.published.acquire import verify_set
+    from retrieval.datasets.published.sets import published_set
 
     with _byte_bars(quiet) as report:
         outcome = verify_set(published_set(name), directory, quick=quick, report=report)
@@ -162,7 +162,7 @@ def make_synthetic(out: str, objects: int, train_objects: int | None, size: int,
     from pathlib import Path
 
     from retrieval.cli.common import progress_bar
-    from retrieval.datasets.synthetic import make_synthetic as make
+    from retrieval.datasets.synthetic.make import make_synthetic as make
 
     with progress_bar("draw", quiet) as update:
         truth = make(Path(out), objects=objects, train_objects=train_objects, size=size, seed=seed, progress=update)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from retrieval.datasets.groundtruth import GroundTruth
-    from retrieval.evaluation.run import Measured
+    from retrieval.evaluation.evaluator import Measured
     from retrieval.gallery.gallery import Gallery
     from retrieval.models.whitening import Whitening
 
@@ -118,8 +118,8 @@ def command(
 def load_truth(dataset: str, data: str, images: str | None) -> GroundTruth:
     """The ground truth that an argument names: a file or folder, or a downloaded set."""
     from retrieval.datasets.groundtruth import load_groundtruth
-    from retrieval.datasets.published import SETS
-    from retrieval.datasets.revisited import published_groundtruth
+    from retrieval.datasets.published.revisited import published_groundtruth
+    from retrieval.datasets.published.sets import SETS
     from retrieval.errors import UsageError
 
     if Path(dataset).exists():
@@ -146,8 +146,8 @@ def _rerankers(names: tuple[str, ...]) -> list[Any]:
 
 
 def _given(truth: GroundTruth, ranks: str, truncated: bool) -> tuple[list[Measured], dict, list[str], str]:
+    from retrieval.evaluation.evaluator import measure_rankings
     from retrieval.evaluation.rankings import read_rankings
-    from retrieval.evaluation.run import measure_rankings
 
     measured = measure_rankings(read_rankings(ranks, truth), truth, truncated=truncated)
     settings = {"ranks": ranks, "truncated": truncated}
@@ -174,9 +174,9 @@ def _described(
     data: str,
 ) -> tuple[list[Measured], dict, list[str], str]:
     from retrieval.errors import UsageError
-    from retrieval.evaluation.described import SetContext, describe_set, set_hashes, whitened_vectors
-    from retrieval.evaluation.run import Evaluator
-    from retrieval.gallery.whitening import leak, require_scales
+    from retrieval.evaluation.described_set import SetContext, describe_set, set_hashes, whitened_vectors
+    from retrieval.evaluation.evaluator import Evaluator
+    from retrieval.gallery.derive import leak, require_scales
 
     if distractors and gallery is None:
         raise UsageError(
@@ -232,10 +232,10 @@ def _whitening_on(
     source: str, dim: int | None, cache: Gallery, data: str, tell: Callable[[str], None], quiet: bool
 ) -> tuple[Whitening, dict[str, Any]]:
     """A whitening for the vectors of ``cache``: PCA of another gallery's, or learned from the pairs of another set."""
-    from retrieval.evaluation.described import cache_folder, describe_set, matching_pairs, open_cache
-    from retrieval.evaluation.pairs import whitening_pairs
+    from retrieval.datasets.published.whitening_pairs import whitening_pairs
+    from retrieval.evaluation.described_set import cache_folder, describe_set, matching_pairs, open_cache
+    from retrieval.gallery.derive import fit_gallery, fit_pairs, learned_on
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.whitening import fit_gallery, fit_pairs, learned_on
 
     if (Path(source) / "gallery.json").exists():
         with Gallery.open(source, warn=tell) as other:
@@ -266,10 +266,10 @@ def open_gallery(
 ) -> Gallery:
     """The gallery that keeps a set's descriptors: the one named, or one in the user's cache."""
     from retrieval.cli.index import require_same_model
-    from retrieval.datasets.published import SETS
+    from retrieval.datasets.published.sets import SETS
+    from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
-    from retrieval.evaluation.described import cache_folder, open_cache
-    from retrieval.model import load_model
+    from retrieval.evaluation.described_set import cache_folder, open_cache
 
     if exif is None and (truth.name in SETS or dataset.lower().endswith(".pkl")):
         exif = False  # the benchmarks' boxes and published figures know no orientation

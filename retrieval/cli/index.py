@@ -21,9 +21,9 @@ from retrieval.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from retrieval.describe.model import Model
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.sync import SyncReport
-    from retrieval.model import Model
 
 
 @click.command("index")
@@ -87,10 +87,10 @@ def command(
     New pictures are described, changed ones again, vanished ones dropped; renamed or copied ones are recognised by
     their content. Without PATH: everything that was indexed before. Interrupted, it continues where it was.
     """
+    from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
-    from retrieval.gallery.ann_kind import check_request
     from retrieval.gallery.gallery import DEFAULT_FOLDER, Gallery, locate
-    from retrieval.model import load_model
+    from retrieval.gallery.search.kind import check_request
 
     def tell(message: str) -> None:
         say(message, quiet)
@@ -158,8 +158,8 @@ def _quantised(model: Model, paths: tuple[str, ...], wanted: bool) -> Iterator[N
         return
     import tempfile
 
-    from retrieval.engines.quantise import quantise
-    from retrieval.gallery.scan import pictures_in
+    from retrieval.engines.openvino.quantise import quantise
+    from retrieval.pictures.scan import pictures_in
 
     with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as folder:
         model.quantised = Path(folder) / "int8"
@@ -175,7 +175,7 @@ def require_same_model(
     tell: Callable[[str], None],
 ) -> None:
     """Raises GalleryMismatch when the options name another model, size or scales than the gallery's own."""
-    from retrieval.model import Model, load_model
+    from retrieval.describe.model import Model, load_model
 
     own = gallery.spec
     if model is None or model == own.name:

@@ -92,7 +92,7 @@ def _search(info: GalleryInfo) -> dict[str, object]:
 
 
 def _search_line(info: GalleryInfo) -> str:
-    from retrieval.gallery.ann_recall import K
+    from retrieval.gallery.search.recall import K
 
     note = info.search
     if note is None:

@@ -121,7 +121,7 @@ def import_model(
     FILE (.pth, .pt) is of CNN Image Retrieval in PyTorch (cirtorch), of Deep Image Retrieval (dirtorch), or a state
     dict of a torchvision ResNet. The new model describes pictures as the original does; use it with --model DIR.
     """
-    from retrieval.models.foreign import import_checkpoint
+    from retrieval.models.foreign.importing import import_checkpoint
     from retrieval.models.zoo import parse_name
 
     spec = import_checkpoint(

@@ -25,7 +25,7 @@ from retrieval.cli.index import require_same_model
 
 if TYPE_CHECKING:
     from retrieval.gallery.gallery import Gallery, Match, QueryResult
-    from retrieval.gallery.rerank import RerankedSearch
+    from retrieval.gallery.second_look import RerankedSearch
 
 
 @click.command("query")
@@ -73,8 +73,8 @@ def command(
     One ranking a query; json prints one object a line. A query that cannot be read is reported and the others go on.
     Scores are cosine similarities; with --rerank, ranks follow the re-ranker's own score, which is printed beside them.
     """
+    from retrieval.describe.extraction import describe_all
     from retrieval.errors import ImageError, UsageError
-    from retrieval.extraction import describe_all
     from retrieval.gallery.gallery import Gallery, QueryResult
 
     if rerank is not None:
@@ -96,7 +96,7 @@ def command(
         position = 0
         search: RerankedSearch | None = None
         if rerank is not None:
-            from retrieval.gallery.rerank import RerankedSearch
+            from retrieval.gallery.second_look import RerankedSearch
 
             search = RerankedSearch(gallery, reranker)
         for described in describe_all(
@@ -138,7 +138,7 @@ def command(
 def _expand(images: tuple[str, ...]) -> list[str]:
     """Files as named; the pictures in folders; what globs match that the shell left alone."""
     from retrieval.errors import UsageError
-    from retrieval.gallery.scan import walk
+    from retrieval.pictures.scan import walk
 
     files: list[str] = []
     for name in images:

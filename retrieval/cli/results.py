@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retrieval.cli.common import safe, say
 
 if TYPE_CHECKING:
-    from retrieval.evaluation.run import Measured
+    from retrieval.evaluation.evaluator import Measured
     from retrieval.evaluation.statistics import Comparison, Interval
 
 

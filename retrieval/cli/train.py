@@ -114,7 +114,7 @@ def command(
                 f"--resume continues a run as it was begun: {_option(extra[0])} cannot be changed",
                 "For another run: --config and --out.",
             )
-        from retrieval.training.run import resume as continue_run
+        from retrieval.training.session import resume as continue_run
 
         outcome = continue_run(resume, **habits)
     else:
@@ -123,7 +123,7 @@ def command(
         if preview is not None and not Path(preview).absolute().parent.is_dir():
             raise UsageError(f"the folder of {preview} does not exist")
         config = _configuration(config_file, given, options)
-        from retrieval.training.run import train
+        from retrieval.training.session import train
 
         outcome = train(config, out, preview=preview, **habits)
     folder = resume or out

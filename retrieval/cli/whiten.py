@@ -20,7 +20,7 @@ from retrieval.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retrieval.model import Model
+    from retrieval.describe.model import Model
     from retrieval.models.whitening import Whitening
 
 
@@ -64,14 +64,14 @@ def command(
     Never learn from the pictures that are evaluated.
     """
     from retrieval.errors import UsageError
-    from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.whitening import (
+    from retrieval.gallery.derive import (
         check_free,
         check_whitenable,
         derive_gallery,
         fit_gallery,
         whitened_model,
     )
+    from retrieval.gallery.gallery import Gallery
     from retrieval.models.checkpoint import FILE_NAME
 
     def tell(message: str) -> None:
@@ -128,9 +128,9 @@ def _learn(
 ) -> tuple[Model, Whitening, dict[str, Any]]:
     """The model before the whitening, the whitening learned from ``source``, and what it was learned on."""
     from retrieval.cli.evaluate import load_truth, open_gallery
-    from retrieval.evaluation.described import describe_set, matching_pairs
-    from retrieval.evaluation.pairs import whitening_pairs
-    from retrieval.gallery.whitening import check_whitenable, fit_pairs, fit_pca, learned_on
+    from retrieval.datasets.published.whitening_pairs import whitening_pairs
+    from retrieval.evaluation.described_set import describe_set, matching_pairs
+    from retrieval.gallery.derive import check_whitenable, fit_pairs, fit_pca, learned_on
     from retrieval.models.checkpoint import FILE_NAME
 
     if source.startswith("retrieval-SfM-") and not Path(source).exists():

@@ -24,8 +24,8 @@ import numpy as np
 
 from retrieval.datasets import labelled, official
 from retrieval.errors import DatasetError, ImageError, UsageError
-from retrieval.imaging import picture_size
-from retrieval.whole_file import whole_file
+from retrieval.files.whole import whole_file
+from retrieval.pictures.imaging import picture_size
 
 Box = tuple[float, float, float, float]
 Names = Literal["easy", "hard", "junk"]

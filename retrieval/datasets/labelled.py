@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.errors import DatasetError
-from retrieval.imaging import is_picture_name
+from retrieval.pictures.imaging import is_picture_name
 
 _PATH_HEADINGS = {"path", "image", "img", "file", "filename", "file_name", "filepath", "image_path"}
 _LABEL_HEADINGS = {"label", "class", "class_id", "class_name", "category", "target"}

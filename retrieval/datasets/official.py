@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from retrieval.datasets import plain_pickle
 from retrieval.errors import DatasetError
-from retrieval.imaging import is_picture_name
+from retrieval.files import plain_pickle
+from retrieval.pictures.imaging import is_picture_name
 
 _ENTRIES = 50_000_000  # relevance entries; the official files have thirty thousand
 

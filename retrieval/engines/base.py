@@ -77,7 +77,7 @@ def create_engine(
             except EngineUnavailable as error:
                 reason = str(error)
         say(f"engine torch, for openvino cannot run {spec.name} here ({reason})")
-    from retrieval.engines.torch_engine import TorchEngine
+    from retrieval.engines.torch.engine import TorchEngine
 
     return TorchEngine(spec, checkpoint)
 
@@ -100,7 +100,7 @@ def _openvino(
     if reason is not None:
         raise EngineUnavailable(reason)
     try:
-        from retrieval.engines.openvino_engine import OpenvinoEngine
+        from retrieval.engines.openvino.engine import OpenvinoEngine
     except ImportError as error:
         raise EngineUnavailable(f"it cannot be imported: {error}") from error
     return OpenvinoEngine(spec, checkpoint, quantised=quantised, say=say)

@@ -5,15 +5,15 @@ Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. 
 element. Summed over channels, the middle is one matrix product for each of the 36 positions. With tiles and windows
 written row by row as vectors, both transformations are matrix products as well: B' d B = (B' kron B') d.
 
-The numbers only; what runs them is in :mod:`retrieval.engines.winograd_torch` and
-:mod:`retrieval.engines.winograd_openvino`.
+The numbers only; what runs them is in :mod:`retrieval.engines.torch.winograd` and
+:mod:`retrieval.engines.openvino.winograd`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from retrieval.engines.processor import processor_flags
+from retrieval.system.processor import processor_flags
 
 TILE, WINDOW = 4, 6  # rows (and columns) of a tile and of its window; neighbouring windows share WINDOW - TILE
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from retrieval.datasets.groundtruth import GroundTruth
-from retrieval.environment import environment
 from retrieval.errors import DatasetError, UsageError
+from retrieval.evaluation.evaluator import Measured
 from retrieval.evaluation.protocol import ProtocolResult
-from retrieval.evaluation.run import Measured
 from retrieval.evaluation.statistics import Comparison, Interval, bootstrap_interval, compare
+from retrieval.files.whole import whole_file
+from retrieval.system.environment import environment
 from retrieval.views.sheet import SheetCell, SheetRow
-from retrieval.whole_file import whole_file
 
 LEVEL = 0.95
 

@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
-from retrieval.gallery import ann, ann_file, ann_kind, ann_search
-from retrieval.gallery.catalog import Catalog, Record, Root
-from retrieval.gallery.lock import WriterLock
-from retrieval.gallery.vectors import VectorStore
-from retrieval.model import Model
+from retrieval.files.whole import whole_file
+from retrieval.gallery.search import candidates as ann_search
+from retrieval.gallery.search import file as ann_file
+from retrieval.gallery.search import index as ann
+from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.store.catalog import Catalog, Record, Root
+from retrieval.gallery.store.lock import WriterLock
+from retrieval.gallery.store.vectors import VectorStore
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
-from retrieval.whole_file import whole_file
 
 FORMAT = 1
 DEFAULT_FOLDER = ".retrieval"
@@ -291,7 +294,7 @@ class Gallery:
         return self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
 
     def refresh_index(self, catalog: Catalog) -> bool:
-        """Bring the search index in line with the catalog, see :mod:`retrieval.gallery.ann`. True when it was written."""
+        """Bring the search index in line with the catalog, see ``gallery/search/index.py``. True when it was written."""
         store = self.store(catalog)
         index = ann.SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
         return index.refresh()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
-from retrieval.gallery.catalog import Catalog
 from retrieval.gallery.gallery import read_description, write_json
-from retrieval.gallery.lock import WriterLock
-from retrieval.gallery.vectors import VectorStore
+from retrieval.gallery.store.catalog import Catalog
+from retrieval.gallery.store.lock import WriterLock
+from retrieval.gallery.store.vectors import VectorStore
 from retrieval.models.spec import ModelSpec
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryError, ImageError, UsageError
-from retrieval.extraction import describe_all
-from retrieval.gallery.catalog import Catalog, Record, Root
 from retrieval.gallery.gallery import Gallery, show_path
-from retrieval.gallery.scan import Found, look, walk
-from retrieval.gallery.vectors import HASH_BYTES, VectorStore
+from retrieval.gallery.store.catalog import Catalog, Record, Root
+from retrieval.gallery.store.vectors import HASH_BYTES, VectorStore
+from retrieval.pictures.scan import Found, look, walk
 
 COMMIT_PICTURES = 256
 COMMIT_SECONDS = 3.0
@@ -292,7 +292,7 @@ class _Run:
 
     def _load(self, work: _Work) -> np.ndarray | None:
         """In a worker: read, hash, and decode unless the content is known or just being described."""
-        from retrieval import imaging
+        from retrieval.pictures import imaging
 
         source = self._read(work)
         with self._lock:

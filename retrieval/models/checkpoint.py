@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import ModelError
+from retrieval.files.tensors import read_metadata, read_tensors
+from retrieval.files.whole import whole_file
 from retrieval.models.spec import ModelSpec, WeightsRef
-from retrieval.tensors_file import read_metadata, read_tensors
-from retrieval.whole_file import whole_file
 
 if TYPE_CHECKING:
     from retrieval.models.network import RetrievalNetwork

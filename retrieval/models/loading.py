@@ -10,9 +10,9 @@ from torch import nn
 from retrieval.errors import ModelError
 from retrieval.models.backbones import create_backbone, read_published
 from retrieval.models.checkpoint import load_tensors
+from retrieval.models.inner_whitening import CELLS, whiten_cells
 from retrieval.models.network import RetrievalNetwork, make_pooling
 from retrieval.models.spec import ModelSpec
-from retrieval.models.whitened import CELLS, whiten_cells
 from retrieval.models.zoo import BACKBONES, download_weights, file_sha256, weights_file
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import ModelError
+from retrieval.files.whole import whole_file
 from retrieval.views.plots import BLUE, GREEN, VERMILION
-from retrieval.whole_file import whole_file
 
 _PANELS = (
     ("loss", "loss a tuple", BLUE, 1.0),

@@ -1,7 +1,7 @@
 """Training pictures that show what a benchmark asks for: found by descriptor, shown on a sheet, left out of the training.
 
 A model that has trained on the landmark of a query is judged too kindly. The content hashes by which a whitening's
-pictures are recognised (:func:`retrieval.gallery.whitening.leak`) find only the very same files; here another photo of the
+pictures are recognised (:func:`retrieval.gallery.derive.leak`) find only the very same files; here another photo of the
 same thing counts too, so similarity decides, by whatever model does the looking.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from retrieval.datasets.groundtruth import Box, GroundTruth, check_boxes
+from retrieval.describe.extraction import describe_all
+from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, UsageError
-from retrieval.extraction import describe_all
-from retrieval.model import Model
 from retrieval.ranking.neighbours import exact_similarities, rounding_bound
 from retrieval.training.mining import finite_rows, longest
 from retrieval.training.sources import TrainingSet

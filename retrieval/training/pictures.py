@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from retrieval import imaging
+from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError
-from retrieval.extraction import describe_all
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule
+from retrieval.pictures import imaging
 from retrieval.training.augmentation import augment
 
 _STEP = 32  # pixels between aspect-ratio buckets: what the backbones' maps are coarser by

@@ -9,7 +9,7 @@ from typing import Literal
 from PIL import Image
 
 from retrieval.errors import ImageError
-from retrieval.imaging import load_picture
+from retrieval.pictures.imaging import load_picture
 from retrieval.training.augmentation import augment, require_preset, view_seed
 from retrieval.training.mining import Mined
 from retrieval.training.sources import TrainingSet

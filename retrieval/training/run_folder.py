@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import ModelError, UsageError
+from retrieval.files.whole import whole_file
 from retrieval.training.config import TrainingConfig
-from retrieval.whole_file import whole_file
 
 
 class RunFolder:

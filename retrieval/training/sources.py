@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.datasets import labelled
-from retrieval.datasets.published import SETS
+from retrieval.datasets.lists import PairList, looks_like_pairs, read_pairs, read_sfm
+from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DatasetError, UsageError
-from retrieval.imaging import is_picture_name
-from retrieval.training.lists import PairList, looks_like_pairs, read_pairs, read_sfm
+from retrieval.pictures.imaging import is_picture_name
 
 KINDS = ("auto", "folders", "list", "pairs", "sfm", "unlabelled")
 
@@ -216,7 +216,7 @@ def _of_pairs(name: str, root: Path, listed: PairList) -> TrainingSet:
 
 
 def _of_folder(folder: Path) -> TrainingSet:
-    from retrieval.gallery.scan import walk
+    from retrieval.pictures.scan import walk
 
     scan = walk(str(folder))
     if scan.unreadable:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from retrieval.errors import ModelError
-from retrieval.tensors_file import read_tensors
-from retrieval.whole_file import whole_file
+from retrieval.files.tensors import read_tensors
+from retrieval.files.whole import whole_file
 
 FORMAT = "retrieval-training-1"
 

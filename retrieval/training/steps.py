@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from retrieval.errors import RetrievalError
 from retrieval.models.network import Describer
+from retrieval.system.processes import Processes
 from retrieval.training.augmentation import view_seed
 from retrieval.training.config import TrainingConfig
-from retrieval.training.distributed import Processes
-from retrieval.training.folding import Pair
+from retrieval.training.frozen_folding import Pair
 from retrieval.training.gradients import listwise_backward, tuple_backward
 from retrieval.training.mining import MinedTuple
 from retrieval.training.pictures import Unreadable, View

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 
 from retrieval.errors import DatasetError, ModelError
-from retrieval.evaluation.described import Bars, no_bars
-from retrieval.heap import keep_freed_memory
+from retrieval.evaluation.described_set import Bars, no_bars
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ModelSpec
+from retrieval.system.heap import keep_freed_memory
+from retrieval.system.processes import Processes
 from retrieval.training.augmentation import view_seed
+from retrieval.training.batchnorm import estimate_statistics, normalisations
 from retrieval.training.config import TrainingConfig, default_margin
 from retrieval.training.curves import plot_curves
-from retrieval.training.distributed import Processes
-from retrieval.training.folding import find_pairs
+from retrieval.training.frozen_folding import find_pairs
 from retrieval.training.losses import create_loss
 from retrieval.training.mining import Mined, MinedTuple, draw_epoch, mine, require_clusters
 from retrieval.training.optimiser import (
@@ -51,7 +52,6 @@ from retrieval.training.pictures import (
 from retrieval.training.run_folder import RunFolder
 from retrieval.training.sources import TrainingSet
 from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
-from retrieval.training.statistics import estimate_statistics, normalisations
 from retrieval.training.steps import Steps
 from retrieval.training.validation import Validation
 

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from retrieval import imaging
 from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
 from retrieval.errors import DatasetError
+from retrieval.evaluation.evaluator import labels_of, protocols_of
 from retrieval.evaluation.protocol import Labels, evaluate_vectors
-from retrieval.evaluation.run import labels_of, protocols_of
 from retrieval.models.spec import ImageRule
-from retrieval.training.distributed import Processes
+from retrieval.pictures import imaging
+from retrieval.system.processes import Processes
 from retrieval.training.pictures import LiveEngine, Pictures, describe_pictures
 from retrieval.training.sources import TrainingSet
 

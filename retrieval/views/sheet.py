@@ -14,8 +14,8 @@ from typing import Any, Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from retrieval.errors import ImageError, RetrievalError, UsageError
-from retrieval.imaging import load_picture
-from retrieval.whole_file import whole_file
+from retrieval.files.whole import whole_file
+from retrieval.pictures.imaging import load_picture
 
 MAX_SIDE = 65_500  # what a JPEG can hold
 MAX_PIXELS = 89_000_000  # what Pillow and most viewers open without complaint
@@ -33,7 +33,7 @@ _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "Deja
 class SheetCell:
     """A picture with what stands below it: ``caption`` (a score) and ``subtitle`` (a file name).
 
-    ``path`` is anything that :func:`retrieval.imaging.load_picture` reads. ``mark`` colours the frame: green
+    ``path`` is anything that :func:`retrieval.pictures.imaging.load_picture` reads. ``mark`` colours the frame: green
     for positive, red for negative, grey for junk. ``bbox`` (x1, y1, x2, y2), in pixels of the whole picture,
     is drawn.
     """

@@ -1,0 +1,1 @@
+"""Search indexes: recall, time and memory against exact search."""

@@ -1,0 +1,1 @@
+"""Which pooling, which p: one pass of the network, all methods."""

@@ -1,0 +1,1 @@
+"""Engines against the usual loop, and indexing end to end."""

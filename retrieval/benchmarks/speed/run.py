@@ -1,0 +1,329 @@
+"""How fast each engine is, against the loop that is usual in the field, all in one run on the same pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from retrieval.benchmarks.speed.pictures import load_at
+from retrieval.benchmarks.speed.reference import ReferenceProcess
+from retrieval.describe.extraction import describe_all
+from retrieval.describe.model import Model
+from retrieval.engines.base import Engine, create_engine
+from retrieval.errors import ModelError, RetrievalError, UsageError
+from retrieval.system.environment import environment
+
+REFERENCE = "reference"
+Loop = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, float]]
+"""From pictures, uint8 (H, W, 3) each, to their descriptors (N, D) and the seconds it took."""
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """One engine at one precision and size (longest side in pixels).
+
+    ``part``: "network" (decoded pictures in, descriptors out) or "index" (files in, gallery out, whole).
+    ``milliseconds``: for a picture, the median over the rounds, between ``least`` and ``most``. ``ratio``: how many times
+    faster than the reference loop, round by round, its median and extremes. ``latency``: milliseconds for one picture at
+    a time. ``cosine``: the smallest, and ``mean_cosine`` the average, of the descriptors with the reference's.
+    ``start``: seconds until the engine was ready (the time to prepare a model that was not in the cache included).
+    ``share``: of the engine's own rate that indexing reaches; ``peak``: MB of memory at most.
+    NaN (in JSON: null) for what a row does not have.
+    """
+
+    part: str
+    engine: str
+    precision: str
+    size: int
+    pictures: int
+    milliseconds: float
+    least: float
+    most: float
+    ratio: float
+    ratio_least: float
+    ratio_most: float
+    latency: float = math.nan
+    cosine: float = math.nan
+    mean_cosine: float = math.nan
+    start: float = math.nan
+    share: float = math.nan
+    peak: float = math.nan
+
+
+@dataclass
+class SpeedReport:
+    """``about``: the model, the settings and the machine (:func:`retrieval.system.environment.environment`)."""
+
+    rows: list[SpeedRow]
+    about: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Contender:
+    engine_name: str
+    precision: str
+    run: Loop
+    start: float
+    quantised: Path | None = None
+
+
+def engine_loop(engine: Engine) -> Loop:
+    """What indexing does with pictures that are decoded already."""
+
+    def run(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+        began = time.perf_counter()
+        out = np.empty((len(pictures), engine.dim), np.float32)
+        for result in describe_all(range(len(pictures)), lambda i: pictures[i], lambda: engine):
+            if result.error is not None:
+                raise result.error
+            out[result.item] = result.descriptor
+        return out, time.perf_counter() - began
+
+    return run
+
+
+def benchmark_speed(
+    model: Model,
+    paths: Sequence[str],
+    *,
+    sizes: Sequence[int] = (1024,),
+    engines: Sequence[str] = ("torch", "openvino"),
+    precisions: Sequence[str] = ("fp32",),
+    count: int = 16,
+    rounds: int = 3,
+    index: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> SpeedReport:
+    """Time the reference loop and every engine and precision on ``count`` of the pictures, ``rounds`` times in turn.
+
+    The reference has a process of its own (:mod:`retrieval.benchmarks.speed.reference`); the engines share this one.
+    What cannot run here is left out with a note. ``index``: also index all ``paths``, each engine in a process of its
+    own, at the largest size. Raises UsageError for no pictures or no engine.
+    """
+    if not paths or not sizes or count < 1 or rounds < 1:
+        raise UsageError("a benchmark needs pictures, sizes and rounds")
+    notes: list[str] = []
+    rows: list[SpeedRow] = []
+    with tempfile.TemporaryDirectory(prefix="retrieval-speed-") as folder:
+        began = time.perf_counter()
+        with ReferenceProcess(model) as reference:
+            contenders = [_Contender(REFERENCE, "fp32", reference, time.perf_counter() - began)]
+            contenders += _contenders(model, paths, engines, precisions, Path(folder), notes, say)
+            for size in sizes:
+                rows += _race(contenders, load_at(paths, size, count), size, rounds, say)
+        if index:
+            rows += _index_rows(contenders[1:], model, paths, max(sizes), rows, Path(folder), notes, say)
+    about = {
+        "model": model.spec.name,
+        "fingerprint": model.fingerprint,
+        "scales": list(model.spec.image.scales),
+        "rounds": rounds,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        **environment(),
+    }
+    return SpeedReport(rows, about, notes)
+
+
+def _contenders(
+    model: Model,
+    paths: Sequence[str],
+    engines: Sequence[str],
+    precisions: Sequence[str],
+    folder: Path,
+    notes: list[str],
+    say: Callable[[str], None],
+) -> list[_Contender]:
+    """All engines that can run."""
+    found = []
+    for name in engines:
+        for precision in precisions:
+            if precision == "int8" and name == "torch":
+                continue
+            began = time.perf_counter()
+            quantised: Path | None = None
+            try:
+                if precision == "int8":
+                    from retrieval.engines.openvino.quantise import quantise
+
+                    quantised = folder / "int8"
+                    notes.append(str(quantise(model, paths, quantised, refuse=False, say=say)))
+                    began = time.perf_counter()
+                engine = create_engine(model.spec, name, model.checkpoint, quantised=quantised, say=say)
+            except ModelError as error:
+                notes.append(str(error))
+                continue
+            start = time.perf_counter() - began
+            found.append(_Contender(name, precision, engine_loop(engine), start, quantised))
+    return found
+
+
+def _race(
+    contenders: list[_Contender], pictures: list[np.ndarray], size: int, rounds: int, say: Callable[[str], None]
+) -> list[SpeedRow]:
+    seconds: list[list[float]] = [[] for _ in contenders]
+    latency: list[float] = []
+    descriptors = []
+    for contender in contenders:
+        say(f"{contender.engine_name} {contender.precision} at {size}: warming up")
+        contender.run(pictures[:1])
+        latency.append(min(contender.run([picture])[1] for picture in pictures[:5]))
+        descriptors.append(contender.run(pictures)[0].astype(np.float64))
+    for round_ in range(rounds):
+        say(f"round {round_ + 1} of {rounds} at {size}")
+        for contender, times in zip(contenders, seconds, strict=True):
+            times.append(contender.run(pictures)[1])
+    rows = []
+    for contender, times, single, vectors in zip(contenders, seconds, latency, descriptors, strict=True):
+        ratios = [reference / own for reference, own in zip(seconds[0], times, strict=True)]
+        cosines = (vectors * descriptors[0]).sum(1)
+        each = [1000 * t / len(pictures) for t in times]
+        rows.append(
+            SpeedRow(
+                "network",
+                contender.engine_name,
+                contender.precision,
+                size,
+                len(pictures),
+                median(each),
+                min(each),
+                max(each),
+                median(ratios),
+                min(ratios),
+                max(ratios),
+                latency=1000 * single,
+                cosine=float(cosines.min()),
+                mean_cosine=float(cosines.mean()),
+                start=contender.start,
+            )
+        )
+    return rows
+
+
+def _index_rows(
+    contenders: list[_Contender],
+    model: Model,
+    paths: Sequence[str],
+    size: int,
+    rows: list[SpeedRow],
+    folder: Path,
+    notes: list[str],
+    say: Callable[[str], None],
+) -> list[SpeedRow]:
+    """Indexing, each engine in a process of its own, so that its memory can be told."""
+    reference = next(r for r in rows if r.engine == REFERENCE and r.size == size)
+    found = []
+    for i, contender in enumerate(contenders):
+        say(f"indexing {len(paths)} pictures with {contender.engine_name} {contender.precision}")
+        task = {
+            "model": model.spec.with_image(size=size).to_dict(),
+            "checkpoint": None if model.checkpoint is None else os.fspath(model.checkpoint),
+            "engine": contender.engine_name,
+            "quantised": None if contender.quantised is None else os.fspath(contender.quantised),
+            "paths": [os.path.abspath(path) for path in paths],
+            "gallery": os.fspath(folder / f"gallery-{i}"),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "retrieval.benchmarks.speed.index"],
+            input=json.dumps(task),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["it was killed"]
+            notes.append(f"indexing with {contender.engine_name} {contender.precision} failed: {last[0]}")
+            continue
+        result = json.loads(done.stdout)
+        each = 1000 * result["seconds"] / result["pictures"]
+        ratio = reference.milliseconds / each
+        found.append(
+            SpeedRow(
+                "index",
+                contender.engine_name,
+                contender.precision,
+                size,
+                result["pictures"],
+                each,
+                each,
+                each,
+                ratio if result["at_size"] else math.nan,
+                ratio if result["at_size"] else math.nan,
+                ratio if result["at_size"] else math.nan,
+                start=result["start"],
+                share=result["own"] / result["seconds"],
+                peak=result["peak"] / 1e6,
+            )
+        )
+    return found
+
+
+def table(report: SpeedReport) -> str:
+    """The rows as text."""
+    head = (
+        "part",
+        "size",
+        "engine",
+        "precision",
+        "ms a picture",
+        "ratio",
+        "one picture",
+        "cosine",
+        "of its own rate",
+        "MB",
+    )
+    lines: list[tuple[str, ...]] = [head]
+    for r in report.rows:
+        lines.append(
+            (
+                r.part,
+                str(r.size),
+                r.engine,
+                r.precision,
+                f"{r.milliseconds:.1f}" + (f" ({r.least:.1f}-{r.most:.1f})" if r.least != r.most else ""),
+                _cell(
+                    r.ratio,
+                    f"{r.ratio:.2f}" + (f" ({r.ratio_least:.2f}-{r.ratio_most:.2f})" if r.least != r.most else ""),
+                ),
+                _cell(r.latency, f"{r.latency:.1f}"),
+                _cell(r.cosine, f"{r.cosine:.6f}"),
+                _cell(r.share, f"{100 * r.share:.0f} %"),
+                _cell(r.peak, f"{r.peak:.0f}"),
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    about = report.about
+    text.append("")
+    text.append(f"{about['model']}, {about['processor']}, {about['cores']} cores, {about['threads']} threads")
+    return "\n".join([*text, *report.notes])
+
+
+def _cell(value: float, text: str) -> str:
+    return "-" if math.isnan(value) else text
+
+
+def row_dict(row: SpeedRow) -> dict[str, Any]:
+    """For JSON: null for what is not there."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()}
+
+
+def write_report(report: SpeedReport, path: str | os.PathLike[str]) -> None:
+    """Rows, notes and the machine as JSON. Raises RetrievalError where it cannot be written."""
+    data = {"about": report.about, "notes": report.notes, "rows": [row_dict(row) for row in report.rows]}
+    try:
+        Path(path).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise RetrievalError(f"could not write {path}: {error.strerror or error}") from error

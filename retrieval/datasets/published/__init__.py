@@ -1,0 +1,1 @@
+"""Published data sets: what they consist of, downloading, unpacking, reading their layouts."""

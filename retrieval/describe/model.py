@@ -1,0 +1,124 @@
+"""A model as a user holds it: a specification, and an engine that is built when the first picture comes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval.errors import ModelError, UsageError
+from retrieval.models.checkpoint import checkpoint_path, read_spec
+from retrieval.models.spec import ModelSpec
+from retrieval.models.zoo import resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from retrieval.engines.base import Engine
+
+
+def _say_nothing(_: str) -> None:
+    return None
+
+
+class Model:
+    """``spec`` says what the descriptors mean; ``engine()`` computes them. Made by :func:`load_model`.
+
+    ``quantised``: the folder of an int8 model that computes them instead (see ``engines/openvino/quantise.py``). ``say`` gets
+    one-line messages of the engine, such as why it is not the one that would be faster.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        checkpoint: Path | None = None,
+        engine: str = "auto",
+        *,
+        quantised: Path | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.checkpoint = checkpoint
+        self.engine_name = engine
+        self.quantised = quantised
+        self.say = say or _say_nothing
+        self._engine: Engine | None = None
+
+    def __repr__(self) -> str:
+        return f"Model({self.spec.name!r}, dim={self.spec.dim}, size={self.spec.image.size}, fingerprint={self.fingerprint!r})"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint
+
+    def engine(self) -> Engine:
+        """The engine, built at the first call."""
+        if self._engine is None:
+            from retrieval.engines.base import create_engine
+
+            self._engine = create_engine(
+                self.spec, self.engine_name, self.checkpoint, quantised=self.quantised, say=self.say
+            )
+        return self._engine
+
+    def load(self, image: Any, bbox: Sequence[float] | None = None) -> np.ndarray:
+        """One picture by this model's image rule: path, bytes, array or PIL image -> uint8 (H, W, 3). Raises ImageError."""
+        from retrieval.pictures import imaging
+
+        rule = self.spec.image
+        if isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read"):
+            picture = imaging.load_picture(
+                image, size=rule.size, interpolation=rule.interpolation, exif=rule.exif, bbox=bbox
+            )
+        else:
+            picture = imaging.picture_from_array(image, size=rule.size, interpolation=rule.interpolation, bbox=bbox)
+        return picture.array
+
+    def describe(self, images: Any, bbox: Sequence[float] | None = None) -> np.ndarray:
+        """Descriptors of pictures (paths, bytes, uint8 arrays or PIL images).
+
+        One picture gives float32 (D,), with an optional ``bbox`` (x1, y1, x2, y2) in pixels of the whole picture;
+        a list of N gives float32 (N, D), in order. Unit length. Raises ImageError for a picture that cannot be read.
+        """
+        import numpy as np
+
+        if not isinstance(images, list | tuple):
+            return self.engine().describe(self.load(images, bbox)[None])[0]
+        if bbox is not None:
+            raise UsageError("a box goes with one picture, not with a list")
+        from retrieval.describe.extraction import describe_all
+
+        out = np.empty((len(images), self.spec.dim), np.float32)
+        for result in describe_all(range(len(images)), lambda i: self.load(images[i]), self.engine):
+            if result.error is not None:
+                raise result.error
+            out[result.item] = result.descriptor
+        return out
+
+
+def load_model(
+    name: str | os.PathLike[str] = "auto",
+    *,
+    size: int | None = None,
+    scales: Sequence[float] | None = None,
+    exif: bool | None = None,
+    engine: str = "auto",
+    say: Callable[[str], None] = _say_nothing,
+) -> Model:
+    """A model by name (``"resnet50-gem"``, ``"auto"``, see :mod:`retrieval.models.zoo`) or by a checkpoint's path.
+
+    ``size``: longest side in pixels (default: the model's own, 1024); ``scales``: several give multi-scale descriptors;
+    ``exif``: whether EXIF orientation is applied (default: the model's own, on).
+    Raises UsageError for an unknown name, ModelError or DownloadError when its weights cannot be had.
+    """
+    wanted = None if scales is None else tuple(float(s) for s in scales)
+    text = os.fspath(name)
+    if isinstance(name, os.PathLike) or os.sep in text or text.endswith(".safetensors") or os.path.isdir(text):
+        if text.endswith((".pth", ".pt", ".tar")):
+            raise ModelError(
+                f"{text} is not a checkpoint of this project", f"Convert it: retrieve models import {text} --out DIR."
+            )
+        path = checkpoint_path(text)
+        return Model(read_spec(path).with_image(size=size, scales=wanted, exif=exif), path, engine, say=say)
+    return Model(resolve(text, say=say).with_image(size=size, scales=wanted, exif=exif), None, engine, say=say)

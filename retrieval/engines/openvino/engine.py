@@ -1,0 +1,101 @@
+"""The OpenVINO engine: the network as a graph compiled for this processor, float32 or int8. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.engines.openvino.prepared import compiled_model
+from retrieval.errors import UsageError
+from retrieval.models.spec import ModelSpec
+
+_MOST_STREAMS = 4  # each holds the feature maps of a picture of its own
+
+
+def _say_nothing(_: str) -> None:
+    return None
+
+
+class OpenvinoEngine:
+    """Runs one picture a request, so a descriptor does not depend on the pictures beside it.
+    See :class:`retrieval.engines.base.Engine`.
+
+    Called by one thread, all cores work on one picture; once two threads call at the same time, the model is compiled
+    again (a fraction of a second) so that the cores work on pictures of their own, which wastes less of their time.
+    ``quantised``: the folder of an int8 model to run. ``say`` gets one-line messages about the cache.
+    """
+
+    name = "openvino"
+    batch_pixels = 1_000_000  # small pictures of one shape go together: another shape costs some milliseconds
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        quantised: Path | None = None,
+        say: Callable[[str], None] = _say_nothing,
+    ) -> None:
+        self.dim = spec.dim
+        self.precision = "fp32" if quantised is None else "int8"
+        self.streams = min(_cores(), _MOST_STREAMS)
+        self._source = (spec, checkpoint, quantised, say)
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._model = self._compile(1)
+        self._width = 1  # streams of the present model
+        self._idle: list[tuple[int, Any]] = []
+
+    def describe(self, images: np.ndarray) -> np.ndarray:
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise UsageError(f"an engine takes uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+        out = np.empty((len(images), self.dim), np.float32)
+        width, request = self._take()
+        try:
+            for i in range(len(images)):
+                request.infer({0: np.ascontiguousarray(images[i : i + 1])}, share_inputs=True)
+                out[i] = request.get_output_tensor(0).data[0]
+        finally:
+            self._give(width, request)
+        return out
+
+    def _take(self) -> tuple[int, Any]:
+        with self._lock:
+            self._calls += 1
+            if self._calls > 1 and self._width < self.streams:
+                # The request at work keeps the old model until it is done.
+                self._idle.clear()
+                self._model, self._width = self._compile(self.streams), self.streams
+            return self._idle.pop() if self._idle else (self._width, self._model.create_infer_request())
+
+    def _give(self, width: int, request: Any) -> None:
+        with self._lock:
+            self._calls -= 1
+            if width == self._width and len(self._idle) < width:
+                self._idle.append((width, request))
+
+    def _compile(self, streams: int) -> Any:
+        spec, checkpoint, quantised, say = self._source
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",  # some processors default to bfloat16
+            "NUM_STREAMS": str(streams),
+        }
+        if (threads := _asked_threads()) is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        return compiled_model(spec, checkpoint, settings, say, quantised)
+
+
+def _asked_threads() -> int | None:
+    """OMP_NUM_THREADS, which limits torch as well; without it the library takes the cores this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else None
+
+
+def _cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _asked_threads() or cores)

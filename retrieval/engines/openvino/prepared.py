@@ -1,0 +1,162 @@
+"""Where the OpenVINO engine gets its model from: a prepared one in the cache, else one made from the torch network.
+
+Two kinds of entries lie in the cache: the model (``model.xml`` and ``model.bin``, the same on every machine) and what
+the library's compiler made of it for one kind of processor (``model.blob``), which starts several times faster. Neither
+imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import openvino
+
+from retrieval.engines import winograd
+from retrieval.engines.base import EngineUnavailable
+from retrieval.engines.openvino import cache
+from retrieval.engines.openvino import winograd as winograd_openvino
+from retrieval.errors import ModelError
+from retrieval.models.spec import ImageRule, ModelSpec
+from retrieval.system.processor import processor_flags
+
+_REVISION = "1"  # of what retrieval.engines.openvino.export makes: another number, and everything is prepared anew
+XML, BLOB, REASON = "model.xml", "model.blob", "unsupported.txt"
+
+Say = Callable[[str], None]
+
+
+def model_key(spec: ModelSpec) -> str:
+    """Names the converted model: all that decides it, so not the picture's size, its orientation and its filter."""
+    rule = spec.image
+    graph = replace(spec, image=ImageRule(mean=rule.mean, std=rule.std, scales=rule.scales))
+    return cache.key_of("model", _REVISION, graph.fingerprint, *_versions())
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    """Of the libraries that decide what the converted model computes."""
+    found = []
+    for name in ("openvino", "torch", "torchvision", "timm"):
+        try:
+            found.append(version(name))
+        except PackageNotFoundError:
+            found.append("none")
+    return tuple(found)
+
+
+def compiled_model(
+    spec: ModelSpec,
+    checkpoint: str | os.PathLike[str] | None,
+    settings: dict[str, str],
+    say: Say,
+    given: Path | None = None,
+) -> openvino.CompiledModel:
+    """The model ready to run with these settings of the library. ``given``: the folder of a model that is there already
+    (an int8 model in its gallery) instead of the specification's own.
+
+    Raises EngineUnavailable where the network cannot be converted; what happens to the cache is only said.
+    """
+    core = openvino.Core()
+    key = model_key(spec) if given is None else _given_key(given)
+    filtered = given is None and winograd.pays_here() and winograd_openvino.suits(spec)
+    way = ["winograd"] if filtered else []
+    compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core), *way)
+    try:
+        entry = cache.find(compiled_key)
+        if entry is not None:
+            return core.import_model((entry / BLOB).read_bytes(), "CPU", settings)
+    except (cache.Damaged, OSError, RuntimeError) as error:
+        say(f"the compiled model in the cache is damaged ({_line(error)}); it is made again")
+        cache.discard(compiled_key)
+    model = load_model(spec, checkpoint, say) if given is None else _read_given(core, given)
+    if filtered:
+        winograd_openvino.use_winograd(model)
+    compiled = core.compile_model(model, "CPU", settings)
+    try:
+        blob = compiled.export_model().getvalue()
+        cache.store(compiled_key, lambda folder: _write(folder / BLOB, blob))
+    except (OSError, RuntimeError) as error:
+        if given is not None:  # otherwise said when the model itself could not be kept
+            say(f"{cache.cache_folder()} cannot be written ({_line(error)}): the model is compiled at every start")
+    return compiled
+
+
+def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Say) -> openvino.Model:
+    """The converted model, from the cache or made now with torch. Raises EngineUnavailable, ModelError."""
+    key = model_key(spec)
+    try:
+        entry = cache.find(key)
+        if entry is not None:
+            if (entry / REASON).is_file():
+                raise EngineUnavailable((entry / REASON).read_text("utf-8"))
+            return openvino.Core().read_model(entry / XML)
+    except (cache.Damaged, OSError, RuntimeError) as error:
+        say(f"the prepared model in the cache is damaged ({_line(error)}); it is made again")
+        cache.discard(key)
+    model, reason = _convert(spec, checkpoint, say)
+
+    def write(folder: Path) -> None:
+        if model is None:
+            _write(folder / REASON, reason.encode())
+        else:
+            openvino.save_model(model, folder / XML, compress_to_fp16=False)
+
+    try:
+        cache.store(key, write)
+    except (OSError, RuntimeError) as error:
+        say(f"{cache.cache_folder()} cannot be written ({_line(error)}): the model is prepared at every start")
+    if model is None:
+        raise EngineUnavailable(reason)
+    return model
+
+
+def _given_key(folder: Path) -> str:
+    try:
+        return cache.key_of("given", (folder / cache.CONTENTS).read_text("utf-8"))
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read ({_line(error)})", "Index into a new gallery.") from error
+
+
+def _read_given(core: openvino.Core, folder: Path) -> openvino.Model:
+    try:
+        cache.check_entry(folder)
+        return core.read_model(folder / XML)
+    except (cache.Damaged, RuntimeError) as error:
+        raise ModelError(
+            f"the int8 model in {folder} is damaged ({_line(error)})", "Index into a new gallery."
+        ) from error
+
+
+def _convert(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Say) -> tuple[openvino.Model | None, str]:
+    """The model, or None and why there is none."""
+    from retrieval.engines.openvino.export import Unconvertible, convert
+    from retrieval.models.loading import build_network
+    from retrieval.models.network import Describer
+
+    network = build_network(spec, checkpoint)
+    say(f"preparing {spec.name} for OpenVINO, once")
+    try:
+        return convert(Describer(network, spec.image).eval()), ""
+    except Unconvertible as error:
+        return None, str(error)
+
+
+def _processor(core: openvino.Core) -> str:
+    """What a compiled model depends on beside the library: the processor and what it is able to do."""
+    able = sorted(str(c) for c in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return f"{platform.machine()} {core.get_property('CPU', 'FULL_DEVICE_NAME')} {able} {processor_flags()}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:120]

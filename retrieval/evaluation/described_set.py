@@ -1,0 +1,317 @@
+"""The descriptors of a retrieval set: its gallery's in a :class:`Gallery` that serves as a cache, its queries' beside them.
+
+What is described once is found again by content, so a second evaluation describes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
+from retrieval.describe.extraction import describe_all
+from retrieval.describe.model import Model
+from retrieval.errors import DatasetError, GalleryError
+from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.store.catalog import Record
+from retrieval.gallery.store.vectors import HASH_BYTES
+from retrieval.gallery.store.view import DerivedArrays, VectorView, read_arrays, write_arrays
+from retrieval.models.whitening import Whitening
+from retrieval.ranking.rerank import Context
+
+QUERIES_FILE = "queries.npz"
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+Update = Callable[[int, int], object]
+Bars = Callable[[str], AbstractContextManager[Update]]
+
+
+@contextmanager
+def no_bars(label: str) -> Iterator[Update]:
+    yield lambda done, total: None
+
+
+@dataclass(frozen=True)
+class DescribedSet:
+    """A set with its descriptors.
+
+    ``queries`` float32 (Q, D); ``gallery`` (N, D), memory-mapped, in the order of ``pictures``: absolute path and content
+    hash of the ground truth's gallery, followed by distractors where there are any; ``query_hashes`` likewise.
+    """
+
+    truth: GroundTruth
+    folder: Path
+    queries: np.ndarray
+    gallery: VectorView
+    pictures: list[tuple[str, str]]
+    query_hashes: list[str]
+
+    @property
+    def hashes(self) -> list[str]:
+        """Content hashes of all pictures of the set."""
+        return [digest for _, digest in self.pictures] + self.query_hashes
+
+
+class SetContext:
+    """What re-rankers may use of a described set; ``context`` is for ``Evaluator.reranked``."""
+
+    def __init__(
+        self,
+        described: DescribedSet,
+        *,
+        exif: bool,
+        stored: bool = True,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """``stored``: the vectors in use are those of the gallery, so what is computed from them is worth keeping beside it."""
+        self.described = described
+        self.matcher = LocalMatcher(described.folder, described.pictures.__getitem__, exif=exif, warn=warn)
+        if stored:
+            self.context = Context(DerivedArrays(described.folder, described.gallery), self._matches)
+        else:
+            self.context = Context(matches=self._matches)
+
+    def waited(self) -> float:
+        """Seconds spent so far on finding local features of gallery pictures, which is done once for each."""
+        return self.matcher.seconds
+
+    def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
+        truth = self.described.truth
+        asked = truth.queries[query]
+        features = self.matcher.query(os.path.join(truth.root, asked.image), asked.bbox)
+        return self.matcher.inliers(features, positions)
+
+
+def cache_folder(truth: GroundTruth, model: Model) -> Path:
+    """Where a set's descriptors by a model are kept unless a gallery is named: below ``$XDG_CACHE_HOME/retrieval/evaluate``,
+    by the set's name and place and the model's fingerprint."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    place = hashlib.blake2b(os.fsencode(truth.root.resolve()), digest_size=4).hexdigest()
+    name = re.sub(r"[^\w.-]+", "_", truth.name).strip("._")[:60] or "set"
+    return base / "retrieval" / "evaluate" / f"{name}-{place}-{model.fingerprint}"
+
+
+def open_cache(
+    folder: Path, model: Model | None, *, engine: str = "auto", warn: Callable[[str], None] | None = None
+) -> Gallery:
+    """The gallery in ``folder``, or a new one for ``model``. Raises GalleryMismatch when it was made with another model."""
+    if (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists() or model is None:
+        gallery = Gallery.open(folder, engine=engine, warn=warn)
+        if model is not None:
+            gallery.require(model)
+        return gallery
+    return Gallery.create(folder, model, engine=engine)
+
+
+def describe_set(
+    truth: GroundTruth,
+    gallery: Gallery,
+    *,
+    distractors: bool = False,
+    bars: Bars = no_bars,
+) -> DescribedSet:
+    """Describe what ``gallery`` does not hold yet of the set's pictures, and its queries, each cropped to its box.
+
+    ``distractors``: all other pictures of the gallery are ranked too, except the queries' own. Before anything is described,
+    all files must be there and begin as pictures do, and boxes lie within them. Raises DatasetError that names what is wrong.
+    """
+    check_files(truth)
+    check_boxes(truth, oriented=gallery.spec.image.exif)
+    paths = [os.path.abspath(os.path.join(truth.root, path)) for path in truth.gallery]
+    asked = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]
+    known = _known(gallery, paths)
+    todo = [path for path in paths if path not in known]
+    _check_headers(truth, dict.fromkeys([*todo, *asked]))
+    if todo:
+        with bars(truth.name) as update:
+            gallery.index(todo, progress=update)
+    records = dict(gallery.records())
+    _check_described(truth, paths, records, gallery)
+    chosen = [(path, records[path]) for path in paths]
+    own = set(paths)  # of these the gallery knows the content as it is now
+    query_hashes = [str(records[path].hash) if path in own else content_hash(path) for path in asked]
+    if distractors:
+        hidden = set(query_hashes)
+        chosen += [(p, r) for p, r in records.items() if p not in own and r.hash not in hidden]
+    store = gallery.store()
+    store.check_sizes(gallery.catalog.number("vector_count"))
+    return DescribedSet(
+        truth,
+        gallery.folder,
+        _describe_queries(truth, gallery, asked, query_hashes, bars),
+        VectorView(store, np.array([record.row for _, record in chosen], np.int64)),
+        [(path, str(record.hash)) for path, record in chosen],
+        query_hashes,
+    )
+
+
+def set_hashes(truth: GroundTruth, gallery: Gallery) -> list[str]:
+    """Content hashes of a set's pictures before anything is described. Raises DatasetError where one is missing."""
+    check_files(truth)
+    paths = dict.fromkeys(
+        os.path.abspath(os.path.join(truth.root, path))
+        for path in (*truth.gallery, *(query.image for query in truth.queries))
+    )
+    known = _known(gallery, list(paths))
+    hashes = {path: str(record.hash) for path, record in gallery.records() if path in known}
+    return [hashes[path] if path in hashes else content_hash(path) for path in paths]
+
+
+def content_hash(path: str) -> str:
+    """The hash by which a gallery knows a file's content."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _known(gallery: Gallery, paths: list[str]) -> set[str]:
+    """Which of the pictures the gallery holds as they are on the disk now."""
+    wanted = set(paths)
+    known = set()
+    for path, record in gallery.records():
+        if path in wanted:
+            with suppress(OSError):
+                status = os.stat(path)
+                if (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns):
+                    known.add(path)
+    return known
+
+
+def _check_headers(truth: GroundTruth, paths: dict[str, None]) -> None:
+    import warnings
+
+    from PIL import Image
+
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    troubles = []
+    for path in paths:
+        if path.lower().endswith((".heic", ".heif", ".hif")):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path, formats=formats):
+                    pass
+        except Exception as error:  # readers raise almost anything on damaged files
+            reason = getattr(error, "strerror", None) or "not a picture that can be read"
+            troubles.append((os.path.relpath(path, truth.root.resolve()), reason))
+    _refuse(truth, troubles)
+
+
+def _check_described(truth: GroundTruth, paths: list[str], records: dict[str, Record], gallery: Gallery) -> None:
+    folders = {root.id: gallery.folder_of(root) for root in gallery.catalog.roots()}
+    reasons = {os.path.join(folders[r.root], r.path): r.error or "" for r in gallery.catalog.troubled()}
+    troubles = [
+        (name, reasons.get(path) or "not described")
+        for name, path in zip(truth.gallery, paths, strict=True)
+        if path not in records or path in reasons
+    ]
+    _refuse(truth, troubles)
+
+
+def _refuse(truth: GroundTruth, troubles: list[tuple[str, str]]) -> None:
+    if troubles:
+        named = "; ".join(f"{path!r} ({reason.rstrip('.')})" for path, reason in troubles[:5])
+        more = f" and {len(troubles) - 5} more" if len(troubles) > 5 else ""
+        raise DatasetError(
+            f"{truth.name}: {len(troubles)} pictures cannot be used: {named}{more}",
+            "Mend them or take them out of the ground truth.",
+        )
+
+
+def _describe_queries(
+    truth: GroundTruth, gallery: Gallery, asked: list[str], hashes: list[str], bars: Bars
+) -> np.ndarray:
+    boxes = [query.bbox for query in truth.queries]
+    keys = [
+        f"{digest}:{'' if box is None else ','.join(map(repr, box))}" for digest, box in zip(hashes, boxes, strict=True)
+    ]
+    kept = _kept_queries(gallery)
+    out = np.empty((len(keys), gallery.spec.dim), np.float32)
+    todo = []
+    for i, key in enumerate(keys):
+        # A picture that is also in the gallery is described there already, if all of it is the query.
+        twin = gallery.catalog.vector_of(hashes[i]) if boxes[i] is None else None
+        if key in kept:
+            out[i] = kept[key]
+        elif twin is not None:
+            out[i] = gallery.store().take(np.array([twin[0]]), check=True)[0]
+        else:
+            todo.append(i)
+    if not todo:
+        return out
+    with bars("queries") as update:
+        for done, result in enumerate(
+            describe_all(todo, lambda i: gallery.model.load(asked[i], boxes[i]), gallery.model.engine), 1
+        ):
+            if result.error is not None or result.descriptor is None:
+                raise DatasetError(
+                    f"{truth.name}: queries[{result.item}] {truth.queries[result.item].image!r} cannot be used: {result.error}"
+                )
+            out[result.item] = kept[keys[result.item]] = result.descriptor
+            update(done, len(todo))
+    with suppress(GalleryError):  # a read-only gallery: they are described again the next time
+        write_arrays(
+            gallery.folder / QUERIES_FILE,
+            {
+                "fingerprint": np.array(gallery.spec.fingerprint),
+                "keys": np.array(list(kept)),
+                "vectors": np.stack(list(kept.values())),
+            },
+        )
+    return out
+
+
+def _kept_queries(gallery: Gallery) -> dict[str, np.ndarray]:
+    """Descriptors of queries by content hash and box; a file that is damaged or of another model counts as none."""
+    found = read_arrays(gallery.folder / QUERIES_FILE)
+    if found is None or set(found) != {"fingerprint", "keys", "vectors"}:
+        return {}
+    keys, vectors = found["keys"], found["vectors"]
+    fits = str(found["fingerprint"]) == gallery.spec.fingerprint and vectors.shape == (len(keys), gallery.spec.dim)
+    if not fits or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
+        return {}
+    return {str(key): vector for key, vector in zip(keys, vectors, strict=True)}
+
+
+def whitened_vectors(described: DescribedSet, whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:
+    """Queries (Q, d) and gallery (N, d) of a set after a whitening, float32. Copies keep equal vectors."""
+    rows, place = np.unique(described.gallery.rows, return_inverse=True)
+    different = VectorView(described.gallery.store, rows)
+    out = np.empty((len(rows), len(whitening.projection)), np.float32)
+    for begin in range(0, len(rows), 8192):
+        out[begin : begin + 8192] = whitening.apply(different[begin : begin + 8192])
+    return np.asarray(whitening.apply(described.queries), np.float32), out[place]
+
+
+def matching_pairs(described: DescribedSet) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The different pictures of a set, float32 (M, D), and pairs of rows (query, right answer), for learning a whitening."""
+    truth = described.truth
+    rows: dict[tuple[str, object], int] = {}
+
+    def row_of(digest: str, box: object) -> int:
+        return rows.setdefault((digest, box), len(rows))
+
+    pairs = []
+    asked = [row_of(digest, q.bbox) for digest, q in zip(described.query_hashes, truth.queries, strict=True)]
+    held = [row_of(digest, None) for digest in (digest for _, digest in described.pictures)]
+    for i, query in enumerate(truth.queries):
+        right = np.concatenate([truth.positions(query, "easy"), truth.positions(query, "hard")])
+        pairs += [(asked[i], held[position]) for position in right if held[position] != asked[i]]
+    vectors = np.empty((len(rows), described.queries.shape[1]), np.float32)
+    vectors[held] = described.gallery
+    vectors[asked] = described.queries
+    return vectors, list(dict.fromkeys(pairs))

@@ -1,0 +1,100 @@
+"""Local features of a gallery's pictures, found once and kept: what spatial verification compares.
+
+``local/`` in the gallery's folder holds one file a picture, named by its content hash. It is derived and may be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import ImageError, UsageError
+from retrieval.gallery.store.vectors import HASH_BYTES
+from retrieval.pictures import imaging
+from retrieval.ranking.geometry import LocalFeatures, local_features, pack, unpack, verify
+
+LOCAL_FOLDER = "local"
+POINTS, SIDE = 1000, 640
+
+
+class LocalMatcher:
+    """Compares queries with pictures of one gallery by their local features.
+
+    ``picture(position)`` tells path and content hash of a picture; positions are whatever the caller counts by.
+    ``seconds`` adds up the time spent on finding points of pictures that were not kept yet.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        picture: Callable[[int], tuple[str, str | None]],
+        *,
+        exif: bool,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.folder = folder / LOCAL_FOLDER / f"sift{POINTS}-{SIDE}"
+        self.picture = picture
+        self.exif = exif
+        self.warn = warn or (lambda _: None)
+        self.seconds = 0.0
+        self._workers = min(4, os.cpu_count() or 1)
+
+    def query(self, source: Any, bbox: Sequence[float] | None = None) -> LocalFeatures:
+        """Points of a query picture, or of its box. Raises ImageError."""
+        picture = imaging.load_picture(source, size=SIDE if bbox is None else None, exif=self.exif, bbox=bbox)
+        return local_features(picture.array, POINTS, SIDE)
+
+    def inliers(self, query: LocalFeatures, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many matches of each picture agree in one homography with the query: int64, 0 for one that cannot be read."""
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
+            pictures = [self.picture(int(position)) for position in positions]
+            if any(digest is None or not self._file(digest).is_file() for _, digest in pictures):
+                started = time.monotonic()
+                found = list(pool.map(lambda p: self.features(*p), pictures))
+                self.seconds += time.monotonic() - started
+            else:
+                found = list(pool.map(lambda p: self.features(*p), pictures))
+        read = [other for other in found if other is not None]
+        counts = iter(verification.inliers for verification in verify(query, read))
+        return np.array([0 if other is None else next(counts) for other in found], np.int64)
+
+    def features(self, path: str, digest: str | None) -> LocalFeatures | None:
+        """Points of a gallery picture: as kept under its content hash, or found now; None when it cannot be read."""
+        if digest is not None:
+            try:
+                return unpack(self._file(digest).read_bytes())
+            except (OSError, UsageError):  # not there yet, or damaged: found anew
+                pass
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+            picture = imaging.load_picture(data, size=SIDE, exif=self.exif)
+        except (OSError, ImageError) as error:
+            self.warn(f"{path} cannot be verified: {error}")
+            return None
+        features = local_features(picture.array, POINTS, SIDE)
+        if digest == hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest():  # still what the gallery describes
+            self._keep(digest, pack(features))
+        return features
+
+    def _file(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest
+
+    def _keep(self, digest: str, data: bytes) -> None:
+        path = self._file(digest)
+        temporary = path.with_name(f".{digest}.{os.getpid()}.{threading.get_ident()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except OSError:  # a read-only or full disk: found anew the next time
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The search index derived from the vectors: which kind, its file, its recall, candidates from it."""

@@ -1,0 +1,175 @@
+"""Candidates for a query: from the search index and the changes since it was written, or from all vectors.
+
+A source of candidates gives, for one descriptor, the pictures that may be among the best. Who asks scores them exactly and
+asks again, for more and with more effort, where they do not settle the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from retrieval.gallery.search import file as ann_file
+from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search.file import IndexNote
+from retrieval.gallery.store.catalog import Catalog
+from retrieval.gallery.store.vectors import VectorStore
+
+# Where the vectors that changed hold more values than this, an index is of no use beside them: all vectors are searched.
+MOST_CHANGED_VALUES = 1 << 24
+MEANWHILE = "Searching the vectors themselves meanwhile."
+_BEYOND_K = 32  # candidates beyond k, so that ties at the border are seen
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates: ids ascending and their vectors' rows. ``all``: no picture is left out."""
+
+    ids: np.ndarray
+    rows: np.ndarray
+    all: bool
+
+
+class Source(Protocol):
+    """``candidates(vector, k, stage)``: pictures among which the ``k`` best of a descriptor (D,) should be; at a later
+    stage (0, 1, ...) more of them."""
+
+    def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found: ...
+
+
+class Everything:
+    """Exact: inner products with all stored vectors, in bounded memory. For one query at a time."""
+
+    def __init__(self, store: VectorStore, count: int, catalog: Catalog) -> None:
+        self.store, self.count, self.catalog = store, count, catalog
+        self._vector: np.ndarray | None = None
+        self._scores = np.empty(0, np.float32)
+
+    def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
+        if self._vector is not vector:
+            self._scores = np.empty(self.count, np.float32)
+            for first, vectors in self.store.blocks(self.count):
+                self._scores[first : first + len(vectors)] = vectors @ vector
+            self._vector = vector
+        wanted = min((k + _BEYOND_K) * 4**stage, self.count)
+        if wanted > self.count // 4:
+            ids, rows = self.catalog.searchable()
+            return Found(ids, rows, True)
+        best = np.argpartition(self._scores, self.count - wanted)[self.count - wanted :]
+        # Rows of pictures that are gone are among them, and give nothing: the next stage looks further.
+        ids, rows = self.catalog.pictures_of_rows(best)
+        return Found(ids, rows, False)
+
+
+class Changes:
+    """The pictures that came, went or changed since an index was written: not to be found in it, but here."""
+
+    def __init__(self, ids: np.ndarray, rows: np.ndarray, store: VectorStore) -> None:
+        self.hidden = ids
+        live = rows >= 0
+        self.ids, self.rows = ids[live], rows[live]
+        self.vectors = store.take(self.rows)
+
+    def candidates(self, vector: np.ndarray, wanted: int) -> np.ndarray:
+        if wanted >= len(self.ids):
+            return self.ids
+        import faiss
+
+        with _threads(1):
+            _, found = faiss.knn(vector[None], self.vectors, wanted, faiss.METRIC_INNER_PRODUCT)
+        return self.ids[found[0]]
+
+
+class Indexed:
+    """A FAISS index, with the effort that its note prescribes, and the changes since. Where it turns out not to be the
+    catalog's, ``say`` tells, and everything is searched from then on."""
+
+    def __init__(
+        self,
+        index: Any,
+        note: IndexNote,
+        changes: Changes,
+        everything: Everything,
+        path: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        import faiss
+
+        self.index, self.note, self.changes, self.everything = index, note, changes, everything
+        self.path, self.say = path, say
+        self._usable = True
+        self._shown = None
+        if len(changes.hidden):
+            bits = np.zeros(int(changes.hidden.max()) + 1, bool)
+            bits[changes.hidden] = True
+            library: Any = faiss
+            self._hidden = library.IDSelectorBitmap(np.packbits(bits, bitorder="little"))  # kept: the next points to it
+            self._shown = library.IDSelectorNot(self._hidden)
+
+    def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
+        wanted = shortlist(self.note, k) * 4**stage
+        if not self._usable or wanted > max(
+            self.note.count // 4, 4096
+        ):  # a graph or lists cannot promise to give so many
+            return self.everything.candidates(vector, k, stage)
+        effort = effort_for(self.note, k) * 4**stage
+        found = search(self.index, vector[None], min(wanted, self.note.count), effort, self._shown)[0]
+        ids = np.sort(np.concatenate([found[found >= 0], self.changes.candidates(vector, wanted)]))
+        rows = self.everything.catalog.rows_of(ids)
+        if len(rows) and rows.min() < 0:
+            self._usable = False
+            self.say(f"{ann_file.damaged(self.path, 'its ids are not those of the catalog')} {MEANWHILE}")
+            return self.everything.candidates(vector, k, stage)
+        return Found(ids, rows, False)
+
+
+def shortlist(note: IndexNote, k: int) -> int:
+    """How many candidates to take for the best ``k``: the note's, measured for 10, and growing slower than k does."""
+    return max(k + _BEYOND_K, round(note.shortlist * max(1.0, k / 10) ** 0.5))
+
+
+def effort_for(note: IndexNote, k: int) -> int:
+    """Lists or nodes to look at for the best ``k``; 1 where the kind knows no effort."""
+    return max(1, round((note.effort or 1) * max(1.0, k / 10) ** 0.5))
+
+
+def search(index: Any, queries: np.ndarray, wanted: int, effort: int, shown: Any = None) -> np.ndarray:
+    """Ids (Q, wanted) int64 in the order of the index's own scores, -1 where it found fewer.
+
+    ``effort``: inverted lists to visit or graph nodes to keep, cut to what there is; ``shown``: a FAISS selector of ids.
+    """
+    import faiss
+
+    library: Any = faiss  # its type stubs lack half of the parameters
+    inner = ann_kind.core(index)
+    if isinstance(inner, faiss.IndexIVF):
+        parameters = library.SearchParametersIVF(nprobe=min(effort, inner.nlist), sel=shown)
+        if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+            parameters = library.SearchParametersPreTransform(index_params=parameters)
+    elif isinstance(inner, faiss.IndexHNSW):
+        parameters = library.SearchParametersHNSW(efSearch=min(max(effort, wanted), max(index.ntotal, 1)), sel=shown)
+    else:
+        parameters = library.SearchParameters(sel=shown)
+    with _threads(1 if len(queries) == 1 else None):
+        _, ids = index.search(np.ascontiguousarray(queries, np.float32), wanted, params=parameters)
+    return ids
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """FAISS on so many threads, None: as many as before. It splits queries between threads: for one query the others are
+    woken and waited for, in vain, which on a busy machine takes several times as long as the search."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,155 @@
+"""How hard an index has to look: measured on the gallery's own vectors, against exact search.
+
+The queries are stored vectors moved off their place, as another picture of the same thing would lie: the difference of two
+other vectors, 0.5 to 1.25 long, is added, which keeps to the directions in which descriptors vary. The vector
+that a query was made of is no answer to it. Recall counts ties: whatever scores as much as the last of the true best is right.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from retrieval.gallery.search import candidates as ann_search
+from retrieval.gallery.store.vectors import VectorStore
+
+QUERIES = 800
+K = 10
+_TRUTH = 64  # true neighbours kept, so that ties with the tenth are known
+_MOST_CANDIDATES = 1000
+_TIMED = 40
+_BLOCK = 8192
+_SURE = 1.645  # standard errors: the true recall reaches the target with 95 % confidence
+_FINE = 16  # the effort is found to a sixteenth
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How to search an index, see :class:`retrieval.gallery.search.file.IndexNote`, and what was measured so."""
+
+    effort: int | None
+    shortlist: int
+    recall: float | None
+    milliseconds: float | None
+    queries: int
+
+
+class Trial:
+    """Held queries with their exact answers, for any number of indexes over the same vectors."""
+
+    def __init__(self, store: VectorStore, ids: np.ndarray, rows: np.ndarray, *, count: int = QUERIES, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.store, self.ids, self.rows = store, ids, rows
+        chosen = rng.choice(len(ids), min(count, len(ids)), replace=False)
+        self.own = ids[chosen]
+        self.queries = _moved(store, rows, chosen, rng)
+        self.truth, self._right = self._exact()
+
+    def _exact(self) -> tuple[list[np.ndarray], int]:
+        """For each query the ids of its true best, with those that tie with the last; and how many a full answer has."""
+        import faiss
+
+        wanted = min(_TRUTH + 1, len(self.ids))
+        best_ids = np.full((len(self.queries), wanted), -1, np.int64)
+        best = np.full((len(self.queries), wanted), -np.inf, np.float32)
+        for begin in range(0, len(self.ids), _BLOCK):
+            part = self.store.take(self.rows[begin : begin + _BLOCK])
+            scores, positions = faiss.knn(self.queries, part, min(wanted, len(part)), faiss.METRIC_INNER_PRODUCT)
+            both_ids = np.concatenate([best_ids, self.ids[begin + positions]], axis=1)
+            both = np.concatenate([best, scores], axis=1)
+            order = np.argsort(-both, axis=1, kind="stable")[:, :wanted]
+            best_ids, best = np.take_along_axis(both_ids, order, 1), np.take_along_axis(both, order, 1)
+        right = min(K, len(self.ids) - 1)
+        truth = []
+        for own, ids, scores in zip(self.own, best_ids, best, strict=True):
+            ids, scores = ids[ids != own], scores[ids != own]
+            truth.append(ids[scores >= scores[right - 1] - 1e-6] if right else ids[:0])
+        return truth, right
+
+    def recalls(self, index: Any, effort: int, wanted: int) -> np.ndarray:
+        """Recall among the best 10 of each query if the first 1, 2, ... ``wanted`` candidates were scored exactly:
+        float64 (queries, wanted)."""
+        found = ann_search.search(index, self.queries, wanted + 1, effort)
+        out = np.empty((len(found), wanted))
+        for i, (ids, own, truth) in enumerate(zip(found, self.own, self.truth, strict=True)):
+            right = np.cumsum(np.isin(ids[ids != own][:wanted], truth))
+            hits = np.minimum(right, self._right) / max(self._right, 1)
+            out[i, : len(hits)] = hits
+            out[i, len(hits) :] = hits[-1] if len(hits) else 0.0
+        return out
+
+    def milliseconds(self, index: Any, effort: int, wanted: int) -> float:
+        """Median time for one query at a time: candidates, their vectors read, scored in float64."""
+        order = np.argsort(self.ids)
+        times = []
+        for query in self.queries[:_TIMED]:
+            started = time.perf_counter()
+            found = np.sort(ann_search.search(index, query[None], wanted, effort)[0])
+            rows = self.rows[order[np.searchsorted(self.ids, found[found >= 0], sorter=order)]]
+            self.store.take(rows, check=True).astype(np.float64) @ query.astype(np.float64)
+            times.append(time.perf_counter() - started)
+        return 1000 * float(np.median(times))
+
+
+def operate(index: Any, kind_has_effort: bool, exact: bool, most: int, trial: Trial, target: float) -> Operation:
+    """The cheapest way to search ``index`` that reaches the recall ``target``, or the best there is.
+
+    The target counts as reached when a one-sided 95 % confidence bound of the recall is above it. ``most``: the greatest
+    effort there is; ``exact``: the index leaves nothing out, so there is nothing to choose.
+    """
+    plain = K + 32
+    if exact:
+        return Operation(None, plain, 1.0, round(trial.milliseconds(index, 1, plain), 3), len(trial.queries))
+    wanted = min(_MOST_CANDIDATES, max(len(trial.ids) - 1, 1))
+
+    def attempt(effort: int) -> Operation | None:
+        """The shortest list of candidates that reaches the target with this effort, not timed yet; None if none does."""
+        recalls = trial.recalls(index, effort, wanted)
+        means = recalls.mean(axis=0)
+        errors = recalls.std(axis=0) / np.sqrt(len(recalls))
+        enough = np.flatnonzero(means - _SURE * errors * (means < 1) >= target)
+        shortlist = min(max(int(enough[0]) + 1 if len(enough) else wanted, plain), wanted)
+        made = Operation(effort, shortlist, round(float(means[shortlist - 1]), 4), None, len(recalls))
+        best.append(made)
+        return made if len(enough) else None
+
+    def timed(operation: Operation) -> Operation:
+        cost = trial.milliseconds(index, operation.effort or 1, operation.shortlist)
+        return replace(operation, milliseconds=round(cost, 3), effort=operation.effort if kind_has_effort else None)
+
+    best: list[Operation] = []
+    low, high = 0, 1
+    reached = attempt(high)
+    while reached is None and kind_has_effort and high < most:
+        low, high = high, min(2 * high, most)
+        reached = attempt(high)
+    if reached is None:
+        return timed(max(best, key=lambda operation: operation.recall or 0.0))
+    while high - low > max(1, high // _FINE):
+        middle = (low + high) // 2
+        less = attempt(middle)
+        if less is None:
+            low = middle
+        else:
+            high, reached = middle, less
+    chosen = timed(reached)
+    if kind_has_effort and reached.shortlist > plain and high < most:
+        # Codes are rough: a second look at fewer candidates may be worth a longer first look.
+        more = attempt(min(2 * high, most))
+        other = chosen if more is None else timed(more)
+        if (other.milliseconds or 0.0) < (chosen.milliseconds or 0.0):
+            return other
+    return chosen
+
+
+def _moved(store: VectorStore, rows: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Unit vectors (len(chosen), D) near the chosen ones, mostly at cosines of 0.9 to 0.6."""
+    base = store.take(rows[chosen])
+    one, other = (store.take(rows[rng.integers(0, len(rows), len(chosen))]) for _ in range(2))
+    step = one - other
+    step /= np.maximum(np.linalg.norm(step, axis=1, keepdims=True), 1e-12)
+    base = base + step * rng.uniform(0.5, 1.25, (len(chosen), 1))
+    return np.ascontiguousarray(base / np.maximum(np.linalg.norm(base, axis=1, keepdims=True), 1e-12), np.float32)

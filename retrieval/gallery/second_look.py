@@ -1,0 +1,95 @@
+"""Re-ranked search in a gallery, one query at a time: its stored vectors, and for verification its pictures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from retrieval.errors import UsageError
+from retrieval.gallery.gallery import Gallery, Match, show_path
+from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.store.view import DerivedArrays, searchable_view
+from retrieval.ranking.geometry import LocalFeatures
+from retrieval.ranking.neighbours import exact_similarities, top_k
+from retrieval.ranking.rerank import Context, Moved, Reranker
+
+
+@dataclass(frozen=True)
+class RerankedMatch(Match):
+    """``score`` is the query's own cosine similarity as ever; ``rerank_score`` is what decided the rank (greater is better),
+    None for a picture beyond those that were looked at again."""
+
+    rerank_score: float | None = None
+
+
+class RerankedSearch:
+    """A gallery with a re-ranker. ``prepare_seconds``: time for what needs the gallery alone; ``query_seconds`` and
+    ``queries``: time and number of the searches so far."""
+
+    def __init__(self, gallery: Gallery, reranker: Reranker) -> None:
+        self.gallery = gallery
+        self.ids, self.view = searchable_view(gallery)
+        self.matcher = LocalMatcher(gallery.folder, self._picture, exif=gallery.spec.image.exif, warn=gallery.warn)
+        self._folders = {root.id: gallery.folder_of(root) for root in gallery.catalog.roots()}
+        self._source: tuple[Any, Sequence[float] | None] = (None, None)
+        self._local: LocalFeatures | None = None
+        self.query_seconds = 0.0
+        self.queries = 0
+        started = time.monotonic()
+        context = Context(DerivedArrays(gallery.folder, self.view), self._matches)
+        self._online = reranker.prepare(self.view, context) if len(self.ids) else None  # type: ignore[arg-type]
+        self.prepare_seconds = time.monotonic() - started
+
+    def search(
+        self, vector: np.ndarray, k: int, source: Any = None, bbox: Sequence[float] | None = None
+    ) -> list[RerankedMatch]:
+        """The ``k`` best pictures for a descriptor (D,). ``source`` and ``bbox``: the query's picture, for verification."""
+        started, described = time.monotonic(), self.matcher.seconds
+        query = np.asarray(vector, np.float32)[None]
+        if query.shape[1:] != self.view.shape[1:] or not np.isfinite(query).all():
+            raise UsageError(f"a finite descriptor of shape ({self.view.shape[1]},) is needed, not {vector.shape}")
+        if self._online is None:
+            return []
+        self._source = (source, bbox)
+        self._local = None
+        view: Any = self.view
+        outcome = self._online(query)
+        k = min(k, len(view))
+        if isinstance(outcome, Moved):
+            found, similarities = top_k(outcome.queries, outcome.gallery, k)
+            positions, scores = found[0], similarities[0].tolist()
+        else:
+            positions, scores = outcome.ids[0][:k], outcome.scores[0][:k].tolist()
+            if k > len(positions):  # the others follow as they were
+                rest = top_k(query, view, k)[0][0][len(positions) :]
+                positions = np.concatenate([positions, rest])
+        matches = self._told(query[0], positions, scores)
+        self.query_seconds += time.monotonic() - started - (self.matcher.seconds - described)
+        self.queries += 1
+        return matches
+
+    def _told(self, query: np.ndarray, positions: np.ndarray, scores: Sequence[float | None]) -> list[RerankedMatch]:
+        vectors = np.asarray(self.view[positions], np.float32)
+        lengths = np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1), 1e-12)
+        length = float(np.linalg.norm(query.astype(np.float64))) or 1.0
+        cosines = np.clip(exact_similarities(query, vectors, np.arange(len(vectors))) / (lengths * length), -1, 1)
+        return [
+            RerankedMatch(rank, float(cosine), int(self.ids[p]), show_path(self._picture(int(p))[0]), score)
+            for rank, (p, cosine, score) in enumerate(zip_longest(positions, cosines, scores), 1)
+        ]
+
+    def _picture(self, position: int) -> tuple[str, str | None]:
+        i = int(self.ids[position])
+        record = self.gallery.catalog.by_ids([i])[i]
+        return os.path.join(self._folders[record.root], record.path), record.hash
+
+    def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
+        if self._local is None:
+            self._local = self.matcher.query(*self._source)
+        return self.matcher.inliers(self._local, positions)

@@ -1,0 +1,1 @@
+"""What is stored: catalog, vectors, the lock; and views of the vectors."""

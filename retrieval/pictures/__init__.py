@@ -1,0 +1,1 @@
+"""Picture files: finding them, deciding what may be opened, decoding them to uint8 arrays."""
