@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.common import engine_option, model_options, progress_bar, safe, say, verbosity_options
+from retrieval.cli.common import engine_option, model_options, say, verbosity_options
+from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from retrieval.datasets.groundtruth import GroundTruth
     from retrieval.evaluation.evaluator import Measured
-    from retrieval.gallery.gallery import Gallery
     from retrieval.models.whitening import Whitening
 
 
@@ -92,6 +92,7 @@ def command(
     if save is not None and not Path(save).absolute().parent.is_dir():
         raise UsageError(f"the folder of {save} does not exist")
     from retrieval.cli.results import print_results
+    from retrieval.datasets.load import load_truth
     from retrieval.evaluation.report import report_form, save_report
 
     truth = load_truth(dataset, data, images)
@@ -113,24 +114,6 @@ def command(
         say(f"saved: {safe(save)}", quiet)
     title = f"{truth.name}: {len(truth.queries)} queries, {len(pictures)} pictures, {title}"
     print_results(final, measured, title, form, bootstrap)
-
-
-def load_truth(dataset: str, data: str, images: str | None) -> GroundTruth:
-    """The ground truth that an argument names: a file or folder, or a downloaded set."""
-    from retrieval.datasets.groundtruth import load_groundtruth
-    from retrieval.datasets.published.revisited import published_groundtruth
-    from retrieval.datasets.published.sets import SETS
-    from retrieval.errors import UsageError
-
-    if Path(dataset).exists():
-        return load_groundtruth(dataset, images=images or "auto")
-    if dataset in SETS:
-        if images is not None:
-            raise UsageError("--images goes with a ground truth's path", f"{dataset} is looked for in --data.")
-        return published_groundtruth(dataset, data)
-    raise UsageError(
-        f"there is no {safe(dataset)}", f"Name a ground truth, a folder, a list, or one of: {', '.join(SETS)}."
-    )
 
 
 def _rerankers(names: tuple[str, ...]) -> list[Any]:
@@ -176,7 +159,9 @@ def _described(
     from retrieval.errors import UsageError
     from retrieval.evaluation.described_set import SetContext, describe_set, set_hashes, whitened_vectors
     from retrieval.evaluation.evaluator import Evaluator
-    from retrieval.gallery.derive import leak, require_scales
+    from retrieval.evaluation.set_cache import open_gallery
+    from retrieval.evaluation.whitened import whitening_on
+    from retrieval.models.whitening_origin import leak, require_scales
 
     if distractors and gallery is None:
         raise UsageError(
@@ -189,7 +174,9 @@ def _described(
         learned: Whitening | None = None
         whitenings: list[Mapping[str, Any] | None] = [cache.spec.whitening]
         if whiten_on is not None:
-            learned, about = _whitening_on(whiten_on, whiten_dim, cache, data, tell, quiet)
+            learned, about = whitening_on(
+                whiten_on, whiten_dim, cache, data, tell, lambda label: progress_bar(label, quiet)
+            )
             whitenings.append(about)
         leaks: list[str | None] = []
         if any(whitenings):  # known before anything is described
@@ -226,62 +213,3 @@ def _described(
         source = origin["name"] if isinstance(origin, dict) else origin
         parts.append(f"whitening {whitening['kind']} to {whitening['dim']} learned on {source}")
     return measured, settings, pictures, f"{cache.spec.name} ({', '.join(parts)})"
-
-
-def _whitening_on(
-    source: str, dim: int | None, cache: Gallery, data: str, tell: Callable[[str], None], quiet: bool
-) -> tuple[Whitening, dict[str, Any]]:
-    """A whitening for the vectors of ``cache``: PCA of another gallery's, or learned from the pairs of another set."""
-    from retrieval.datasets.published.whitening_pairs import whitening_pairs
-    from retrieval.evaluation.described_set import cache_folder, describe_set, matching_pairs, open_cache
-    from retrieval.gallery.derive import fit_gallery, fit_pairs, learned_on
-    from retrieval.gallery.gallery import Gallery
-
-    if (Path(source) / "gallery.json").exists():
-        with Gallery.open(source, warn=tell) as other:
-            other.require(cache.model)
-            learned, origin = fit_gallery(other, dim)
-    else:
-        sfm = source.startswith("retrieval-SfM-") and not Path(source).exists()
-        truth = whitening_pairs(source, data) if sfm else load_truth(source, data, None)
-        with open_cache(
-            cache_folder(truth, cache.model), cache.model, engine=cache.model.engine_name, warn=tell
-        ) as other:
-            described = describe_set(truth, other, bars=lambda label: progress_bar(label, quiet))
-            vectors, pairs = matching_pairs(described)
-            learned, origin = fit_pairs(vectors, pairs, dim), learned_on(truth.name, described.hashes)
-    return learned, {"kind": learned.kind, "dim": len(learned.projection), "learned_on": origin}
-
-
-def open_gallery(
-    truth: GroundTruth,
-    dataset: str,
-    folder: str | None,
-    model: str | None,
-    size: int | None,
-    scales: tuple[float, ...] | None,
-    engine: str,
-    exif: bool | None,
-    tell: Callable[[str], None],
-) -> Gallery:
-    """The gallery that keeps a set's descriptors: the one named, or one in the user's cache."""
-    from retrieval.cli.index import require_same_model
-    from retrieval.datasets.published.sets import SETS
-    from retrieval.describe.model import load_model
-    from retrieval.errors import UsageError
-    from retrieval.evaluation.described_set import cache_folder, open_cache
-
-    if exif is None and (truth.name in SETS or dataset.lower().endswith(".pkl")):
-        exif = False  # the benchmarks' boxes and published figures know no orientation
-    if folder is not None and (Path(folder) / "gallery.json").exists():
-        cache = open_cache(Path(folder), None, engine=engine, warn=tell)
-        require_same_model(cache, model, size, scales, tell)
-        if exif is not None and cache.spec.image.exif != exif:
-            words = ("with", "--exif") if cache.spec.image.exif else ("without", "--no-exif")
-            raise UsageError(
-                f"the gallery {folder} was made {words[0]} EXIF orientation",
-                f"Name another gallery, or say {words[1]} to use it as it is.",
-            )
-        return cache
-    chosen = load_model(model or "auto", size=size, scales=scales, exif=exif, engine=engine, say=tell)
-    return open_cache(Path(folder) if folder else cache_folder(truth, chosen), chosen, engine=engine, warn=tell)
