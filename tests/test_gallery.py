@@ -14,8 +14,8 @@ from fakes import FakeEngine, fake_gallery, fake_model, write_pictures
 from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
+from retrieval.gallery import compaction
 from retrieval.gallery import gallery as gallery_module
-from retrieval.gallery import compaction, sync
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.opened import locate
 from retrieval.gallery.repair import repair
