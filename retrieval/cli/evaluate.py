@@ -11,11 +11,7 @@ from retrieval.cli.common import engine_option, model_options, say, verbosity_op
 from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from retrieval.datasets.groundtruth import GroundTruth
-    from retrieval.evaluation.evaluator import Measured
-    from retrieval.models.whitening import Whitening
+    pass
 
 
 @click.command("evaluate")
@@ -86,130 +82,38 @@ def command(
         raise UsageError("no set was named", "Example: retrieve evaluate groundtruth.json, or --compare A.json B.json.")
     if sheet is not None:
         raise UsageError("--sheet goes with --compare")
-    chosen = _rerankers(rerankers)
+    from retrieval.evaluation.run import evaluate, evaluate_ranking, parse_rerankers
+
+    chosen = parse_rerankers(rerankers)
     if save is not None and len(chosen) > 1:
         raise UsageError("--save keeps one result", "Name one --rerank with it.")
     if save is not None and not Path(save).absolute().parent.is_dir():
         raise UsageError(f"the folder of {save} does not exist")
     from retrieval.cli.results import print_results
     from retrieval.datasets.load import load_truth
-    from retrieval.evaluation.report import report_form, save_report
+    from retrieval.evaluation.report import save_report
 
-    truth = load_truth(dataset, data, images)
     if ranks is not None:
         if chosen or options["whiten_on"] or options["gallery"] or options["distractors"] or options["model"]:
             raise UsageError(
                 "--ranks gives a finished ranking: no model, gallery, whitening or re-ranking goes with it"
             )
-        measured, settings, pictures, title = _given(truth, ranks, truncated)
+        result = evaluate_ranking(load_truth(dataset, data, images), ranks, truncated=truncated)
     else:
         if truncated:
             raise UsageError("--truncated goes with --ranks")
-        measured, settings, pictures, title = _described(
-            truth, dataset, chosen, lambda m: say(safe(m), quiet), quiet, data=data, **options
+        result = evaluate(
+            dataset,
+            rerank=rerankers,
+            data=data,
+            images=images,
+            say=lambda message: say(safe(message), quiet),
+            bars=lambda label: progress_bar(label, quiet),
+            **options,
         )
-    final = report_form(measured[-1], truth, settings, pictures, bootstrap)
+    final = result.report(bootstrap)
     if save is not None:
         save_report(final, save)
         say(f"saved: {safe(save)}", quiet)
-    title = f"{truth.name}: {len(truth.queries)} queries, {len(pictures)} pictures, {title}"
-    print_results(final, measured, title, form, bootstrap)
-
-
-def _rerankers(names: tuple[str, ...]) -> list[Any]:
-    from retrieval.errors import UsageError
-    from retrieval.ranking.rerank import METHODS, parse_reranker
-
-    wanted = [name for given in names for name in (METHODS if given == "all" else [given])]
-    chosen = [parse_reranker(name) for name in wanted]
-    twice = [r.name for i, r in enumerate(chosen) if r.name in [other.name for other in chosen[:i]]]
-    if twice:
-        raise UsageError(f"{twice[0]} is asked for twice")
-    return chosen
-
-
-def _given(truth: GroundTruth, ranks: str, truncated: bool) -> tuple[list[Measured], dict, list[str], str]:
-    from retrieval.evaluation.evaluator import measure_rankings
-    from retrieval.evaluation.rankings import read_rankings
-
-    measured = measure_rankings(read_rankings(ranks, truth), truth, truncated=truncated)
-    settings = {"ranks": ranks, "truncated": truncated}
-    return [measured], settings, list(truth.gallery), f"ranking {ranks}" + " (truncated)" * truncated
-
-
-def _described(
-    truth: GroundTruth,
-    dataset: str,
-    chosen: list[Any],
-    tell: Callable[[str], None],
-    quiet: bool,
-    *,
-    model: str | None,
-    size: int | None,
-    scales: tuple[float, ...] | None,
-    engine: str,
-    gallery: str | None,
-    distractors: bool,
-    exif: bool | None,
-    whiten_on: str | None,
-    whiten_dim: int | None,
-    allow_leak: bool,
-    data: str,
-) -> tuple[list[Measured], dict, list[str], str]:
-    from retrieval.errors import UsageError
-    from retrieval.evaluation.described_set import SetContext, describe_set, set_hashes, whitened_vectors
-    from retrieval.evaluation.evaluator import Evaluator
-    from retrieval.evaluation.set_cache import open_gallery
-    from retrieval.evaluation.whitened import whitening_on
-    from retrieval.models.whitening_origin import leak, require_scales
-
-    if distractors and gallery is None:
-        raise UsageError(
-            "--distractors takes them from --gallery", "Make it with: retrieve index FOLDER... --index DIR."
-        )
-    if whiten_dim is not None and whiten_on is None:
-        raise UsageError("--whiten-dim goes with --whiten-on")
-    with open_gallery(truth, dataset, gallery, model, size, scales, engine, exif, tell) as cache:
-        require_scales(cache.spec)
-        learned: Whitening | None = None
-        whitenings: list[Mapping[str, Any] | None] = [cache.spec.whitening]
-        if whiten_on is not None:
-            learned, about = whitening_on(
-                whiten_on, whiten_dim, cache, data, tell, lambda label: progress_bar(label, quiet)
-            )
-            whitenings.append(about)
-        leaks: list[str | None] = []
-        if any(whitenings):  # known before anything is described
-            hashes = set_hashes(truth, cache)
-            leaks = [found for whitening in whitenings if (found := leak(whitening, truth.name, hashes))]
-        if leaks and not allow_leak:
-            raise UsageError(
-                str(leaks[0]), "Its figures would mean nothing; --allow-leak computes and marks them all the same."
-            )
-        described = describe_set(truth, cache, distractors=distractors, bars=lambda label: progress_bar(label, quiet))
-        rule = cache.spec.image
-        context = SetContext(described, exif=rule.exif, stored=learned is None, warn=tell)
-        if learned is None:
-            evaluator = Evaluator(truth, described.queries, described.gallery)
-        else:
-            evaluator = Evaluator(truth, *whitened_vectors(described, learned))
-        measured = [evaluator.raw()]
-        for reranker in chosen:
-            measured.append(evaluator.reranked(reranker, context.context, context.waited))
-    settings = {
-        "model": cache.spec.to_dict(),
-        "name": cache.spec.name,
-        "fingerprint": cache.spec.fingerprint,
-        "rerank": chosen[-1].name if chosen else None,
-        "whitening": whitenings[-1],
-        "leak": leaks[0] if leaks else None,
-        "distractors": distractors,
-    }
-    pictures = [*truth.gallery, *(path for path, _ in described.pictures[len(truth.gallery) :])]
-    scale = "" if rule.scales == (1.0,) else f", scales {','.join(f'{s:.4g}' for s in rule.scales)}"
-    parts = [f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
-    for whitening in filter(None, whitenings):
-        origin = whitening.get("learned_on")
-        source = origin["name"] if isinstance(origin, dict) else origin
-        parts.append(f"whitening {whitening['kind']} to {whitening['dim']} learned on {source}")
-    return measured, settings, pictures, f"{cache.spec.name} ({', '.join(parts)})"
+    title = f"{result.truth.name}: {len(result.truth.queries)} queries, {len(result.pictures)} pictures, {result.title}"
+    print_results(final, result.measured, title, form, bootstrap)
