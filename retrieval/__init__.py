@@ -9,27 +9,80 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from retrieval.errors import (
+    DatasetError,
+    DownloadError,
+    GalleryDamaged,
+    GalleryError,
+    GalleryLocked,
+    GalleryMismatch,
+    ImageError,
+    ModelError,
+    RetrievalError,
+    UsageError,
+)
 from retrieval.version import __version__
 
 if TYPE_CHECKING:
     from retrieval.describe.model import Model, load_model
+    from retrieval.evaluation.run import Evaluation, evaluate
+    from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.sync import SyncReport
+    from retrieval.pooling.registry import create_pooling
+    from retrieval.training.config import TrainingConfig
+    from retrieval.training.session import train
 
-__all__ = ["Gallery", "Model", "__version__", "load_model"]
+__all__ = [
+    "DatasetError",
+    "DownloadError",
+    "Evaluation",
+    "Gallery",
+    "GalleryDamaged",
+    "GalleryError",
+    "GalleryLocked",
+    "GalleryMismatch",
+    "ImageError",
+    "Match",
+    "Model",
+    "ModelError",
+    "QueryResult",
+    "RetrievalError",
+    "SyncReport",
+    "TrainingConfig",
+    "UsageError",
+    "__version__",
+    "create_pooling",
+    "evaluate",
+    "load_model",
+    "train",
+]
 
 # Loaded when first asked for, so that `import retrieval` costs nothing.
 _HOMES = {
+    "Evaluation": "retrieval.evaluation.run",
     "Gallery": "retrieval.gallery.gallery",
+    "Match": "retrieval.gallery.answers",
     "Model": "retrieval.describe.model",
+    "QueryResult": "retrieval.gallery.answers",
+    "SyncReport": "retrieval.gallery.sync",
+    "TrainingConfig": "retrieval.training.config",
+    "create_pooling": "retrieval.pooling.registry",
+    "evaluate": "retrieval.evaluation.run",
     "load_model": "retrieval.describe.model",
+    "train": "retrieval.training.session",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         from importlib import import_module
 
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'retrieval' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

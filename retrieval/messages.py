@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +13,25 @@ Update = Callable[[int, int], object]
 """``update(done, total)``, called as work is dealt with."""
 Bars = Callable[[str], AbstractContextManager[Update]]
 """A label -> a progress bar for one stage of the work."""
+
+
+log = logging.getLogger("retrieval")
+log.addHandler(logging.NullHandler())  # a library is silent until its user says otherwise
+
+
+class _Announced:
+    def __init__(self, say: Say | None, level: int) -> None:
+        self.say, self.level = say, level
+
+    def __call__(self, message: str) -> None:
+        log.log(self.level, "%s", message)
+        if self.say is not None:
+            self.say(message)
+
+
+def announced(say: Say | None, level: int = logging.INFO) -> Say:
+    """``say``, and the same lines to the logger ``retrieval``, once."""
+    return say if isinstance(say, _Announced) else _Announced(say, level)
 
 
 def say_nothing(_: str) -> None:

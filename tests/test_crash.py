@@ -34,7 +34,7 @@ def start(folder: Path, gallery: Path, seconds: float = 0.004) -> subprocess.Pop
 
 def content(gallery: Gallery) -> dict[str, bytes]:
     records = gallery.records()
-    stored = gallery.vectors([r for _, r in records])
+    stored = gallery.vectors_of([r for _, r in records])
     return {os.path.basename(path): row.tobytes() for (path, _), row in zip(records, stored, strict=True)}
 
 
@@ -129,7 +129,7 @@ def test_the_second_writer_is_told_who_writes(tmp_path: Path) -> None:
     assert f"process {first.pid} on {socket.gethostname()}" in err
     assert err.count("\n") == 1
     with fake_gallery(tmp_path / "g") as gallery, pytest.raises(GalleryLocked):
-        gallery.remove("*")
+        gallery.remove_matching("*")
     first.kill()
     first.wait()
     with fake_gallery(tmp_path / "g") as gallery:  # the lock ended with its process

@@ -82,7 +82,7 @@ def test_a_gallery_in_int8_from_beginning_to_end(tmp_path: Path, monkeypatch: py
 
     with Gallery.open(gallery) as opened:
         records = opened.records()
-        stored = opened.vectors([record for _, record in records])
+        stored = opened.vectors_of([record for _, record in records])
     exact = load_model(model).describe([Path(path) for path, _ in records])
     cosines = (stored * exact).sum(1)
     assert cosines.min() > 0.97  # close to float32, and not float32 itself

@@ -14,8 +14,7 @@ from fakes import FakeEngine, fake_gallery, fake_model, write_pictures
 from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
-from retrieval.gallery import compaction
-from retrieval.gallery import gallery as gallery_module
+from retrieval.gallery import compaction, opened
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.opened import locate
 from retrieval.gallery.repair import repair
@@ -97,7 +96,7 @@ def test_equal_scores_come_by_ascending_id_however_many(tmp_path: Path) -> None:
 def test_float16_storage_is_half_the_size_and_nearly_the_same(tmp_path: Path, pictures: list[Path]) -> None:
     halves = fake_gallery(tmp_path / "half", dtype="float16")
     halves.index([tmp_path / "images"])
-    stored = halves.vectors([r for _, r in halves.records()])
+    stored = halves.vectors_of([r for _, r in halves.records()])
     np.testing.assert_allclose(stored, truth(pictures), atol=1e-3)
     assert not np.array_equal(stored, truth(pictures))
     segment = halves.store().segment_path(0)
@@ -178,7 +177,7 @@ def test_a_change_within_the_clock_s_grain_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_removed_picture_that_comes_back_is_not_described_again(tmp_path: Path, gallery: Gallery) -> None:
-    gone = gallery.remove("000*.png")
+    gone = gallery.remove_matching("000*.png")
     assert len(gone) == 10
     assert len(names(gallery)) == 50
     described(gallery).described = 0
@@ -190,10 +189,10 @@ def test_remove_understands_relative_absolute_and_folder_patterns(
     tmp_path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert gallery.remove("nothing*") == []
-    assert gallery.remove("images/0001.png") == ["images/0001.png"]
-    assert gallery.remove(str(tmp_path / "images" / "0002.png")) == ["images/0002.png"]
-    assert len(gallery.remove("images")) == 58
+    assert gallery.remove_matching("nothing*") == []
+    assert gallery.remove_matching("images/0001.png") == ["images/0001.png"]
+    assert gallery.remove_matching(str(tmp_path / "images" / "0002.png")) == ["images/0002.png"]
+    assert len(gallery.remove_matching("images")) == 58
 
 
 def test_vanished_folders_and_unmounted_disks_lose_nothing(tmp_path: Path, gallery: Gallery) -> None:
@@ -304,7 +303,7 @@ def test_compaction_keeps_every_answer(tmp_path: Path, monkeypatch: pytest.Monke
         assert dict(db.execute("SELECT key, value FROM meta"))["vector_count"] == "20"
     gallery.index()  # clears what compaction left
     assert len(list((gallery.folder / "vectors").glob("*.f32"))) == 2
-    stored = gallery.vectors([r for _, r in gallery.records()])
+    stored = gallery.vectors_of([r for _, r in gallery.records()])
     np.testing.assert_array_equal(stored, truth(pictures[40:]))
     assert gallery.query(pictures[50], k=1).matches[0].path.endswith("0050.png")
     assert described(gallery).described == 61  # the query and nothing again
@@ -470,7 +469,7 @@ def test_what_cannot_be_restored_is_said(tmp_path: Path, gallery: Gallery) -> No
 def test_a_later_format_is_refused(gallery: Gallery) -> None:
     path = gallery.folder / "gallery.json"
     data = json.loads(path.read_text())
-    data["format"] = gallery_module.FORMAT + 1
+    data["format"] = opened.FORMAT + 1
     path.write_text(json.dumps(data))
     with pytest.raises(GalleryError, match="Update"):
         Gallery.open(gallery.folder)

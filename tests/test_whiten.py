@@ -29,7 +29,7 @@ MODEL, SIZE = "resnet18-gem@random:0", 64  # 512 dimensions, some milliseconds a
 
 
 def stored(gallery: Gallery) -> dict[str, np.ndarray]:
-    return {path: gallery.vectors([record])[0] for path, record in gallery.records()}
+    return {path: gallery.vectors_of([record])[0] for path, record in gallery.records()}
 
 
 # -- learning --------------------------------------------------------------------------------------------------------

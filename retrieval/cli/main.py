@@ -20,6 +20,8 @@ COMMANDS = {
     "query": ("retrieval.cli.query", "Find the pictures most similar to given ones."),
     "info": ("retrieval.cli.info", "Tell what the gallery holds, and what could not be read."),
     "remove": ("retrieval.cli.remove", "Take pictures out of the gallery."),
+    "export": ("retrieval.cli.export", "Write the gallery's descriptors and names to a file."),
+    "import": ("retrieval.cli.import_", "Add descriptors with names from a file to the gallery."),
     "train": ("retrieval.cli.train", "Train a model on one's own pictures, or resume a run."),
     "evaluate": ("retrieval.cli.evaluate", "Measure mAP on a set with ground truth, with intervals."),
     "whiten": ("retrieval.cli.whiten", "Learn a whitening, from one's own pictures or from pairs."),

@@ -7,7 +7,7 @@ import glob
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,7 +26,6 @@ from retrieval.messages import safe
 if TYPE_CHECKING:
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.second_look import RerankedSearch
 
 
 @click.command("query")
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Look twice: qe, alpha-qe, dba, k-reciprocal, diffusion, spectral or verify, as NAME[:key=value,...].",
 )
+@click.option("--under", metavar="FOLDER", help="Only pictures in this folder of the gallery.")
+@click.option("--min-score", type=click.FloatRange(-1, 1), help="Only matches of this cosine similarity or more.")
 @verbosity_options
 def command(
     images: tuple[str, ...],
@@ -66,6 +67,8 @@ def command(
     form: str,
     sheet: str | None,
     rerank: str | None,
+    under: str | None,
+    min_score: float | None,
     quiet: bool,
     verbose: int,
 ) -> int:
@@ -74,15 +77,12 @@ def command(
     One ranking a query; json prints one object a line. A query that cannot be read is reported and the others go on.
     Scores are cosine similarities; with --rerank, ranks follow the re-ranker's own score, which is printed beside them.
     """
-    from retrieval.describe.extraction import describe_all
     from retrieval.errors import ImageError, UsageError
-    from retrieval.gallery.answers import QueryResult
     from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.second_look import RerankedSearch
+    from retrieval.ranking.rerank import parse_reranker
 
-    if rerank is not None:
-        from retrieval.ranking.rerank import parse_reranker
-
-        reranker = parse_reranker(rerank)
+    reranker = None if rerank is None else parse_reranker(rerank)
     with Gallery.open(index, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = _expand(images)
@@ -92,45 +92,26 @@ def command(
             from retrieval.views.sheet import check_sheet_path
 
             check_sheet_path(sheet)
-        results: dict[int, QueryResult] = {}
+        search = None if reranker is None else RerankedSearch(gallery, reranker, under)
+        printer = _Printer(gallery, form, many=len(files) > 1, rerank=None if reranker is None else reranker.name)
+        answered: list[QueryResult] = []
         failed = 0
-        printer = _Printer(gallery, form, many=len(files) > 1, rerank=None if rerank is None else reranker.name)
-        position = 0
-        search: RerankedSearch | None = None
-        if rerank is not None:
-            from retrieval.gallery.second_look import RerankedSearch
-
-            search = RerankedSearch(gallery, reranker)
-        for described in describe_all(
-            range(len(files)), lambda i: gallery.model.load(files[i], bbox), gallery.model.engine
-        ):
-            i = described.item
-            if described.error is not None:
-                say(f"retrieve: {safe(files[i])}: {described.error}")
+        for result in gallery.answers(files, k, bbox, rerank=search, under=under, min_score=min_score):
+            if result.error is not None:
+                say(f"retrieve: {safe(result.query)}: {result.error}")
                 failed += 1
-                results[i] = QueryResult(files[i], None, [])
-            elif described.descriptor is not None:
-                box = None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3])
-                matches: list[Match]
-                if search is None:
-                    matches = gallery.search(described.descriptor[None], k)[0]
-                else:
-                    matches = [*search.search(described.descriptor, k, files[i], box)]
-                results[i] = QueryResult(files[i], box, matches)
-            while position in results:  # in the order asked, as soon as they are there
-                if results[position].matches or form == "json":
-                    printer.show(results[position])
-                if sheet is None:
-                    del results[position]
-                position += 1
+            if result.matches or form == "json":
+                printer.show(result)
+            if result.matches and sheet is not None:
+                answered.append(result)
         if search is not None and search.queries:
             milliseconds = 1000 * search.query_seconds / search.queries
             once = search.prepare_seconds + search.matcher.seconds
-            say(f"{reranker.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
+            say(f"{search.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
         if failed == len(files) and failed == 1:
             return 1
         if sheet is not None:
-            _write_sheet(gallery, [results[i] for i in range(len(files)) if results[i].matches], sheet)
+            _write_sheet(gallery, answered, sheet)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if not gallery.catalog.any_searchable():
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
@@ -177,7 +158,7 @@ class _Printer:
     def show(self, result: QueryResult) -> None:
         if self.form == "json":
             matches = [
-                {"rank": m.rank, "score": round(m.score, 6), "id": m.id, "path": m.path, **self._second(m)}
+                {"rank": m.rank, "score": round(m.score, 6), "id": m.id, "path": m.path, **self._more(m)}
                 for m in result.matches
             ]
             box = None if result.bbox is None else list(result.bbox)
@@ -207,6 +188,9 @@ class _Printer:
             for m in result.matches:
                 second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in self._second(m).values())
                 print(f"{m.rank:>{width}}  {m.score:.4f}  {second}{safe(m.path)}")
+
+    def _more(self, match: Match) -> dict[str, Any]:
+        return {**self._second(match), **({} if match.metadata is None else {"metadata": match.metadata})}
 
     def _second(self, match: Match) -> dict[str, float | None]:
         """The re-ranker's own score, where there is one: None for pictures that it did not look at."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from retrieval.cli.common import index_option, say, verbosity_options
@@ -11,23 +9,37 @@ from retrieval.messages import safe
 
 
 @click.command("remove")
-@click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @index_option
+@click.option("-n", "--dry-run", is_flag=True, help="Only print what would be taken out.")
 @verbosity_options
-def command(patterns: tuple[str, ...], index: str | None, quiet: bool, verbose: int) -> int:
-    """Take pictures out of the gallery whose path matches PATTERN (shell wildcards; a folder means all below it).
+def command(names: tuple[str, ...], index: str | None, dry_run: bool, quiet: bool, verbose: int) -> int:
+    """Take pictures out of the gallery: a picture of exactly this NAME, else a folder's, else what fits a pattern.
 
-    The files stay untouched; the next `retrieve index` of their folder takes them in again if they are still there.
+    A picture whose name holds * or [ is meant by its name before the characters count as wildcards. The files stay
+    untouched; the next `retrieve index` of their folder takes them in again if they are still there.
     """
+    from retrieval.errors import GalleryError
     from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.selection import select
 
     with Gallery.open(index) as gallery:
-        gone = [path for pattern in patterns for path in gallery.remove(pattern)]
-    if verbose:
+        meant = {name: select(gallery, name) for name in names}
+        for name, selection in meant.items():
+            if not selection.records:
+                raise GalleryError(
+                    f"nothing matches {safe(name)}",
+                    "Names are as `retrieve query` prints them; nothing was taken out.",
+                )
+            if selection.kind != "picture":
+                say(f"{safe(name)} is a {selection.kind} of {len(selection.records)} pictures", quiet)
+        gone = dict.fromkeys(path for name in names for path in gallery.remove_matching(name, dry_run=dry_run))
+    if verbose or dry_run:
         for path in gone:
             print(safe(path))
-    if not gone:
-        say("retrieve: nothing matches; patterns are compared with paths as `retrieve query` prints them")
-        return 1
-    print(f"{len(gone)} pictures taken out of {safe(str(gallery.folder))}", file=sys.stdout)
+    where = safe(str(gallery.folder))
+    if dry_run:
+        say(f"{len(gone)} pictures would be taken out of {where}", quiet)
+    else:
+        print(f"{len(gone)} pictures taken out of {where}")
     return 0

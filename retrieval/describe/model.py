@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retrieval.errors import ModelError, UsageError
-from retrieval.messages import Say, say_nothing
+from retrieval.messages import Say, announced, say_nothing
 from retrieval.models.checkpoint import checkpoint_path, read_spec
 from retrieval.models.spec import ModelSpec
 from retrieval.models.zoo import resolve
@@ -40,11 +40,15 @@ class Model:
         self.checkpoint = checkpoint
         self.engine_name = engine
         self.quantised = quantised
-        self.say = say or say_nothing
+        self.say = announced(say)
         self._engine: Engine | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.spec.name!r}, dim={self.spec.dim}, size={self.spec.image.size}, fingerprint={self.fingerprint!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, a model is what it takes to build it again; its engine and who listens to it stay behind."""
+        return _rebuilt, (self.spec, self.checkpoint, self.engine_name, self.quantised)
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +99,8 @@ class Model:
         import numpy as np
 
         if not isinstance(images, list | tuple):
-            return self.engine().describe(self.load(images, bbox)[None])[0]
+            out_: np.ndarray = self.engine().describe(self.load(images, bbox)[None])[0]
+            return out_
         if bbox is not None:
             raise UsageError("a box goes with one picture, not with a list")
         from retrieval.describe.extraction import describe_all
@@ -106,6 +111,10 @@ class Model:
                 raise result.error
             out[result.item] = result.descriptor
         return out
+
+
+def _rebuilt(spec: ModelSpec, checkpoint: Path | None, engine: str, quantised: Path | None) -> Model:
+    return Model(spec, checkpoint, engine, quantised=quantised)
 
 
 class Quantised(NamedTuple):

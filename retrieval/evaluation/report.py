@@ -131,7 +131,8 @@ def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise DatasetError(
             f"{path} is not a saved evaluation ({type(error).__name__}: {error})", "Make one with --save."
         ) from error
-    return form
+    result: dict[str, Any] = form
+    return result
 
 
 @dataclass(frozen=True)

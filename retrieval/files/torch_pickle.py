@@ -78,7 +78,7 @@ class _Fixed:
         raise Refused("it asks to change what is none of its own")
 
 
-class _Dict(dict):
+class _Dict(dict[Any, Any]):
     """Stands for OrderedDict and its kin; attributes set on it are dropped."""
 
     __slots__ = ()
@@ -251,7 +251,8 @@ def as_array(value: Any) -> np.ndarray | None:
     if isinstance(value, plain_pickle._Array):
         found = getattr(value, "value", None)
         if found is not None and found.dtype.kind in "fiub":
-            return found.astype(np.float64)
+            result: np.ndarray | None = found.astype(np.float64)
+            return result
     return None
 
 

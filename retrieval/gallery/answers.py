@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from retrieval.errors import ImageError
 from retrieval.gallery.search import candidates
 from retrieval.gallery.store.vectors import VectorStore
 
 
 @dataclass(frozen=True)
 class Match:
-    """One answer: ``score`` is the cosine similarity in [-1, 1]; ``path`` opens as printed from the current folder."""
+    """One answer: ``score`` is the cosine similarity in [-1, 1]; ``path`` opens as printed from the current folder, or is the
+    key under which a program added the picture; ``metadata`` is what it added with it."""
 
     rank: int
     score: float
     id: int
     path: str
+    metadata: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class QueryResult:
-    """The ranking for one query picture. ``warning``: something the user should know (a damaged search index)."""
+    """The ranking for one query picture; ``query`` is its path, "" for one in memory. ``error``: why there is none."""
 
     query: str
     bbox: tuple[float, float, float, float] | None
     matches: list[Match] = field(default_factory=list)
+    error: ImageError | None = None
 
 
 def rank(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +45,15 @@ def rank(vector: np.ndarray, k: int, source: candidates.Source, store: VectorSto
         if found.all or (len(order) >= k and scores[order[k - 1]] > scores[order[-1]] + 1e-6):
             return found.ids[order[:k]], scores[order[:k]]
         stage += 1
+
+
+def rank_rows(
+    vector: np.ndarray, k: int, ids: np.ndarray, rows: np.ndarray, store: VectorStore
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same among these pictures alone, all of which are looked at: ``ids`` and their ``rows``, both int64 (N,)."""
+    scores = cosines(vector, store, rows)
+    order = np.lexsort((ids, -scores))[:k]
+    return ids[order], scores[order]
 
 
 def cosines(vector: np.ndarray, store: VectorStore, rows: np.ndarray) -> np.ndarray:

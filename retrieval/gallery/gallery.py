@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, UsageError
 from retrieval.files.paths import show_path
-from retrieval.gallery.answers import Match, QueryResult, rank
-from retrieval.gallery.opened import FORMAT, INT8_FOLDER, OpenedGallery, write_description
-from retrieval.gallery.search import candidates
+from retrieval.gallery.adding import Picture, add_pictures
+from retrieval.gallery.asking import AskedGallery
+from retrieval.gallery.exchange import export_gallery, import_descriptors
+from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, read_description, write_description
 from retrieval.gallery.search import file as ann_file
-from retrieval.gallery.search.index import open_source
-from retrieval.gallery.store.catalog import Catalog
-from retrieval.gallery.store.vectors import VectorStore
+from retrieval.gallery.selection import select
+from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.sync import SyncReport, synchronise
 from retrieval.messages import Say, Update
 from retrieval.models.checkpoint import FILE_NAME
@@ -53,7 +55,7 @@ class GalleryInfo:
     precision: str = "fp32"
 
 
-class Gallery(OpenedGallery):
+class Gallery(AskedGallery):
     """A gallery on disk. Made by :meth:`create` or :meth:`open`; usable as a context manager.
 
     Reading never waits for a writer. ``warn`` gets one-line messages about things that were worked around.
@@ -68,8 +70,7 @@ class Gallery(OpenedGallery):
         model: Model | None = None,
     ) -> None:
         super().__init__(folder, description, engine, warn, model)
-        # Candidates and the state of the catalog that they belong to, kept between queries.
-        self._source: tuple[Any, candidates.Source] | None = None
+        self._delete: Callable[[], object] | None = None  # what closing a temporary gallery does
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32") -> Gallery:
@@ -87,7 +88,7 @@ class Gallery(OpenedGallery):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise GalleryError(f"{folder} is not empty and not a gallery", "Name an empty or new folder with --index.")
         description: dict[str, Any] = {
-            "format": FORMAT,
+            "format": 1,
             "model": model.spec.to_dict(),
             "fingerprint": model.fingerprint,
             "checkpoint": FILE_NAME if model.checkpoint else None,
@@ -116,6 +117,22 @@ class Gallery(OpenedGallery):
             shutil.rmtree(temporary, ignore_errors=True)
         return cls(folder, description, warn=model.say, model=model)
 
+    @classmethod
+    def temporary(cls, model: Model, *, dtype: str = "float32") -> Gallery:
+        """A gallery for scripts and tests, in memory where the system keeps such files; closing it deletes it."""
+        base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        folder = tempfile.mkdtemp(prefix="retrieval-", dir=base)
+        gallery = cls.create(Path(folder) / DEFAULT_FOLDER, model, dtype=dtype)
+        gallery._delete = weakref.finalize(gallery, shutil.rmtree, folder, ignore_errors=True)
+        return gallery
+
+    def close(self) -> None:
+        super().close()
+        if self._delete is not None:
+            self._delete()
+
+    # -- filling -------------------------------------------------------------------------------------------------
+
     def index(
         self,
         paths: Sequence[str | os.PathLike[str]] | None = None,
@@ -126,79 +143,130 @@ class Gallery(OpenedGallery):
         """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`."""
         return synchronise(self, paths, progress=progress, workers=workers)
 
-    def remove(self, pattern: str) -> list[str]:
-        """Take pictures out whose path, absolute or relative to its root or to the current folder, matches ``pattern``
-        (shell wildcards; a folder means all below it). Files stay untouched. Returns the paths removed."""
-        with self.writing() as catalog:
-            folders = {root.id: self.folder_of(root) for root in catalog.roots()}
-            gone = [r for r in catalog.records() if _matches(pattern, r.path, os.path.join(folders[r.root], r.path))]
-            if gone:
-                with catalog.writing():
-                    catalog.delete(r.id for r in gone)
-                    catalog.drop_empty_roots()
-                    catalog.bump_version()
-                    self.describe_roots(catalog)
-                self.refresh_index(catalog)
-        return [show_path(os.path.join(folders[r.root], r.path)) for r in gone]
+    def add(
+        self,
+        key: str | Sequence[str],
+        *,
+        image: Picture | Sequence[Picture] | None = None,
+        vector: npt.ArrayLike | None = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> int | list[int]:
+        """Add a picture under a key of one's own, or replace the one of that key; its id is returned.
 
-    def query(self, image: Any, k: int = 10, bbox: Sequence[float] | None = None) -> QueryResult:
-        """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox``."""
-        vector = self.model.describe(image, bbox)
-        box = None if bbox is None else tuple(float(v) for v in bbox)
-        name = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
-        return QueryResult(str(name), box, self.search(vector[None], k)[0])  # type: ignore[arg-type]
+        ``image``: a path, the bytes of a picture file, uint8 (H, W, 3) or a PIL image, which is described and not kept.
+        ``vector``: a descriptor (D,) instead, of this model or another tool, which is normalised. ``metadata``: a
+        dictionary that JSON can hold; it comes back with each match. A list of keys takes lists of the others, float (N, D)
+        for ``vector``, and gives a list of ids: all are added or none, far faster than one by one.
 
-    def search(self, vectors: np.ndarray, k: int = 10) -> list[list[Match]]:
-        """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by ascending id.
-
-        Scores are computed in float64 from the stored vectors, so that copies tie exactly wherever they lie. With an
-        approximate search index a picture may be missed (:meth:`info` tells how many), never wrongly scored.
+        What was added is on the disk when this returns. Raises UsageError, ImageError (names the key), GalleryError.
         """
-        vectors = np.asarray(vectors, np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.spec.dim:
-            raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise UsageError("the query's descriptor is not finite")
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}")
-        catalog = self.catalog
-        with catalog.reading():
-            if not catalog.any_searchable():
-                return [[] for _ in vectors]
-            count, store = catalog.number("vector_count"), self.store()
-            store.check_sizes(count)
-            source = self._candidates(count, store)
-            ranked = [rank(vector, k, source, store) for vector in vectors]
-            records = catalog.by_ids(sorted({int(i) for found, _ in ranked for i in found}))
-            folders = {root.id: self.folder_of(root) for root in catalog.roots()}
-        answers = []
-        for found, scores in ranked:
-            paths = (show_path(os.path.join(folders[records[int(i)].root], records[int(i)].path)) for i in found)
-            answers.append(
-                [
-                    Match(rank, float(s), int(i), p)
-                    for rank, (i, s, p) in enumerate(zip(found, scores, paths, strict=True), 1)
-                ]
-            )
-        return answers
+        if isinstance(key, str):
+            images = None if image is None else [image]
+            vectors = None if vector is None else np.asarray(vector)[None]
+            return self._added([key], images, vectors, [metadata])[0]
+        keys = list(key)
+        notes = [None] * len(keys) if metadata is None else list(metadata)
+        return self._added(keys, None if image is None else list(image), vector, notes)  # type: ignore[arg-type]
 
-    def _candidates(self, count: int, store: VectorStore) -> candidates.Source:
-        """Where candidates come from in the catalog's present state."""
-        state = (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
-        if self._source is None or self._source[0] != state:
-            source = open_source(self.folder / "ann", self.catalog, store, count, self.warn)
-            if source is None:  # not written yet: looked for again at the next query
-                return candidates.Everything(store, count, self.catalog)
-            self._source = (state, source)
-        return self._source[1]
+    def _added(
+        self, keys: list[str], images: list[Any] | None, vectors: npt.ArrayLike | None, notes: list[Any]
+    ) -> list[int]:
+        if (images is None) == (vectors is None):
+            raise UsageError("a picture is added with image= or with vector=, not with both or none")
+        if len(notes) != len(keys) or (images is not None and len(images) != len(keys)):
+            raise UsageError(f"{len(keys)} keys need as many pictures and as many metadata")
+        return add_pictures(self, keys, images, vectors, notes) if keys else []
+
+    def remove(self, key: str | Sequence[str]) -> list[str]:
+        """Take out the pictures of exactly these names: a path, absolute or relative to the current folder or to what was
+        indexed, or a key. Files stay untouched. Returns the names removed; raises UsageError where one is not in the
+        gallery, and then nothing is removed."""
+        with self.writing() as catalog:
+            gone: dict[int, Record] = {}
+            for name in [key] if isinstance(key, str) else key:
+                found = select(self, name, catalog, patterns=False)
+                if found.kind != "picture":
+                    raise UsageError(f"{name} is not in the gallery", "Nothing was removed.")
+                gone.update((record.id, record) for record in found.records)
+            return self._taken_out(catalog, list(gone.values()))
+
+    def remove_matching(self, pattern: str, *, dry_run: bool = False) -> list[str]:
+        """Take out what a name means: the picture of that very name, else all below a folder, else what fits a pattern with
+        shell wildcards. Returns the names, none where nothing fits; with ``dry_run`` nothing is taken out."""
+        if dry_run:
+            name = self.namer()
+            return [show_path(name(record)) for record in select(self, pattern).records]
+        with self.writing() as catalog:
+            return self._taken_out(catalog, select(self, pattern, catalog).records)
+
+    def _taken_out(self, catalog: Catalog, gone: list[Record]) -> list[str]:
+        name = self.namer(catalog)
+        if gone:
+            with catalog.writing():
+                catalog.delete(record.id for record in gone)
+                catalog.drop_empty_roots()
+                catalog.bump_version()
+                self.describe_roots(catalog)
+            self.refresh_index(catalog)
+        return [show_path(name(record)) for record in gone]
+
+    # -- what is in it -------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many pictures can be searched."""
+        return self.catalog.searchable_count()
+
+    def __bool__(self) -> bool:
+        return True  # a gallery without pictures is a gallery
+
+    def __iter__(self) -> Iterator[str]:
+        """Paths and keys of all pictures that can be searched, by ascending id."""
+        name = self.namer()
+        return iter([show_path(name(record)) for record in self.catalog.records() if record.row is not None])
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the picture of exactly this path or key can be searched."""
+        if not isinstance(key, str | os.PathLike):
+            return False
+        found = select(self, os.fspath(key), patterns=False)
+        return found.kind == "picture" and any(record.row is not None for record in found.records)
+
+    def vectors(self, keys: Sequence[str] | None = None) -> npt.NDArray[np.float32]:
+        """Stored descriptors, float32 (N, D), of these paths or keys, in order; of all, as iteration goes, without.
+
+        Raises UsageError for one that is not in the gallery.
+        """
+        if keys is None:
+            return self.vectors_of([record for record in self.catalog.records() if record.row is not None])
+        records = []
+        for key in keys:
+            found = [r for r in select(self, key, patterns=False).records if r.row is not None]
+            if not found:
+                raise UsageError(f"{key} is not in the gallery")
+            records.append(found[0])
+        return self.vectors_of(records)
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all descriptors with their names, see :mod:`retrieval.gallery.exchange`; returns how many."""
+        return export_gallery(self, path)
+
+    def import_(self, path: str | os.PathLike[str]) -> int:
+        """Add what :meth:`export` or another tool wrote, under its names as keys; returns how many. Raises UsageError,
+        GalleryMismatch for descriptors of another model."""
+        return import_descriptors(self, path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What opens the gallery again, in another process too; with the very model, where that was given."""
+        return _reopen, (type(self), os.path.abspath(self.folder), self.model)
 
     def info(self) -> GalleryInfo:
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
         catalog = self.catalog
         with catalog.reading():
             counts, count = catalog.counts(), catalog.number("vector_count")
-            folders = {root.id: self.folder_of(root) for root in catalog.roots()}
-            troubled = [(show_path(os.path.join(folders[r.root], r.path)), r.error or "") for r in catalog.troubled()]
+            name = self.namer()
+            folders = [self.folder_of(root) for root in catalog.roots() if root.kind != "keys"]
+            troubled = [(show_path(name(record)), record.error or "") for record in catalog.troubled()]
             live, store, searchable = (
                 len(catalog.live_rows()),
                 self.store(catalog),
@@ -215,7 +283,7 @@ class Gallery(OpenedGallery):
             path=show_path(os.path.abspath(self.folder)),
             spec=self.spec,
             dtype=self.description["dtype"],
-            roots=[show_path(folder) for folder in folders.values()],
+            roots=[show_path(folder) for folder in folders],
             images=searchable,
             vectors=live,
             pending=counts.get("pending", 0),
@@ -231,10 +299,5 @@ class Gallery(OpenedGallery):
         )
 
 
-def _matches(pattern: str, relative: str, absolute: str) -> bool:
-    folder = os.path.abspath(pattern)
-    return (
-        fnmatch.fnmatchcase(relative, pattern)
-        or fnmatch.fnmatchcase(absolute, folder)
-        or absolute.startswith(folder.rstrip(os.sep) + os.sep)
-    )
+def _reopen(kind: type[Gallery], folder: str, model: Model) -> Gallery:
+    return kind(Path(folder), read_description(Path(folder)), model=model)

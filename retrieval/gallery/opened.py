@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,15 @@ from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.store.view import VectorView
-from retrieval.messages import Say, say_nothing
+from retrieval.messages import Say, announced
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-FORMAT = 1
+FORMAT = 2  # 2: pictures under keys of a program; 1: all others
+_FEW_CHANGES = 1000
 DEFAULT_FOLDER = ".retrieval"
 INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
 
@@ -59,7 +61,7 @@ class OpenedGallery:
         self.folder = folder
         self.description = description
         self.spec = ModelSpec.from_dict(description["model"])
-        self.warn = warn or say_nothing
+        self.warn = announced(warn, logging.WARNING)
         if model is None:
             checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
             quantised = folder / INT8_FOLDER if description.get("precision", "fp32") == "int8" else None
@@ -148,6 +150,11 @@ class OpenedGallery:
         inside = absolute == base or absolute.startswith(base.rstrip(os.sep) + os.sep)
         return os.path.relpath(absolute, base) if inside else absolute
 
+    def namer(self, catalog: Catalog | None = None) -> Callable[[Record], str]:
+        """Tells a record's absolute path, or its key where a program added it."""
+        folders = {r.id: "" if r.kind == "keys" else self.folder_of(r) for r in (catalog or self.catalog).roots()}
+        return lambda record: os.path.join(folders[record.root], record.path)
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     def describe_roots(self, catalog: Catalog) -> None:
@@ -178,15 +185,30 @@ class OpenedGallery:
     @property
     def search_kind(self) -> str:
         """The kind of search index asked for, see :meth:`configure_search`."""
-        return self.description.get("ann", {}).get("kind", "auto")
+        result: str = self.description.get("ann", {}).get("kind", "auto")
+        return result
 
     @property
     def search_recall(self) -> float:
         """The recall asked of an approximate search index."""
-        return self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
+        result: float = self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
+        return result
 
-    def refresh_index(self, catalog: Catalog) -> bool:
-        """Bring the search index in line with the catalog, see ``gallery/search/index.py``. True when it was written."""
+    def allow_keys(self, catalog: Catalog) -> None:
+        """From now on the gallery may hold keys; a program that would take them for vanished files refuses it."""
+        if self.description["format"] < FORMAT:
+            self.description["format"] = FORMAT
+            with catalog.writing():
+                catalog.set_meta("description", json.dumps(self.description))
+            write_description(self.folder, self.description)
+
+    def refresh_index(self, catalog: Catalog, *, eagerly: bool = True) -> bool:
+        """Bring the search index in line with the catalog, see ``gallery/search/index.py``. True when it was written.
+
+        ``eagerly`` off: only once a thousand changes would have to be searched beside it.
+        """
+        if not eagerly and (log := catalog.log_state()) is not None and catalog.count_changes(log.start) < _FEW_CHANGES:
+            return False
         store = self.store(catalog)
         index = ann.SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
         return index.refresh()
@@ -194,11 +216,11 @@ class OpenedGallery:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def records(self) -> list[tuple[str, Record]]:
-        """(path, record) of every picture that can be searched, by ascending id."""
-        folders = {root.id: self.folder_of(root) for root in self.catalog.roots()}
-        return [(os.path.join(folders[r.root], r.path), r) for r in self.catalog.records() if r.row is not None]
+        """(path or key, record) of every picture that can be searched, by ascending id."""
+        name = self.namer()
+        return [(name(r), r) for r in self.catalog.records() if r.row is not None]
 
-    def vectors(self, records: Sequence[Record]) -> np.ndarray:
+    def vectors_of(self, records: Sequence[Record]) -> np.ndarray:
         """Stored descriptors of these records, float32 (N, D)."""
         return self.store().take(np.array([r.row for r in records], np.int64), check=True)
 
@@ -227,7 +249,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise GalleryDamaged(
             f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
         ) from error
-    return description
+    result: dict[str, Any] = description
+    return result
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:

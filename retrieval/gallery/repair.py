@@ -55,7 +55,8 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
             ) from error
         write_description(folder, description)
         done.append(f"{folder / 'gallery.json'} written from the catalog ({damage.message})")
-        return description
+        result: dict[str, Any] = description
+        return result
 
 
 def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Catalog:

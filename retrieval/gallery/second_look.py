@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match
 from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.opened import OpenedGallery, searchable_view
-from retrieval.gallery.store.view import DerivedArrays
+from retrieval.gallery.selection import ids_below
+from retrieval.gallery.store.view import DerivedArrays, VectorView
 from retrieval.ranking.geometry import LocalFeatures
 from retrieval.ranking.neighbours import exact_similarities, top_k
 from retrieval.ranking.rerank import Context, Moved, Reranker
@@ -34,11 +34,16 @@ class RerankedSearch:
     """A gallery with a re-ranker. ``prepare_seconds``: time for what needs the gallery alone; ``query_seconds`` and
     ``queries``: time and number of the searches so far."""
 
-    def __init__(self, gallery: OpenedGallery, reranker: Reranker) -> None:
+    def __init__(self, gallery: OpenedGallery, reranker: Reranker, under: str | None = None) -> None:
+        """``under``: only pictures below this folder."""
         self.gallery = gallery
+        self.name = reranker.name
         self.ids, self.view = searchable_view(gallery)
+        if under is not None:
+            inside = np.isin(self.ids, ids_below(gallery, under))
+            self.ids, self.view = self.ids[inside], VectorView(self.view.store, self.view.rows[inside])
         self.matcher = LocalMatcher(gallery.folder, self._picture, exif=gallery.spec.image.exif, warn=gallery.warn)
-        self._folders = {root.id: gallery.folder_of(root) for root in gallery.catalog.roots()}
+        self._name = gallery.namer()
         self._source: tuple[Any, Sequence[float] | None] = (None, None)
         self._local: LocalFeatures | None = None
         self.query_seconds = 0.0
@@ -82,14 +87,16 @@ class RerankedSearch:
         length = float(np.linalg.norm(query.astype(np.float64))) or 1.0
         cosines = np.clip(exact_similarities(query, vectors, np.arange(len(vectors))) / (lengths * length), -1, 1)
         return [
-            RerankedMatch(rank, float(cosine), int(self.ids[p]), show_path(self._picture(int(p))[0]), score)
+            RerankedMatch(
+                rank, float(cosine), int(self.ids[p]), show_path(self._picture(int(p))[0]), rerank_score=score
+            )
             for rank, (p, cosine, score) in enumerate(zip_longest(positions, cosines, scores), 1)
         ]
 
     def _picture(self, position: int) -> tuple[str, str | None]:
         i = int(self.ids[position])
         record = self.gallery.catalog.by_ids([i])[i]
-        return os.path.join(self._folders[record.root], record.path), record.hash
+        return self._name(record), record.hash
 
     def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
         if self._local is None:

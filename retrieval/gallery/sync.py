@@ -90,10 +90,8 @@ def synchronise(
         if catalog.number("version") != version:
             compact(gallery, catalog)
         gallery.refresh_index(catalog)
-        folders = {root.id: gallery.folder_of(root) for root in catalog.roots()}
-        report.troubles = [
-            (show_path(os.path.join(folders[r.root], r.path)), r.error or "") for r in catalog.troubled()
-        ]
+        name = gallery.namer(catalog)
+        report.troubles = [(show_path(name(r)), r.error or "") for r in catalog.troubled()]
     report.seconds = time.monotonic() - started
     return report
 

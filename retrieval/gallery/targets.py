@@ -25,7 +25,8 @@ def targets_of(
     gallery: OpenedGallery, catalog: Catalog, paths: Sequence[str | os.PathLike[str]] | None
 ) -> list[Target]:
     if paths is None:
-        targets = [Target(r, files=None if r.kind == "folder" else ()) for r in catalog.roots()]
+        # Pictures under keys have no files to compare with.
+        targets = [Target(r, files=None if r.kind == "folder" else ()) for r in catalog.roots() if r.kind != "keys"]
         if not targets:
             raise UsageError("nothing was indexed here yet", "Name folders or pictures: retrieve index FOLDER.")
         return targets

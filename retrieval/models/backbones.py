@@ -50,7 +50,8 @@ class ResNet(Backbone):
                 self.body.add_module(name, child)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body(images)
+        result: Tensor = self.body(images)
+        return result
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"body.{name}": value for name, value in weights.items() if not name.startswith("fc.")}
@@ -67,7 +68,8 @@ class EfficientNetLite(Backbone):
         self.body: Any = timm.create_model(info.library_name, pretrained=False, num_classes=0, global_pool="")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body.forward_features(images)
+        result: Tensor = self.body.forward_features(images)
+        return result
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The package's tensors map one to one, in order, onto timm's; the last two are the classifier's.
@@ -106,7 +108,8 @@ class TorchvisionViT(Backbone):
         tokens = torch.cat([body.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
         encoder = body.encoder
         tokens = tokens + resize_positions(encoder.pos_embedding, rows, columns)
-        return encoder.ln(encoder.layers(encoder.dropout(tokens)))
+        result: Tensor = encoder.ln(encoder.layers(encoder.dropout(tokens)))
+        return result
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"body.{name}": value for name, value in weights.items() if not name.startswith("heads.")}
@@ -135,7 +138,8 @@ class TimmViT(Backbone):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body.forward_features(fit_to_patches(images, self.info.stride))
+        result: Tensor = self.body.forward_features(fit_to_patches(images, self.info.stride))
+        return result
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from timm.models.vision_transformer import checkpoint_filter_fn

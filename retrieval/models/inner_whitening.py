@@ -64,4 +64,5 @@ class WhitenedRegions(Pooling):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-6)
+    result: Tensor = x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-6)
+    return result

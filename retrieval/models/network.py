@@ -20,7 +20,8 @@ from retrieval.pooling.registry import create_pooling, pooling_info
 
 def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
     """x / (|x| + eps) along the last dimension, as the field's reference code does; a zero vector stays zero."""
-    return x / (x.norm(dim=-1, keepdim=True) + eps)
+    result: Tensor = x / (x.norm(dim=-1, keepdim=True) + eps)
+    return result
 
 
 def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
@@ -72,7 +73,8 @@ class RetrievalNetwork(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What is pooled: the backbone's map or tokens, the map's cells whitened where the network does that."""
         features = self.backbone(images)
-        return features if self.cells is None else self.cells(features)
+        result: Tensor = features if self.cells is None else self.cells(features)
+        return result
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.pooling(self.features(images)).float()
@@ -116,7 +118,8 @@ class Describer(nn.Module):
     def _at(self, x: Tensor, scale: float) -> Tensor:
         if scale != 1:
             x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-        return self.network(x)
+        result: Tensor = self.network(x)
+        return result
 
     def _scale_exponent(self) -> Tensor | float:
         pooling = self.network.pooling

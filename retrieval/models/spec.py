@@ -74,7 +74,8 @@ class ModelSpec:
         return f"{self.backbone}-{self.pooling['name']}{':' + parameters if parameters else ''}{suffix}"
 
     def to_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
+        result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return result
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:

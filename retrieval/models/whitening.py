@@ -55,7 +55,8 @@ class Whitening:
             raise UsageError(f"descriptors of shape {x.shape} for a whitening of {len(self.mean)} dimensions")
         kind = np.result_type(x.dtype, np.float32)
         projected = (x.astype(kind) - self.mean.astype(kind)) @ projection.T.astype(kind)
-        return projected / (np.linalg.norm(projected, axis=1, keepdims=True) + kind.type(1e-6))
+        result: Floats = projected / (np.linalg.norm(projected, axis=1, keepdims=True) + kind.type(1e-6))
+        return result
 
 
 def learn_lw(

@@ -82,7 +82,8 @@ class Changes:
 
         with _threads(1):
             _, found = faiss.knn(vector[None], self.vectors, wanted, faiss.METRIC_INNER_PRODUCT)
-        return self.ids[found[0]]
+        result: np.ndarray = self.ids[found[0]]
+        return result
 
 
 class Indexed:
@@ -130,12 +131,14 @@ class Indexed:
 
 def shortlist(note: IndexNote, k: int) -> int:
     """How many candidates to take for the best ``k``: the note's, measured for 10, and growing slower than k does."""
-    return max(k + _BEYOND_K, round(note.shortlist * max(1.0, k / 10) ** 0.5))
+    result: int = max(k + _BEYOND_K, round(note.shortlist * max(1.0, k / 10) ** 0.5))
+    return result
 
 
 def effort_for(note: IndexNote, k: int) -> int:
     """Lists or nodes to look at for the best ``k``; 1 where the kind knows no effort."""
-    return max(1, round((note.effort or 1) * max(1.0, k / 10) ** 0.5))
+    result: int = max(1, round((note.effort or 1) * max(1.0, k / 10) ** 0.5))
+    return result
 
 
 def search(index: Any, queries: np.ndarray, wanted: int, effort: int, shown: Any = None) -> np.ndarray:
@@ -157,7 +160,8 @@ def search(index: Any, queries: np.ndarray, wanted: int, effort: int, shown: Any
         parameters = library.SearchParameters(sel=shown)
     with _threads(1 if len(queries) == 1 else None):
         _, ids = index.search(np.ascontiguousarray(queries, np.float32), wanted, params=parameters)
-    return ids
+    result: np.ndarray = ids
+    return result
 
 
 @contextmanager

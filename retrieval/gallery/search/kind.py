@@ -65,7 +65,8 @@ def number_of_lists(count: int) -> int:
     lists = 2 ** round(math.log2(4 * math.sqrt(count)))
     while lists > 1 and lists * _TRAINING_PER_LIST > min(count, _MOST_TRAINING):
         lists //= 2
-    return lists
+    result: int = lists
+    return result
 
 
 def _sub_quantisers(dim: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,8 @@ from retrieval.errors import GalleryDamaged, GalleryError
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE roots (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL CHECK (kind IN ('folder', 'files')));
+CREATE TABLE roots (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL
+    CHECK (kind IN ('folder', 'files', 'keys')));
 CREATE TABLE images (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     root INTEGER NOT NULL REFERENCES roots(id),
@@ -28,6 +31,7 @@ CREATE TABLE images (
     status TEXT NOT NULL CHECK (status IN ('pending', 'ok', 'error')),
     error TEXT,
     row INTEGER,
+    metadata TEXT,
     UNIQUE (root, path)
 );
 CREATE INDEX images_by_hash ON images (hash);
@@ -49,6 +53,15 @@ WHEN new.row IS NOT old.row AND coalesce(new.row, 0) >= 0 AND coalesce(old.row, 
 BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
 INSERT OR REPLACE INTO meta VALUES ('log_start', '0'), ('identity', lower(hex(randomblob(16))));
 """
+# A catalog of before 0.2 gets these when it is next written to; its readers do without.
+_SECOND = """
+CREATE TABLE roots_2 (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL
+    CHECK (kind IN ('folder', 'files', 'keys')));
+INSERT INTO roots_2 SELECT id, path, kind FROM roots;
+DROP TABLE roots;
+ALTER TABLE roots_2 RENAME TO roots;
+ALTER TABLE images ADD COLUMN metadata TEXT;
+"""
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
 
 
@@ -58,6 +71,7 @@ class Record:
 
     ``status``: "ok", "pending" (found, not described yet) or "error" (``error`` says why). An "ok" picture with an
     ``error`` is one whose file changed and cannot be read at present; its last good vector is kept.
+    ``metadata``: JSON that came with a picture that a program added.
     """
 
     id: int
@@ -71,11 +85,13 @@ class Record:
     status: str
     error: str | None
     row: int | None
+    metadata: str | None = None
 
 
 @dataclass(frozen=True)
 class Root:
-    """Something that was indexed: a whole folder, or single files of a folder. ``path`` is as stored (see Gallery)."""
+    """Something that was indexed: a whole ``folder``, single ``files`` of a folder, or ``keys``: pictures that were added
+    by a program under names of its own, which are no files. ``path`` is as stored (see Gallery)."""
 
     id: int
     path: str
@@ -115,6 +131,7 @@ class Catalog:
 
     def __init__(self, path: Path, *, writable: bool = False, create: bool = False) -> None:
         self.path = path
+        self._turn = threading.RLock()
         if not create and not path.is_file():
             raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
         with self._errors():
@@ -123,8 +140,15 @@ class Catalog:
                 self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_LOG} COMMIT;")
             elif self._connection.execute("SELECT count(*) FROM meta").fetchone()[0] < 3:
                 raise GalleryDamaged(f"{path} is incomplete", "Run `retrieve index --repair`.")
-            elif writable and self.log_state() is None:
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
+            elif writable:
+                if self.log_state() is None:
+                    self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
+                if not self._has_metadata():
+                    self._connection.executescript(f"BEGIN IMMEDIATE; {_SECOND} COMMIT;")
+            self._fields = f"{_FIELDS}, {'metadata' if self._has_metadata() else 'NULL'}"
+
+    def _has_metadata(self) -> bool:
+        return any(row[1] == "metadata" for row in self._connection.execute("PRAGMA table_info(images)"))
 
     def _connect(self, writable: bool) -> sqlite3.Connection:
         if writable:
@@ -167,8 +191,8 @@ class Catalog:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """All reads inside see one and the same state of the catalog."""
-        with self._errors():
+        """All reads inside see one and the same state of the catalog. Other threads wait for their turn."""
+        with self._turn, self._errors():
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -237,7 +261,8 @@ class Catalog:
     def count_changes(self, seq: int) -> int:
         """How many pictures :meth:`changes_since` would tell of."""
         with self._errors():
-            return self._connection.execute("SELECT count(*) FROM changes WHERE seq > ?", (seq,)).fetchone()[0]
+            result: int = self._connection.execute("SELECT count(*) FROM changes WHERE seq > ?", (seq,)).fetchone()[0]
+            return result
 
     def forget_changes(self, seq: int) -> None:
         """Drop the log up to change number ``seq``, which a search index on the disk has taken in."""
@@ -270,7 +295,9 @@ class Catalog:
         self._connection.execute("DELETE FROM roots WHERE id = ?", (old.id,))
 
     def drop_empty_roots(self) -> None:
-        self._connection.execute("DELETE FROM roots WHERE kind = 'files' AND id NOT IN (SELECT root FROM images)")
+        self._connection.execute(
+            "DELETE FROM roots WHERE kind IN ('files', 'keys') AND id NOT IN (SELECT root FROM images)"
+        )
 
     # -- images --------------------------------------------------------------------------------------------------
 
@@ -282,13 +309,13 @@ class Catalog:
                 values.append(value)
         clause = f" WHERE {' AND '.join(where)}" if where else ""
         with self._errors():
-            for row in self._connection.execute(f"SELECT {_FIELDS} FROM images{clause} ORDER BY id", values):
+            for row in self._connection.execute(f"SELECT {self._fields} FROM images{clause} ORDER BY id", values):
                 yield _record(row)
 
     def troubled(self) -> list[Record]:
         """Pictures that could not be read, the newest state of each."""
         with self._errors():
-            query = f"SELECT {_FIELDS} FROM images WHERE error IS NOT NULL ORDER BY id"
+            query = f"SELECT {self._fields} FROM images WHERE error IS NOT NULL ORDER BY id"
             return [_record(row) for row in self._connection.execute(query)]
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Record]:
@@ -296,7 +323,7 @@ class Catalog:
         with self._errors():
             for begin in range(0, len(ids), 500):
                 part = [int(i) for i in ids[begin : begin + 500]]
-                query = f"SELECT {_FIELDS} FROM images WHERE id IN ({','.join('?' * len(part))})"
+                query = f"SELECT {self._fields} FROM images WHERE id IN ({','.join('?' * len(part))})"
                 found.update((row[0], _record(row)) for row in self._connection.execute(query, part))
         return found
 
@@ -336,7 +363,8 @@ class Catalog:
 
     def searchable_count(self) -> int:
         with self._errors():
-            return self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
+            result: int = self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
+            return result
 
     def vector_of(self, digest: str) -> tuple[int, int | None, int | None] | None:
         """(row, width, height) of any picture, present or past, with this content hash."""
@@ -345,7 +373,8 @@ class Catalog:
                 query = f"SELECT row, width, height FROM {table} WHERE hash = ? AND row IS NOT NULL LIMIT 1"
                 found = self._connection.execute(query, (digest,)).fetchone()
                 if found is not None:
-                    return found
+                    result: tuple[int, int | None, int | None] | None = found
+                    return result
         return None
 
     def add_spare(self, pairs: Iterable[tuple[str, int]]) -> None:
@@ -394,6 +423,27 @@ class Catalog:
             (size, mtime_ns, digest, width, height, row, i),
         )
 
+    def set_metadata(self, i: int, metadata: str | None) -> None:
+        self._connection.execute("UPDATE images SET metadata = ? WHERE id = ?", (metadata, i))
+
+    def find(self, root: int, path: str) -> Record | None:
+        with self._errors():
+            query = f"SELECT {self._fields} FROM images WHERE root = ? AND path = ?"
+            row = self._connection.execute(query, (root, encode_path(path))).fetchone()
+        return None if row is None else _record(row)
+
+    def searchable_below(self, root: int, prefix: str) -> np.ndarray:
+        """Ids, int64, ascending, of a root's pictures with a vector whose path is ``prefix`` or lies below it."""
+        whole = os.fsencode(prefix)
+        query = "SELECT id FROM images WHERE root = ? AND row IS NOT NULL"
+        values: list[object] = [root]
+        if whole:
+            query += " AND (CAST(path AS BLOB) = ? OR substr(CAST(path AS BLOB), 1, ?) = ?)"
+            values += [whole, len(whole) + 1, whole + b"/"]
+        with self._errors():
+            found = self._connection.execute(f"{query} ORDER BY id", values).fetchall()
+        return np.array(found, np.int64).reshape(-1)
+
     def set_error(self, i: int, *, size: int, mtime_ns: int, error: str, keep_vector: bool) -> None:
         """Note why a picture cannot be read. ``keep_vector``: its last good vector stays searchable."""
         lost = "" if keep_vector else ", status='error', row=NULL, hash=NULL, width=NULL, height=NULL"
@@ -439,6 +489,6 @@ class Catalog:
         return lost
 
 
-def _record(row: tuple) -> Record:
+def _record(row: tuple[Any, ...]) -> Record:
     i, root, path, *rest = row
     return Record(i, root, decode_path(path), *rest)

@@ -101,4 +101,5 @@ def exponent(file: Path, tensors: Mapping[str, StoredTensor], name: str) -> floa
     values = tensors[name].load().double().flatten().tolist()
     if not values or not all(0.01 <= value < 1e6 for value in values):
         raise ModelError(f"{file}: {name} is no exponent of a mean")
-    return round(values[0], 6)
+    result: float = round(values[0], 6)
+    return result

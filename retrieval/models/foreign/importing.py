@@ -96,7 +96,8 @@ def _recognise(file: Path, loaded: Any, wishes: Wishes) -> Foreign:
         raise ModelError(f"{file} holds no checkpoint: no dict of tensors")
     for reader in (foreign_cirtorch, foreign_dirtorch, foreign_torchvision):
         if reader.recognises(loaded):
-            return reader.read(file, loaded, wishes)
+            result: Foreign = reader.read(file, loaded, wishes)
+            return result
     inner = foreign_torchvision.tensors_of(loaded)
     raise ModelError(
         f"{file} is no checkpoint of a known kind: it holds {_few([str(name)[:40] for name in inner]) or 'nothing'}",

@@ -1,0 +1,24 @@
+"""``retrieve export``."""
+
+from __future__ import annotations
+
+import click
+
+from retrieval.cli.common import index_option, verbosity_options
+from retrieval.messages import safe
+
+
+@click.command("export")
+@click.argument("file", metavar="FILE")
+@index_option
+@verbosity_options
+def command(file: str, index: str | None, quiet: bool, verbose: int) -> None:
+    """Write the gallery's descriptors and names to FILE.
+
+    NAME.npy gets float32 (N, D), and NAME.names.jsonl beside it a line of JSON a row; NAME.parquet (with pyarrow) holds both.
+    """
+    from retrieval.gallery.gallery import Gallery
+
+    with Gallery.open(index) as gallery:
+        count = gallery.export(file)
+        print(f"{safe(file)}: {count} descriptors of {gallery.spec.dim} dimensions")

@@ -1,0 +1,45 @@
+"""``retrieve import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from retrieval.cli.common import index_option, model_options, say, verbosity_options
+from retrieval.messages import safe
+
+
+@click.command("import")
+@click.argument("file", metavar="FILE")
+@index_option
+@model_options
+@verbosity_options
+def command(
+    file: str,
+    index: str | None,
+    model: str | None,
+    size: int | None,
+    scales: tuple[float, ...] | None,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Add the descriptors in FILE to the gallery, under their names: what `retrieve export` or another tool wrote.
+
+    FILE is NAME.npy with NAME.names.jsonl or NAME.names.txt beside it, or NAME.parquet. Without a gallery one is made for
+    --model. What was added so is kept until it is removed: it is not compared with any folder.
+    """
+    from retrieval.describe.model import load_model
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
+
+    folder = locate(index) or Path(DEFAULT_FOLDER)
+    tell = lambda message: say(safe(message), quiet)  # noqa: E731
+    if (folder / "gallery.json").exists():
+        gallery = Gallery.open(folder, warn=tell)
+        require_same_model(gallery, model, size, scales, tell)
+    else:
+        gallery = Gallery.create(folder, load_model(model or "auto", size=size, scales=scales, say=tell))
+    with gallery:
+        count = gallery.import_(file)
+        print(f"{count} descriptors added to {safe(str(folder))}, which holds {len(gallery)}")

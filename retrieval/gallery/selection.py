@@ -1,0 +1,122 @@
+"""Which pictures a name means: the picture of exactly that name, else a folder, else a pattern. An exact name always wins.
+
+A name may be absolute, relative to the current folder, relative to what was indexed, or a key. Names that differ only in
+how an accent is encoded (Unicode's composed and decomposed forms) mean the same, where no name is equal to the letter.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from retrieval.gallery.opened import OpenedGallery
+from retrieval.gallery.store.catalog import Catalog, Record
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``records`` that a name means, by ascending id. ``kind``: "picture" (its very name), "folder" (all below it),
+    "pattern", or "nothing"."""
+
+    kind: str
+    records: list[Record]
+
+
+def select(gallery: OpenedGallery, text: str, catalog: Catalog | None = None, *, patterns: bool = True) -> Selection:
+    """What ``text`` means in the gallery. ``patterns``: whether shell wildcards count where no name fits."""
+    catalog = catalog or gallery.catalog
+    named = _Names(gallery, catalog)
+    exact = named.pictures(text)
+    if exact and not text.endswith(os.sep):
+        return Selection("picture", exact)
+    below = named.below(text)
+    if below:
+        return Selection("folder", below)
+    if patterns and glob.has_magic(text):
+        found = named.matching(text)
+        if found:
+            return Selection("pattern", found)
+    return Selection("nothing", [])
+
+
+def ids_below(gallery: OpenedGallery, folder: str, catalog: Catalog | None = None) -> list[int]:
+    """Ids, ascending, of the pictures that can be searched and lie in ``folder``, or are that picture."""
+    catalog = catalog or gallery.catalog
+    return [r.id for r in select(gallery, folder, catalog, patterns=False).records if r.row is not None]
+
+
+class _Names:
+    """The names in a catalog, each picture's by its root: relative, and from the root of the disk."""
+
+    def __init__(self, gallery: OpenedGallery, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._roots = {r.id: "" if r.kind == "keys" else gallery.folder_of(r) for r in catalog.roots()}
+
+    def pictures(self, text: str) -> list[Record]:
+        """Those of exactly this name; those that differ in Unicode's forms alone, where there are none."""
+        found: dict[int, Record] = {}
+        for root, folder in self._roots.items():
+            for path in _relatives(text, folder):
+                record = self._catalog.find(root, path)
+                if record is not None:
+                    found[record.id] = record
+        if not found and not text.isascii():
+            found = {r.id: r for r in self._alike(text)}
+        return [found[i] for i in sorted(found)]
+
+    def below(self, text: str) -> list[Record]:
+        whole = [root for root, folder in self._roots.items() if folder and _lies_in(folder, os.path.abspath(text))]
+        found = {r.id: r for root in whole for r in self._catalog.records(root)}
+        for root, folder in self._roots.items():
+            if root in whole:
+                continue
+            prefixes = [path.rstrip(os.sep) + os.sep for path in _relatives(text, folder)]
+            if prefixes:
+                for record in self._catalog.records(root):
+                    if any(record.path.startswith(prefix) for prefix in prefixes):
+                        found[record.id] = record
+        return [found[i] for i in sorted(found)]
+
+    def matching(self, pattern: str) -> list[Record]:
+        plain = os.path.normpath(pattern)
+        # The current folder's own name may hold characters of patterns: they stand for themselves.
+        absolute = plain if os.path.isabs(plain) else os.path.join(glob.escape(os.getcwd()), plain)
+        return [
+            record
+            for record in self._catalog.records()
+            if fnmatch.fnmatchcase(record.path, plain)
+            or fnmatch.fnmatchcase(os.path.join(self._roots[record.root], record.path), absolute)
+        ]
+
+    def _alike(self, text: str) -> Iterable[Record]:
+        for root, folder in self._roots.items():
+            wanted = {_composed(path) for path in _relatives(_composed(text), _composed(folder))}
+            if wanted:
+                yield from (r for r in self._catalog.records(root) if _composed(r.path) in wanted)
+
+
+def _relatives(text: str, folder: str) -> list[str]:
+    """What ``text`` may be called in a root: by its place on the disk, and as it stands (a key, or relative to the root)."""
+    if not folder:
+        return [text]
+    found = []
+    absolute = os.path.abspath(text)
+    if _lies_in(absolute, folder) and absolute != folder:
+        found.append(os.path.relpath(absolute, folder))
+    if not os.path.isabs(text):
+        inside = os.path.normpath(text)
+        if inside not in (".", *found) and not inside.startswith(".."):
+            found.append(inside)
+    return found
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
