@@ -29,12 +29,23 @@ class UsageError(RetrievalError, ValueError):
 class ImageError(RetrievalError):
     """One picture cannot be used; ``message`` is the reason alone (the caller knows the path).
 
-    ``transient`` is true where trying the unchanged file again may help (permissions, I/O), so it is tried again.
+    ``transient`` is true where trying the unchanged file again may help (permissions, I/O), so it is tried again;
+    ``limited`` where a limit that can be raised refuses it; ``out_of_memory`` where the system did.
     """
 
-    def __init__(self, message: str, hint: str = "", *, transient: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        transient: bool = False,
+        limited: bool = False,
+        out_of_memory: bool = False,
+    ) -> None:
         super().__init__(message, hint)
         self.transient = transient
+        self.limited = limited
+        self.out_of_memory = out_of_memory
 
 
 class ModelError(RetrievalError):
