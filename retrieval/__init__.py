@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from retrieval.version import __version__
+
 if TYPE_CHECKING:
     from retrieval.describe.model import Model, load_model
     from retrieval.gallery.gallery import Gallery
 
-__version__ = "0.1.0"
 __all__ = ["Gallery", "Model", "__version__", "load_model"]
 
 # Loaded when first asked for, so that `import retrieval` costs nothing.

@@ -104,7 +104,7 @@ def means(values: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, floa
 def use_fake_engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """All galleries made with the fake model are run by the engine returned, wherever they are opened."""
     engine = FakeEngine()
-    monkeypatch.setattr("retrieval.engines.base.create_engine", lambda *args, **options: engine)
+    monkeypatch.setattr("retrieval.engines.choose.create_engine", lambda *args, **options: engine)
     return engine
 
 

@@ -21,8 +21,8 @@ from retrieval.benchmarks.pooling.whitened import fit_whitener
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import UsageError
 from retrieval.evaluation.protocol import REVISITED, Labels, evaluate_vectors
+from retrieval.models.registry import BACKBONES
 from retrieval.models.whitening import learn_pca
-from retrieval.models.zoo import BACKBONES
 from retrieval.pooling.regions import rmac_regions
 from retrieval.pooling.registry import create_pooling
 from retrieval.system.threads import one_thread

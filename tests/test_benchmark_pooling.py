@@ -24,7 +24,7 @@ from retrieval.benchmarks.pooling.shared_pooling import _Shared, descriptors
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, UsageError
-from retrieval.models.zoo import BACKBONES
+from retrieval.models.registry import BACKBONES
 from retrieval.pooling.regions import GridAvg, GridMax, RegionalGeM, SpatialPyramid
 
 MODEL = "resnet18-gem@random:0"
@@ -447,9 +447,9 @@ def test_unreadable_and_missing_pictures_are_named(model: Model, truth: GroundTr
 
 
 def run(*arguments: str) -> tuple[str, str]:
-    from retrieval.cli.benchmark import command
+    from retrieval.cli.benchmarks.pooling import command
 
-    result = CliRunner().invoke(command, ["pooling", *arguments], catch_exceptions=False)
+    result = CliRunner().invoke(command, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout, result.stderr
 

@@ -18,14 +18,15 @@ from torch import nn
 
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model, load_model
-from retrieval.engines.base import Engine, EngineUnavailable, create_engine
+from retrieval.engines.base import Engine, EngineUnavailable
+from retrieval.engines.choose import create_engine
 from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.errors import UsageError
 from retrieval.models.backbones import create_backbone
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, RetrievalNetwork, make_pooling
-from retrieval.models.zoo import BACKBONES
+from retrieval.models.registry import BACKBONES
 from retrieval.pooling.registry import list_poolings
 
 RESNET, LITE = "resnet18-gem@random:0", "efficientnet_lite0-gem"

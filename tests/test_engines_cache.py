@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from retrieval.describe.model import load_model
-from retrieval.engines.base import create_engine
+from retrieval.engines.choose import create_engine
 from retrieval.engines.openvino import cache
 
 RESNET = "resnet18-gem@random:0"
@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
 KILLED = """
 import os, signal, sys
 import openvino
-from retrieval.engines.base import create_engine
+from retrieval.engines.choose import create_engine
 from retrieval.describe.model import load_model
 save = openvino.save_model
 def half(model, path, **options):

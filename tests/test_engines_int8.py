@@ -13,8 +13,9 @@ from fakes import write_pictures
 
 from retrieval.cli.main import cli
 from retrieval.describe.model import Model, load_model
-from retrieval.engines.base import EngineUnavailable, create_engine
-from retrieval.engines.openvino.quantise import compare, quantise
+from retrieval.engines.base import EngineUnavailable
+from retrieval.engines.choose import create_engine
+from retrieval.engines.openvino.quantise import compare
 from retrieval.errors import ModelError, UsageError
 from retrieval.gallery.gallery import Gallery
 
@@ -39,9 +40,9 @@ def test_the_loss_by_hand() -> None:
 def test_int8_needs_pictures_and_openvino(tmp_path: Path) -> None:
     paths = write_pictures(tmp_path, 8)
     with pytest.raises(UsageError, match="at least 16"):
-        quantise(load_model("resnet18-gem@random:0"), paths, tmp_path / "int8")
+        load_model("resnet18-gem@random:0").quantise(paths, tmp_path / "int8")
     with pytest.raises(UsageError, match="openvino alone"):
-        quantise(load_model("resnet18-gem@random:0", engine="torch"), paths * 4, tmp_path / "int8")
+        load_model("resnet18-gem@random:0", engine="torch").quantise(paths * 4, tmp_path / "int8")
     with pytest.raises(UsageError, match="openvino alone"):
         create_engine(load_model("resnet18-gem@random:0").spec, "torch", quantised=tmp_path)
     with pytest.raises(ModelError, match="cannot be read"):
@@ -103,9 +104,9 @@ def test_a_model_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pyt
     model: Model = load_model("resnet18-gem@random:0")
     said: list[str] = []
     with pytest.raises(ModelError, match="loses too much"):
-        quantise(model, paths, tmp_path / "int8", say=said.append)
+        model.quantise(paths, tmp_path / "int8", say=said.append)
     assert "cosine" in said[-1]
     assert not (tmp_path / "int8").exists()
-    loss = quantise(model, paths, tmp_path / "int8", refuse=False)
+    loss = model.quantise(paths, tmp_path / "int8", refuse=False).loss
     assert loss.pictures == 8
     assert (tmp_path / "int8" / "model.xml").exists()

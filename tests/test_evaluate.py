@@ -29,10 +29,11 @@ from PIL import Image
 
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.errors import DatasetError, GalleryMismatch, UsageError
-from retrieval.evaluation.described_set import QUERIES_FILE, describe_set
+from retrieval.evaluation.described_set import describe_set
 from retrieval.evaluation.evaluator import Evaluator
 from retrieval.evaluation.rankings import read_rankings
 from retrieval.evaluation.report import compare_reports, load_report, regression_rows, regressions
+from retrieval.evaluation.set_cache import QUERIES_FILE
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.store.view import VectorView
@@ -259,7 +260,7 @@ def test_cache_lies_in_the_users_cache_folder_by_set_and_model(
 ) -> None:
     from fakes import fake_model
 
-    from retrieval.evaluation.described_set import cache_folder
+    from retrieval.evaluation.set_cache import cache_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     folder = cache_folder(truth, fake_model())
@@ -392,7 +393,7 @@ def test_a_gallery_of_another_model_or_rule_is_refused(truth: GroundTruth, tmp_p
 def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retrieval.cli.evaluate import open_gallery
+    from retrieval.evaluation.set_cache import open_gallery
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     truth = make_set(tmp_path / "set")

@@ -14,9 +14,10 @@ from fakes import FakeEngine, fake_gallery, fake_model, write_pictures
 from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
+from retrieval.gallery import compaction
 from retrieval.gallery import gallery as gallery_module
-from retrieval.gallery import sync
-from retrieval.gallery.gallery import Gallery, locate
+from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.opened import locate
 from retrieval.gallery.repair import repair
 from retrieval.gallery.store import vectors
 
@@ -291,7 +292,7 @@ def test_broken_pictures_are_noted_once_and_tried_again_when_they_change(tmp_pat
 
 
 def test_compaction_keeps_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "_COMPACT_ROWS", 10)
+    monkeypatch.setattr(compaction, "_COMPACT_ROWS", 10)
     monkeypatch.setattr(vectors, "SEGMENT_ROWS", 16)
     pictures = write_pictures(tmp_path / "images", 60)
     gallery = fake_gallery(tmp_path / "g")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from retrieval import load_model
 from retrieval.errors import DownloadError, ModelError, UsageError
-from retrieval.models import zoo
+from retrieval.models import registry, weights, zoo
 from retrieval.models.checkpoint import load_tensors, read_spec, save_checkpoint
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
@@ -134,7 +134,7 @@ def test_the_embedded_model_recognises_what_it_was_trained_on(shared_data: Path)
 
     folder = shared_data / "imagenet-sample"
     network = timm.create_model("tf_efficientnet_lite0")
-    published = read_published(str(zoo.weights_file(zoo.BACKBONES["efficientnet_lite0"].weights)))
+    published = read_published(str(weights.weights_file(registry.BACKBONES["efficientnet_lite0"].weights)))
     network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
     ours = build_network(load_model("efficientnet_lite0-gem").spec).backbone.body.state_dict()
     for name, value in ours.items():
@@ -212,7 +212,7 @@ def test_image_rules_are_checked() -> None:
 def test_the_table_of_weights_is_torchvision_s_own() -> None:
     for depth in (18, 34, 50, 101, 152):
         published = getattr(torchvision.models, f"ResNet{depth}_Weights").IMAGENET1K_V1
-        info = zoo.BACKBONES[f"resnet{depth}"]
+        info = registry.BACKBONES[f"resnet{depth}"]
         assert published.url == info.weights.url
         assert info.weights.url.endswith(f"-{info.weights.sha256}.pth")
         assert published.transforms().mean == list(info.weights.mean)
@@ -311,7 +311,7 @@ def test_weights_are_downloaded_once_and_checked(server: dict[str, bytes], monke
     whole = torchvision.models.resnet18()
     torch.save(whole.state_dict(), buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
-    monkeypatch.setitem(zoo.BACKBONES, "resnet18", zoo._resnet(18, 512, digest, 44.7))
+    monkeypatch.setitem(registry.BACKBONES, "resnet18", registry._resnet(18, 512, digest, 44.7))
     said: list[str] = []
     name = f"resnet18-{digest}.pth"
     with pytest.raises(DownloadError, match="404"):
@@ -320,7 +320,7 @@ def test_weights_are_downloaded_once_and_checked(server: dict[str, bytes], monke
     server[name] = buffer.getvalue()[:-1] + b"x"
     with pytest.raises(DownloadError, match="hash"):
         load_model("resnet18-gem")
-    assert not zoo.weights_present(zoo.BACKBONES["resnet18"].weights)
+    assert not weights.weights_present(registry.BACKBONES["resnet18"].weights)
     server[name] = buffer.getvalue()
     array = pixels()
     ours = load_model("resnet18-gem").describe(array)
@@ -330,7 +330,7 @@ def test_weights_are_downloaded_once_and_checked(server: dict[str, bytes], monke
     with torch.no_grad():
         expected = plain_gem(body(plain_input(array)))
     np.testing.assert_allclose(ours, (expected / expected.norm()).numpy()[0], atol=1e-5)
-    zoo.weights_file(zoo.BACKBONES["resnet18"].weights).write_bytes(b"damaged meanwhile")
+    weights.weights_file(registry.BACKBONES["resnet18"].weights).write_bytes(b"damaged meanwhile")
     with pytest.raises(ModelError, match="damaged"):
         load_model("resnet18-gem")
 
@@ -347,8 +347,8 @@ def test_auto_takes_what_is_here_and_never_the_network(
     assert "retrieve models download" in said[0]
     data = b"weights"
     digest = hashlib.sha256(data).hexdigest()[:8]
-    monkeypatch.setitem(zoo.BACKBONES, "resnet50", zoo._resnet(50, 2048, digest, 97.8))
-    path = zoo.weights_file(zoo.BACKBONES["resnet50"].weights)
+    monkeypatch.setitem(registry.BACKBONES, "resnet50", registry._resnet(50, 2048, digest, 97.8))
+    path = weights.weights_file(registry.BACKBONES["resnet50"].weights)
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     assert load_model("auto").spec.backbone == "resnet50"

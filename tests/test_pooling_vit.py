@@ -6,7 +6,6 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import VisionTransformer as TorchvisionViT
 from torchvision.models import resnet18
 
@@ -203,21 +202,57 @@ def test_it_trains(name):
 
 
 @every_model
-def test_cost_is_what_torch_counts(name):
-    model, x = build(name), images(1)
-    if name == "torchvision":
-        model.train()  # its fused kernel for inference is not counted
+def test_cost_by_the_closed_form(name):
+    model = build(name)
+    prefix, heads = token_count(model) - 16, 2 if name == "timm-distilled" else 1
+
+    def block(n: int) -> int:  # qkv, output, two layers of four times the width: 12 D^2; Q K^T and its product with V
+        return 12 * 24 * 24 * n + 2 * n * n * 24
+
+    def medoids(n: int, body: int) -> int:  # all distances, one round of their sums, averages; Q K^T again for timm's
+        return body * body * 24 + body * body + body * 24 + (0 if name == "torchvision" else n * n * 24)
+
+    fixed = 16 * 3 * 8 * 8 * 24 + heads * 24 * 5
     pooled = TokenPooledViT(model, [12, 9, None], iterations=1)
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    assert counter.get_total_flops() == 2 * pooled.flops_unpooled().network
-    with FlopCounterMode(display=False) as counter:
-        pooled(x)
-    # The counter sees products of matrices; of the clustering that is all but the sums: 2 N^2 and N D at most.
-    missed = 2 * pooled.flops().total - counter.get_total_flops()
-    prefix = token_count(model) - 16
-    bodies = (16, 12 - prefix)
-    assert missed == 2 * sum(n * n + n * 24 for n in bodies)
+    assert pooled.flops_unpooled().total == fixed + 3 * block(16 + prefix)
+    assert pooled.flops().network == fixed + block(16 + prefix) + block(12) + block(9)
+    assert pooled.flops().clustering == (medoids(16 + prefix, 16), medoids(12, 12 - prefix), 0)
+
+
+@every_model
+def test_cost_is_what_the_layers_do(name):
+    """Multiplications of the layers as they run, from the shapes that reach them: no library's counter is asked."""
+    model, x = build(name), images(1)
+    pooled = TokenPooledViT(model, [12, 9, None], iterations=1)
+    done = 0
+
+    def linear(layer: nn.Linear, args: tuple[Tensor], _: Tensor) -> None:
+        nonlocal done
+        done += layer.weight.numel() * args[0].numel() // args[0].shape[-1]
+
+    def convolution(layer: nn.Conv2d, _: tuple[Tensor], out: Tensor) -> None:
+        nonlocal done
+        done += layer.weight.numel() * out.shape[-1] * out.shape[-2]
+
+    def attention(layer: nn.Module, args: tuple[Tensor, ...], _: object) -> None:
+        nonlocal done
+        n = args[0].shape[1]
+        done += 2 * n * n * 24
+        if isinstance(layer, nn.MultiheadAttention):  # its linear layers are never called as such
+            done += (layer.in_proj_weight.numel() + layer.out_proj.weight.numel()) * n
+
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention) or type(module).__name__ == "Attention":
+            module.register_forward_hook(attention)
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_hook(convolution)
+        elif isinstance(module, nn.Linear):
+            module.register_forward_hook(linear)
+    model(x)
+    assert done == pooled.flops_unpooled().network
+    done = 0
+    pooled(x)
+    assert done == pooled.flops().network
 
 
 def full_size(name: str, schedule: list[int | None] | tuple[int | None, ...]) -> TokenPooledViT:

@@ -27,8 +27,9 @@ from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.errors import UsageError
 from retrieval.gallery import local_features as local_module
 from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.opened import searchable_view
 from retrieval.gallery.second_look import RerankedSearch
-from retrieval.gallery.store.view import DerivedArrays, searchable_view
+from retrieval.gallery.store.view import DerivedArrays
 from retrieval.ranking.geometry import local_features, pack, verify
 from retrieval.ranking.rerank import METHODS, Context, Moved, Reordered, parse_reranker
 

@@ -176,7 +176,7 @@ def test_missing_pictures_are_named(tmp_path: Path, retrieve: Any) -> None:
 
 def test_a_whitened_model_is_not_trained(classes: Path, tmp_path: Path, retrieve: Any) -> None:
     from retrieval.describe.model import load_model
-    from retrieval.gallery.derive import whitened_model
+    from retrieval.describe.whitened_model import whitened_model
     from retrieval.models.whitening import Whitening
 
     whitening = Whitening(np.zeros(1280), np.eye(4, 1280), "pca")

@@ -11,7 +11,7 @@ import torchvision
 from retrieval import load_model
 from retrieval.errors import ModelError, UsageError
 from retrieval.models.backbones import create_backbone, fit_to_patches, resize_positions
-from retrieval.models.zoo import BACKBONES
+from retrieval.models.registry import BACKBONES
 
 VITS = [name for name, info in BACKBONES.items() if info.layout == "tokens"]
 

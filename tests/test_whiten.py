@@ -18,11 +18,12 @@ from retrieval.datasets.published.whitening_pairs import whitening_pairs
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from retrieval.evaluation.described_set import describe_set, matching_pairs, whitened_vectors
-from retrieval.gallery.derive import derive_gallery, fit_gallery, fit_pairs, fit_pca, leak, learned_on, pictures_seen
+from retrieval.gallery.derive import derive_gallery, fit_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.models.checkpoint import read_spec
 from retrieval.models.spec import ModelSpec
-from retrieval.models.whitening import Whitening
+from retrieval.models.whitening import Whitening, fit_pairs, fit_pca
+from retrieval.models.whitening_origin import leak, learned_on, pictures_seen
 
 MODEL, SIZE = "resnet18-gem@random:0", 64  # 512 dimensions, some milliseconds a picture
 
@@ -77,7 +78,7 @@ def test_pairs_must_span_all_dimensions() -> None:
     assert learned.projection.shape == (3, 8)
     assert learned.kind == "lw"
     # Every set of pairs: as many as the rank of their differences.
-    from retrieval.gallery.derive import _independent
+    from retrieval.models.whitening import _independent
 
     for _ in range(50):
         pairs = [(int(a), int(b)) for a, b in rng.integers(0, 12, (rng.integers(1, 15), 2))]
@@ -277,7 +278,7 @@ def test_shrinkage_reaches_the_model(world: Path, tmp_path: Path) -> None:
 def test_a_layer_learned_with_the_network_stays_below(tmp_path: Path) -> None:
     import torch
 
-    from retrieval.gallery.derive import whitened_model
+    from retrieval.describe.whitened_model import whitened_model
     from retrieval.models.checkpoint import save_checkpoint
     from retrieval.models.loading import build_network, empty_network
     from retrieval.models.network import RetrievalNetwork

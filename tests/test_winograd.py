@@ -13,7 +13,7 @@ from torch import nn
 
 from retrieval.describe.model import load_model
 from retrieval.engines import winograd
-from retrieval.engines.base import create_engine
+from retrieval.engines.choose import create_engine
 from retrieval.engines.openvino import winograd as winograd_openvino
 from retrieval.engines.torch import engine as torch_engine
 from retrieval.engines.torch import winograd as winograd_torch

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -82,37 +81,3 @@ def say(message: str, quiet: bool = False) -> None:
 
 def print_json(data: Any) -> None:
     print(json.dumps(data))
-
-
-def safe(text: str) -> str:
-    """Text that cannot disturb a terminal: control characters and undecodable bytes are shown escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def human_bytes(size: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-@contextmanager
-def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with pictures a second and time left, only when it is a terminal: ``update(done, total)``."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from tqdm import tqdm
-
-    bar = tqdm(desc=label, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
-
-    def update(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        bar.refresh()
-
-    try:
-        yield update
-    finally:
-        bar.close()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import print_json, safe, say
+from retrieval.cli.common import print_json, say
+from retrieval.messages import safe
 
 if TYPE_CHECKING:
     from retrieval.datasets.published.sets import PublishedSet
@@ -161,8 +162,8 @@ def make_synthetic(out: str, objects: int, train_objects: int | None, size: int,
     """Draw a small retrieval set with ground truth: objects in easy and hard views, junk and distractors."""
     from pathlib import Path
 
-    from retrieval.cli.common import progress_bar
     from retrieval.datasets.synthetic.make import make_synthetic as make
+    from retrieval.messages import progress_bar
 
     with progress_bar("draw", quiet) as update:
         truth = make(Path(out), objects=objects, train_objects=train_objects, size=size, seed=seed, progress=update)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import (
-    engine_option,
-    index_option,
-    model_options,
-    print_json,
-    progress_bar,
-    safe,
-    say,
-    verbosity_options,
-)
+from retrieval.cli.common import engine_option, index_option, model_options, print_json, say, verbosity_options
+from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.describe.model import Model
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.sync import SyncReport
+    from retrieval.messages import Say
 
 
 @click.command("index")
@@ -89,7 +80,8 @@ def command(
     """
     from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
-    from retrieval.gallery.gallery import DEFAULT_FOLDER, Gallery, locate
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
     from retrieval.gallery.search.kind import check_request
 
     def tell(message: str) -> None:
@@ -129,8 +121,7 @@ def command(
             raise UsageError(f"there is no {safe(missing[0])}")
         chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
-        with _quantised(chosen, paths, precision == "int8"):
-            gallery = Gallery.create(folder, chosen, dtype=dtype or "float32", engine=engine)
+        gallery = _create(folder, chosen, paths, dtype or "float32", precision or "fp32", engine, tell)
     gallery.configure_search(ann, recall)
     with gallery, progress_bar("index", quiet) as update:
         report = gallery.index(list(paths) or None, progress=update)
@@ -150,46 +141,21 @@ def command(
     return 1 if strict and troubles else 0
 
 
-@contextmanager
-def _quantised(model: Model, paths: tuple[str, ...], wanted: bool) -> Iterator[None]:
-    """While this is open, ``model`` is in int8 if ``wanted``, calibrated on the pictures in ``paths``."""
-    if not wanted:
-        yield
-        return
+def _create(
+    folder: Path, model: Model, paths: tuple[str, ...], dtype: str, precision: str, engine: str, warn: Say
+) -> Gallery:
+    """A new gallery; in int8, the network is calibrated on the pictures in ``paths`` and kept in the gallery."""
+    from retrieval.gallery.gallery import Gallery
+
+    if precision != "int8":
+        return Gallery.create(folder, model, dtype=dtype)
     import tempfile
 
-    from retrieval.engines.openvino.quantise import quantise
     from retrieval.pictures.scan import pictures_in
 
-    with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as folder:
-        model.quantised = Path(folder) / "int8"
-        quantise(model, pictures_in(paths), model.quantised)
-        yield
-
-
-def require_same_model(
-    gallery: Gallery,
-    model: str | None,
-    size: int | None,
-    scales: tuple[float, ...] | None,
-    tell: Callable[[str], None],
-) -> None:
-    """Raises GalleryMismatch when the options name another model, size or scales than the gallery's own."""
-    from retrieval.describe.model import Model, load_model
-
-    own = gallery.spec
-    if model is None or model == own.name:
-        gallery.require(Model(own.with_image(size=size, scales=scales)))
-    else:
-        gallery.require(
-            load_model(
-                model,
-                size=size or own.image.size,
-                scales=scales or own.image.scales,
-                exif=own.image.exif,
-                say=tell,
-            )
-        )
+    with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as work:
+        Gallery.create(folder, model.quantise(pictures_in(paths), Path(work) / "int8").model, dtype=dtype).close()
+    return Gallery.open(folder, engine=engine, warn=warn)
 
 
 def _counts(report: SyncReport) -> list[tuple[str, int]]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import human_bytes, index_option, print_json, safe, say, verbosity_options
+from retrieval.cli.common import index_option, print_json, say, verbosity_options
+from retrieval.messages import human_bytes, safe
 
 if TYPE_CHECKING:
     from retrieval.gallery.gallery import GalleryInfo

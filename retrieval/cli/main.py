@@ -7,14 +7,14 @@ import os
 import sys
 import traceback
 import warnings
-from importlib import import_module
 
 import click
 
-from retrieval import __version__
+from retrieval.cli.lazy import LazyGroup
 from retrieval.errors import RetrievalError
+from retrieval.messages import first_line
+from retrieval.version import __version__
 
-# name -> (module, one-line help); the help is repeated here so that `retrieve --help` imports none of the modules.
 COMMANDS = {
     "index": ("retrieval.cli.index", "Bring the gallery in line with folders of pictures."),
     "query": ("retrieval.cli.query", "Find the pictures most similar to given ones."),
@@ -23,36 +23,15 @@ COMMANDS = {
     "train": ("retrieval.cli.train", "Train a model on one's own pictures, or resume a run."),
     "evaluate": ("retrieval.cli.evaluate", "Measure mAP on a set with ground truth, with intervals."),
     "whiten": ("retrieval.cli.whiten", "Learn a whitening, from one's own pictures or from pairs."),
-    "benchmark": ("retrieval.cli.benchmark", "Compare poolings on one's own pictures."),
+    "benchmark": ("retrieval.cli.benchmarks.group", "Compare poolings, engines and search indexes."),
     "models": ("retrieval.cli.models", "List, show, download and import models."),
     "datasets": ("retrieval.cli.datasets", "Get, check, convert and make data sets."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return import_module(COMMANDS[name][0]).command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"there is no command {args[0]!r}; there are: {', '.join(COMMANDS)}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="retrieve")
 def cli() -> None:
     """Image retrieval with GeM descriptors.
@@ -89,8 +68,8 @@ def main() -> None:
     except MemoryError:
         _fail("out of memory", 1, verbose)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        _fail(f"unexpected {type(error).__name__}{': ' if reason else ''}{reason} (-vv shows where)", 1, verbose)
+        reason = f": {first_line(error)}" if str(error).strip() else ""
+        _fail(f"unexpected {type(error).__name__}{reason} (-vv shows where)", 1, verbose)
 
 
 def _fail(message: str, status: int, verbose: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, safe, say
+from retrieval.cli.common import NumberList, print_json, say
+from retrieval.messages import safe
 
 
 @click.group("models")
@@ -16,7 +17,8 @@ def command() -> None:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
 def list_models(form: str) -> None:
     """The backbones, where their weights come from, and whether they are on this machine."""
-    from retrieval.models.zoo import BACKBONES, weights_present
+    from retrieval.models.registry import BACKBONES
+    from retrieval.models.weights import weights_present
 
     rows = [(info, weights_present(info.weights)) for info in BACKBONES.values()]
     if form == "json":
@@ -47,7 +49,9 @@ def show(name: str) -> None:
     import os
 
     from retrieval.models.checkpoint import checkpoint_path, read_spec
-    from retrieval.models.zoo import BACKBONES, parse_name, resolve, weights_file, weights_present
+    from retrieval.models.registry import BACKBONES
+    from retrieval.models.weights import weights_file, weights_present
+    from retrieval.models.zoo import parse_name, resolve
 
     if os.path.exists(name):
         path = checkpoint_path(name)
@@ -80,7 +84,9 @@ def download(name: str) -> None:
     """Fetch a model's weights into torch's cache, once; the hash is checked."""
     import sys
 
-    from retrieval.models.zoo import BACKBONES, download_weights, parse_name, weights_file, weights_present
+    from retrieval.models.registry import BACKBONES
+    from retrieval.models.weights import download_weights, weights_file, weights_present
+    from retrieval.models.zoo import parse_name
 
     weights = BACKBONES[parse_name(name).backbone].weights
     if weights_present(weights):

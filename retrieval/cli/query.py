@@ -17,14 +17,15 @@ from retrieval.cli.common import (
     index_option,
     model_options,
     print_json,
-    safe,
     say,
     verbosity_options,
 )
-from retrieval.cli.index import require_same_model
+from retrieval.gallery.opened import require_same_model
+from retrieval.messages import safe
 
 if TYPE_CHECKING:
-    from retrieval.gallery.gallery import Gallery, Match, QueryResult
+    from retrieval.gallery.answers import Match, QueryResult
+    from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.second_look import RerankedSearch
 
 
@@ -75,7 +76,8 @@ def command(
     """
     from retrieval.describe.extraction import describe_all
     from retrieval.errors import ImageError, UsageError
-    from retrieval.gallery.gallery import Gallery, QueryResult
+    from retrieval.gallery.answers import QueryResult
+    from retrieval.gallery.gallery import Gallery
 
     if rerank is not None:
         from retrieval.ranking.rerank import parse_reranker

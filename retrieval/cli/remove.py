@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from retrieval.cli.common import index_option, safe, say, verbosity_options
+from retrieval.cli.common import index_option, say, verbosity_options
+from retrieval.messages import safe
 
 
 @click.command("remove")

@@ -8,7 +8,8 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from retrieval.cli.common import safe, say
+from retrieval.cli.common import say
+from retrieval.messages import safe
 
 if TYPE_CHECKING:
     from retrieval.evaluation.evaluator import Measured

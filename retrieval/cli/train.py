@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from retrieval.cli.common import progress_bar, safe, say, verbosity_options
+from retrieval.cli.common import say, verbosity_options
+from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.training.config import TrainingConfig

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.common import (
-    engine_option,
-    index_option,
-    model_options,
-    progress_bar,
-    safe,
-    say,
-    verbosity_options,
-)
+from retrieval.cli.common import engine_option, index_option, model_options, say, verbosity_options
+from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,14 +56,9 @@ def command(
     retrieval-SfM-30k or retrieval-SfM-120k. The new model works wherever --model does, at the scales it was learned at.
     Never learn from the pictures that are evaluated.
     """
+    from retrieval.describe.whitened_model import check_whitenable, whitened_model
     from retrieval.errors import UsageError
-    from retrieval.gallery.derive import (
-        check_free,
-        check_whitenable,
-        derive_gallery,
-        fit_gallery,
-        whitened_model,
-    )
+    from retrieval.gallery.derive import check_free, derive_gallery, fit_gallery
     from retrieval.gallery.gallery import Gallery
     from retrieval.models.checkpoint import FILE_NAME
 
@@ -127,11 +115,14 @@ def _learn(
     images: str | None,
 ) -> tuple[Model, Whitening, dict[str, Any]]:
     """The model before the whitening, the whitening learned from ``source``, and what it was learned on."""
-    from retrieval.cli.evaluate import load_truth, open_gallery
+    from retrieval.datasets.load import load_truth
     from retrieval.datasets.published.whitening_pairs import whitening_pairs
+    from retrieval.describe.whitened_model import check_whitenable
     from retrieval.evaluation.described_set import describe_set, matching_pairs
-    from retrieval.gallery.derive import check_whitenable, fit_pairs, fit_pca, learned_on
+    from retrieval.evaluation.set_cache import open_gallery
     from retrieval.models.checkpoint import FILE_NAME
+    from retrieval.models.whitening import fit_pairs, fit_pca
+    from retrieval.models.whitening_origin import learned_on
 
     if source.startswith("retrieval-SfM-") and not Path(source).exists():
         truth = whitening_pairs(source, data)

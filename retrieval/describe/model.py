@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retrieval.errors import ModelError, UsageError
+from retrieval.messages import Say, say_nothing
 from retrieval.models.checkpoint import checkpoint_path, read_spec
 from retrieval.models.spec import ModelSpec
 from retrieval.models.zoo import resolve
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from retrieval.engines.base import Engine
-
-
-def _say_nothing(_: str) -> None:
-    return None
+    from retrieval.engines.openvino.quantise import QuantisationLoss
 
 
 class Model:
@@ -36,13 +34,13 @@ class Model:
         engine: str = "auto",
         *,
         quantised: Path | None = None,
-        say: Callable[[str], None] | None = None,
+        say: Say | None = None,
     ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
         self.engine_name = engine
         self.quantised = quantised
-        self.say = say or _say_nothing
+        self.say = say or say_nothing
         self._engine: Engine | None = None
 
     def __repr__(self) -> str:
@@ -55,12 +53,25 @@ class Model:
     def engine(self) -> Engine:
         """The engine, built at the first call."""
         if self._engine is None:
-            from retrieval.engines.base import create_engine
+            from retrieval.engines.choose import create_engine
 
             self._engine = create_engine(
                 self.spec, self.engine_name, self.checkpoint, quantised=self.quantised, say=self.say
             )
         return self._engine
+
+    def quantise(
+        self, pictures: Sequence[Any], folder: Path, *, refuse: bool = True, say: Say | None = None
+    ) -> Quantised:
+        """This model in int8, written into ``folder`` and calibrated on ``pictures``, and what it loses by that; see
+        :func:`retrieval.engines.openvino.quantise.quantise`. Raises UsageError, ModelError."""
+        from retrieval.engines.openvino.quantise import quantise
+
+        if self.engine_name == "torch":
+            raise UsageError("int8 runs with openvino alone", "Leave out --engine.")
+        say = say or self.say
+        loss = quantise(self.spec, self.checkpoint, pictures, self.load, folder, refuse=refuse, say=say)
+        return Quantised(Model(self.spec, self.checkpoint, self.engine_name, quantised=folder, say=say), loss)
 
     def load(self, image: Any, bbox: Sequence[float] | None = None) -> np.ndarray:
         """One picture by this model's image rule: path, bytes, array or PIL image -> uint8 (H, W, 3). Raises ImageError."""
@@ -97,6 +108,13 @@ class Model:
         return out
 
 
+class Quantised(NamedTuple):
+    """A model in int8 and the measured ``loss`` against the one it was made of."""
+
+    model: Model
+    loss: QuantisationLoss
+
+
 def load_model(
     name: str | os.PathLike[str] = "auto",
     *,
@@ -104,7 +122,7 @@ def load_model(
     scales: Sequence[float] | None = None,
     exif: bool | None = None,
     engine: str = "auto",
-    say: Callable[[str], None] = _say_nothing,
+    say: Say = say_nothing,
 ) -> Model:
     """A model by name (``"resnet50-gem"``, ``"auto"``, see :mod:`retrieval.models.zoo`) or by a checkpoint's path.
 

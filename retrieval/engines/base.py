@@ -1,18 +1,12 @@
-"""What every engine promises, and how one is chosen."""
+"""What every engine promises."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import platform
-from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from retrieval.errors import ModelError, UsageError
-from retrieval.models.spec import ModelSpec
+from retrieval.errors import ModelError
 
 ENGINES = ("auto", "torch", "openvino")
 PRECISIONS = ("fp32", "int8")
@@ -35,84 +29,3 @@ class Engine(Protocol):
 
 class EngineUnavailable(ModelError):
     """This engine cannot run this model here; the message is the reason alone."""
-
-
-def _say_nothing(_: str) -> None:
-    return None
-
-
-def create_engine(
-    spec: ModelSpec,
-    name: str = "auto",
-    checkpoint: str | os.PathLike[str] | None = None,
-    *,
-    quantised: Path | None = None,
-    say: Callable[[str], None] = _say_nothing,
-) -> Engine:
-    """The engine for a model. ``quantised``: the folder of an int8 model made from it, which is then what runs.
-
-    ``auto`` is OpenVINO on the processors it is made for, when it is installed and can run the model, else torch; and
-    torch where it can use a GPU. ``say`` gets one-line messages, such as why it is not OpenVINO.
-    Raises UsageError for an unknown name, ModelError when the weights cannot be had or the engine cannot run the model.
-    """
-    if name not in ENGINES:
-        raise UsageError(f"unknown engine {name!r}", f"Known: {', '.join(ENGINES)}.")
-    if quantised is not None:
-        if name == "torch":
-            raise UsageError("int8 runs with openvino alone, and these descriptors are int8", "Leave out --engine.")
-        try:
-            return _openvino(spec, checkpoint, quantised, say)
-        except EngineUnavailable as error:
-            raise EngineUnavailable(f"the int8 model needs openvino, and {error}") from error
-    if name == "openvino":
-        try:
-            return _openvino(spec, checkpoint, None, say)
-        except EngineUnavailable as error:
-            raise EngineUnavailable(f"openvino cannot run {spec.name}: {error}", "Use --engine torch.") from error
-    if name == "auto" and not _gpu_here():
-        reason = unsupported()
-        if reason is None:
-            try:
-                return _openvino(spec, checkpoint, None, say)
-            except EngineUnavailable as error:
-                reason = str(error)
-        say(f"engine torch, for openvino cannot run {spec.name} here ({reason})")
-    from retrieval.engines.torch.engine import TorchEngine
-
-    return TorchEngine(spec, checkpoint)
-
-
-def unsupported() -> str | None:
-    """Why OpenVINO cannot be used on this machine; None where it can. Imports nothing heavy."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "arm64", "aarch64"):
-        return f"it is not made for {platform.machine()} processors"
-    try:
-        found = importlib.util.find_spec("openvino") is not None
-    except (ImportError, ValueError):
-        found = False
-    return None if found else "it is not installed: pip install openvino"
-
-
-def _openvino(
-    spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, quantised: Path | None, say: Callable[[str], None]
-) -> Engine:
-    reason = unsupported()
-    if reason is not None:
-        raise EngineUnavailable(reason)
-    try:
-        from retrieval.engines.openvino.engine import OpenvinoEngine
-    except ImportError as error:
-        raise EngineUnavailable(f"it cannot be imported: {error}") from error
-    return OpenvinoEngine(spec, checkpoint, quantised=quantised, say=say)
-
-
-def _gpu_here() -> bool:
-    """Whether torch can use a GPU. Asking it takes seconds, so only where the driver of one is loaded."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return False
-    driver = any(os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg"))
-    if not driver and not os.path.exists(os.path.expandvars(r"%SystemRoot%\System32\nvcuda.dll")):
-        return False
-    import torch
-
-    return torch.cuda.is_available()

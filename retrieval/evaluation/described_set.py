@@ -5,11 +5,9 @@ What is described once is found again by content, so a second evaluation describ
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,25 +15,18 @@ import numpy as np
 
 from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
 from retrieval.describe.extraction import describe_all
-from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, GalleryError
+from retrieval.evaluation.set_cache import QUERIES_FILE, kept_queries
+from retrieval.files.digest import content_hash
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.store.catalog import Record
-from retrieval.gallery.store.vectors import HASH_BYTES
-from retrieval.gallery.store.view import DerivedArrays, VectorView, read_arrays, write_arrays
+from retrieval.gallery.store.view import DerivedArrays, VectorView, write_arrays
+from retrieval.messages import Bars, no_bars
 from retrieval.models.whitening import Whitening
 from retrieval.ranking.rerank import Context
 
-QUERIES_FILE = "queries.npz"
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
-Update = Callable[[int, int], object]
-Bars = Callable[[str], AbstractContextManager[Update]]
-
-
-@contextmanager
-def no_bars(label: str) -> Iterator[Update]:
-    yield lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -89,27 +80,6 @@ class SetContext:
         return self.matcher.inliers(features, positions)
 
 
-def cache_folder(truth: GroundTruth, model: Model) -> Path:
-    """Where a set's descriptors by a model are kept unless a gallery is named: below ``$XDG_CACHE_HOME/retrieval/evaluate``,
-    by the set's name and place and the model's fingerprint."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    place = hashlib.blake2b(os.fsencode(truth.root.resolve()), digest_size=4).hexdigest()
-    name = re.sub(r"[^\w.-]+", "_", truth.name).strip("._")[:60] or "set"
-    return base / "retrieval" / "evaluate" / f"{name}-{place}-{model.fingerprint}"
-
-
-def open_cache(
-    folder: Path, model: Model | None, *, engine: str = "auto", warn: Callable[[str], None] | None = None
-) -> Gallery:
-    """The gallery in ``folder``, or a new one for ``model``. Raises GalleryMismatch when it was made with another model."""
-    if (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists() or model is None:
-        gallery = Gallery.open(folder, engine=engine, warn=warn)
-        if model is not None:
-            gallery.require(model)
-        return gallery
-    return Gallery.create(folder, model, engine=engine)
-
-
 def describe_set(
     truth: GroundTruth,
     gallery: Gallery,
@@ -136,7 +106,7 @@ def describe_set(
     _check_described(truth, paths, records, gallery)
     chosen = [(path, records[path]) for path in paths]
     own = set(paths)  # of these the gallery knows the content as it is now
-    query_hashes = [str(records[path].hash) if path in own else content_hash(path) for path in asked]
+    query_hashes = [str(records[path].hash) if path in own else _hash(path) for path in asked]
     if distractors:
         hidden = set(query_hashes)
         chosen += [(p, r) for p, r in records.items() if p not in own and r.hash not in hidden]
@@ -161,19 +131,14 @@ def set_hashes(truth: GroundTruth, gallery: Gallery) -> list[str]:
     )
     known = _known(gallery, list(paths))
     hashes = {path: str(record.hash) for path, record in gallery.records() if path in known}
-    return [hashes[path] if path in hashes else content_hash(path) for path in paths]
+    return [hashes[path] if path in hashes else _hash(path) for path in paths]
 
 
-def content_hash(path: str) -> str:
-    """The hash by which a gallery knows a file's content."""
-    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+def _hash(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return content_hash(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
 
 
 def _known(gallery: Gallery, paths: list[str]) -> set[str]:
@@ -239,7 +204,7 @@ def _describe_queries(
     keys = [
         f"{digest}:{'' if box is None else ','.join(map(repr, box))}" for digest, box in zip(hashes, boxes, strict=True)
     ]
-    kept = _kept_queries(gallery)
+    kept = kept_queries(gallery)
     out = np.empty((len(keys), gallery.spec.dim), np.float32)
     todo = []
     for i, key in enumerate(keys):
@@ -273,18 +238,6 @@ def _describe_queries(
             },
         )
     return out
-
-
-def _kept_queries(gallery: Gallery) -> dict[str, np.ndarray]:
-    """Descriptors of queries by content hash and box; a file that is damaged or of another model counts as none."""
-    found = read_arrays(gallery.folder / QUERIES_FILE)
-    if found is None or set(found) != {"fingerprint", "keys", "vectors"}:
-        return {}
-    keys, vectors = found["keys"], found["vectors"]
-    fits = str(found["fingerprint"]) == gallery.spec.fingerprint and vectors.shape == (len(keys), gallery.spec.dim)
-    if not fits or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
-        return {}
-    return {str(key): vector for key, vector in zip(keys, vectors, strict=True)}
 
 
 def whitened_vectors(described: DescribedSet, whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:

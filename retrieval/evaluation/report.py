@@ -18,7 +18,7 @@ from retrieval.errors import DatasetError, UsageError
 from retrieval.evaluation.evaluator import Measured
 from retrieval.evaluation.protocol import ProtocolResult
 from retrieval.evaluation.statistics import Comparison, Interval, bootstrap_interval, compare
-from retrieval.files.whole import whole_file
+from retrieval.files.whole import write_json
 from retrieval.system.environment import environment
 from retrieval.views.sheet import SheetCell, SheetRow
 
@@ -104,11 +104,8 @@ def report_form(
 def save_report(form: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a report, whole or not at all. Raises DatasetError."""
     path = Path(path)
-    # Names that are not UTF-8 survive as JSON escapes of lone surrogates: ASCII throughout.
-    text = json.dumps(form, indent=1, allow_nan=False) + "\n"
     try:
-        with whole_file(path) as file:
-            file.write_text(text, "ascii")
+        write_json(path, form)  # names that are not UTF-8 survive as JSON escapes of lone surrogates
     except OSError as error:
         raise DatasetError(f"{path} cannot be written ({error.strerror})") from error
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -25,3 +27,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8, whole or not at all; names that are not UTF-8 leave as the bytes they came as. Raises OSError."""
+    with whole_file(path) as file:
+        file.write_bytes(text.encode("utf-8", errors="surrogateescape"))
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write a JSON file, whole or not at all, ASCII throughout; NaN and infinity are refused. Raises OSError, ValueError."""
+    write_whole(path, json.dumps(data, indent=1, allow_nan=False) + "\n")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -18,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError, UsageError
-from retrieval.gallery.store.vectors import HASH_BYTES
+from retrieval.files.digest import content_digest
+from retrieval.messages import say_nothing
 from retrieval.pictures import imaging
 from retrieval.ranking.geometry import LocalFeatures, local_features, pack, unpack, verify
 
@@ -44,7 +44,7 @@ class LocalMatcher:
         self.folder = folder / LOCAL_FOLDER / f"sift{POINTS}-{SIDE}"
         self.picture = picture
         self.exif = exif
-        self.warn = warn or (lambda _: None)
+        self.warn = warn or say_nothing
         self.seconds = 0.0
         self._workers = min(4, os.cpu_count() or 1)
 
@@ -82,7 +82,9 @@ class LocalMatcher:
             self.warn(f"{path} cannot be verified: {error}")
             return None
         features = local_features(picture.array, POINTS, SIDE)
-        if digest == hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest():  # still what the gallery describes
+        own = content_digest()
+        own.update(data)
+        if digest == own.hexdigest():  # still what the gallery describes
             self._keep(digest, pack(features))
         return features
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
-from retrieval.gallery.gallery import read_description, write_json
+from retrieval.gallery.opened import read_description, write_description
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
@@ -53,7 +53,7 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
                 f"{damage.message}, and the catalog has no copy of it",
                 "Which model made the vectors is lost: make a new gallery.",
             ) from error
-        write_json(folder / "gallery.json", description)
+        write_description(folder, description)
         done.append(f"{folder / 'gallery.json'} written from the catalog ({damage.message})")
         return description
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import UsageError
-from retrieval.gallery.gallery import Gallery, Match, show_path
+from retrieval.files.paths import show_path
+from retrieval.gallery.answers import Match
 from retrieval.gallery.local_features import LocalMatcher
-from retrieval.gallery.store.view import DerivedArrays, searchable_view
+from retrieval.gallery.opened import OpenedGallery, searchable_view
+from retrieval.gallery.store.view import DerivedArrays
 from retrieval.ranking.geometry import LocalFeatures
 from retrieval.ranking.neighbours import exact_similarities, top_k
 from retrieval.ranking.rerank import Context, Moved, Reranker
@@ -32,7 +34,7 @@ class RerankedSearch:
     """A gallery with a re-ranker. ``prepare_seconds``: time for what needs the gallery alone; ``query_seconds`` and
     ``queries``: time and number of the searches so far."""
 
-    def __init__(self, gallery: Gallery, reranker: Reranker) -> None:
+    def __init__(self, gallery: OpenedGallery, reranker: Reranker) -> None:
         self.gallery = gallery
         self.ids, self.view = searchable_view(gallery)
         self.matcher = LocalMatcher(gallery.folder, self._picture, exif=gallery.spec.image.exif, warn=gallery.warn)

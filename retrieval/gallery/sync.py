@@ -6,21 +6,25 @@ Order of a commit: vectors and keys are written and forced to the disk, then one
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from retrieval.describe.extraction import describe_all
-from retrieval.errors import GalleryError, ImageError, UsageError
-from retrieval.gallery.gallery import Gallery, show_path
+from retrieval.errors import GalleryError, ImageError
+from retrieval.files.digest import content_digest
+from retrieval.files.paths import show_path
+from retrieval.gallery.compaction import compact
+from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
-from retrieval.gallery.store.vectors import HASH_BYTES, VectorStore
+from retrieval.gallery.store.vectors import VectorStore
+from retrieval.gallery.targets import Target, lies_in, targets_of
+from retrieval.messages import no_update
 from retrieval.pictures.scan import Found, look, walk
 
 COMMIT_PICTURES = 256
@@ -28,7 +32,6 @@ COMMIT_SECONDS = 3.0
 # A file written this shortly before it was read may change again within the clock's grain: it is looked at once more.
 _RACY_NS = 2_000_000_000
 _READ_WHOLE = 64 << 20
-_COMPACT_ROWS = 1024
 
 
 @dataclass
@@ -63,7 +66,7 @@ class _Work:
 
 
 def synchronise(
-    gallery: Gallery,
+    gallery: OpenedGallery,
     paths: Sequence[str | os.PathLike[str]] | None = None,
     *,
     progress: Callable[[int, int], Any] | None = None,
@@ -81,11 +84,11 @@ def synchronise(
         gallery.store(catalog).remove_other_generations()
         run = _Run(gallery, catalog, report)
         version = catalog.number("version")
-        run.plan(_targets(gallery, catalog, paths))
-        run.describe(progress or (lambda done, total: None), workers)
+        run.plan(targets_of(gallery, catalog, paths))
+        run.describe(progress or no_update, workers)
         run.finish()
         if catalog.number("version") != version:
-            _compact(gallery, catalog)
+            compact(gallery, catalog)
         gallery.refresh_index(catalog)
         folders = {root.id: gallery.folder_of(root) for root in catalog.roots()}
         report.troubles = [
@@ -95,81 +98,10 @@ def synchronise(
     return report
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Part of a root to synchronise: all of a folder root (``prefix`` ""), a sub-folder of it, or single ``files``."""
-
-    root: Root
-    prefix: str = ""
-    files: tuple[str, ...] | None = None
-
-
-def _targets(gallery: Gallery, catalog: Catalog, paths: Sequence[str | os.PathLike[str]] | None) -> list[_Target]:
-    if paths is None:
-        targets = [_Target(r, files=None if r.kind == "folder" else ()) for r in catalog.roots()]
-        if not targets:
-            raise UsageError("nothing was indexed here yet", "Name folders or pictures: retrieve index FOLDER.")
-        return targets
-    if not paths:
-        raise UsageError("no folder or picture was named", "Example: retrieve index ./images.")
-    absolute = [os.path.abspath(os.fspath(p)) for p in paths]
-    for path in absolute:
-        if not os.path.lexists(path):
-            raise UsageError(
-                f"there is no {show_path(path)}",
-                "Nothing was changed. To take pictures out: retrieve remove PATTERN.",
-            )
-    own = os.path.realpath(gallery.folder)
-    for path in absolute:
-        if _inside(os.path.realpath(path), own):
-            raise UsageError(f"{show_path(path)} is the gallery itself")
-    targets = []
-    with catalog.writing():
-        for folder in (p for p in dict.fromkeys(absolute) if os.path.isdir(p)):
-            targets.append(_folder_target(gallery, catalog, folder))
-        files: dict[Root, list[str]] = {}
-        for file in (p for p in dict.fromkeys(absolute) if not os.path.isdir(p)):
-            root = _root_of_file(gallery, catalog, file)
-            files.setdefault(root, []).append(os.path.relpath(file, gallery.folder_of(root)))
-        targets += [_Target(root, files=tuple(names)) for root, names in files.items()]
-        gallery.describe_roots(catalog)
-    return targets
-
-
-def _inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _folder_target(gallery: Gallery, catalog: Catalog, folder: str) -> _Target:
-    roots = catalog.roots()
-    for root in roots:
-        if root.kind == "folder" and _inside(folder, gallery.folder_of(root)):
-            prefix = os.path.relpath(folder, gallery.folder_of(root))
-            return _Target(root, "" if prefix == "." else prefix)
-    stored = gallery.root_path(folder)
-    # Single files of this very folder keep the name of their root out of the way until they are moved.
-    same = next((r for r in roots if r.path == stored), None)
-    new = catalog.replace_root(same) if same else catalog.add_root(stored, "folder")
-    for root in roots:
-        if root != same and _inside(gallery.folder_of(root), folder):
-            prefix = os.path.relpath(gallery.folder_of(root), folder)
-            catalog.move_into(root, new, "" if prefix == "." else prefix)
-    return _Target(new)
-
-
-def _root_of_file(gallery: Gallery, catalog: Catalog, file: str) -> Root:
-    parent = os.path.dirname(file)
-    for root in catalog.roots():
-        folder = gallery.folder_of(root)
-        if (root.kind == "folder" and _inside(file, folder)) or (root.kind == "files" and folder == parent):
-            return root
-    return catalog.add_root(gallery.root_path(parent), "files")
-
-
 class _Run:
     """One synchronisation: plan, describe, finish."""
 
-    def __init__(self, gallery: Gallery, catalog: Catalog, report: SyncReport) -> None:
+    def __init__(self, gallery: OpenedGallery, catalog: Catalog, report: SyncReport) -> None:
         self.gallery = gallery
         self.catalog = catalog
         self.report = report
@@ -185,7 +117,7 @@ class _Run:
 
     # -- plan: compare folders with the catalog ------------------------------------------------------------------
 
-    def plan(self, targets: list[_Target]) -> None:
+    def plan(self, targets: list[Target]) -> None:
         for target in targets:
             folder = self.gallery.folder_of(target.root)
             known = {r.path: r for r in self.catalog.records(target.root.id)}
@@ -198,14 +130,14 @@ class _Run:
                 self._note_vanished(names, found, known)
             self._compare(target.root, folder, found, known)
 
-    def _walk(self, target: _Target, folder: str, known: dict[str, Record]) -> list[Found]:
+    def _walk(self, target: Target, folder: str, known: dict[str, Record]) -> list[Found]:
         if target.prefix:
             scan = walk(os.path.join(folder, target.prefix))
             found = [Found(os.path.join(target.prefix, f.path), f.size, f.mtime_ns, f.problem) for f in scan.files]
             unreadable = {
                 os.path.join(target.prefix, p) if p else target.prefix: why for p, why in scan.unreadable.items()
             }
-            scope = [p for p in known if _inside(p, target.prefix)]
+            scope = [p for p in known if lies_in(p, target.prefix)]
         elif not os.path.isdir(folder):
             self.report.warnings.append(
                 f"{show_path(folder)} is not there any more (is a disk not mounted?); its pictures are kept"
@@ -225,7 +157,7 @@ class _Run:
                 "they are kept: to drop them, retrieve remove the folder"
             )
             return []
-        readable = [p for p in scope if not any(_inside(p, name) if name else True for name in unreadable)]
+        readable = [p for p in scope if not any(lies_in(p, name) if name else True for name in unreadable)]
         self._note_vanished(readable, found, known)
         return found
 
@@ -314,7 +246,7 @@ class _Run:
         problem = look(work.file, "").problem
         if problem is not None:
             raise ImageError(problem, transient=True)
-        digest = hashlib.blake2b(digest_size=HASH_BYTES)
+        digest = content_digest()
         try:
             with open(work.file, "rb") as file:
                 status = os.fstat(file.fileno())
@@ -423,30 +355,3 @@ class _Run:
                 self.catalog.bump_version()
                 self.gallery.describe_roots(self.catalog)
             self.report.removed = sum(r.row is not None for r in self.vanished.values())
-
-
-def _compact(gallery: Gallery, catalog: Catalog) -> None:
-    """Write the vectors that are in use as a new generation, once more than half of the rows are not."""
-    count, live = catalog.number("vector_count"), catalog.live_rows()
-    if count - len(live) < max(_COMPACT_ROWS, len(live)):
-        return
-    old = gallery.store(catalog)
-    new = VectorStore(old.folder, old.dim, gallery.description["dtype"], old.generation + 1)
-    _, hashes = old.verify(count)
-    try:
-        for begin, rows in _pieces(live):
-            new.write(begin, old.take(rows, check=True), [bytes(hashes[row]).hex() for row in rows])
-    except OSError:
-        new.remove()
-        return  # no room for a second copy now: stay as we are
-    with catalog.writing():
-        catalog.renumber_rows(live)
-        catalog.clear_spare()
-        catalog.set_meta("vector_count", len(live))
-        catalog.set_meta("generation", new.generation)
-        catalog.bump_version()
-
-
-def _pieces(rows: np.ndarray, size: int = 8192) -> Iterator[tuple[int, np.ndarray]]:
-    for begin in range(0, len(rows), size):
-        yield begin, rows[begin : begin + size]

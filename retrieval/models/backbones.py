@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retrieval.errors import ModelError
-from retrieval.models.zoo import BACKBONES, BackboneInfo
+from retrieval.messages import first_line
+from retrieval.models.registry import BACKBONES, BackboneInfo
 
 
 class Backbone(nn.Module):
@@ -164,7 +165,7 @@ def read_published(path: str) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
-        raise ModelError(f"cannot read the weights {path}: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"cannot read the weights {path}: {first_line(error)}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]  # as DeiT's authors wrap theirs
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):

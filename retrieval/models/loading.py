@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from retrieval.errors import ModelError
+from retrieval.files.digest import file_sha256
 from retrieval.models.backbones import create_backbone, read_published
 from retrieval.models.checkpoint import load_tensors
 from retrieval.models.inner_whitening import CELLS, whiten_cells
 from retrieval.models.network import RetrievalNetwork, make_pooling
+from retrieval.models.registry import BACKBONES
 from retrieval.models.spec import ModelSpec
-from retrieval.models.zoo import BACKBONES, download_weights, file_sha256, weights_file
+from retrieval.models.weights import download_weights, weights_file
 
 
 def empty_network(spec: ModelSpec) -> RetrievalNetwork:

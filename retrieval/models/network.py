@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from retrieval.errors import UsageError
 from retrieval.models.backbones import Backbone
 from retrieval.models.inner_whitening import CELLS, REGIONS, WhitenedRegions
+from retrieval.models.registry import BackboneInfo
 from retrieval.models.spec import ImageRule
-from retrieval.models.zoo import BackboneInfo
 from retrieval.pooling.base import Pooling
 from retrieval.pooling.registry import create_pooling, pooling_info
 

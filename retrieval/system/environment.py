@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "op
 def environment() -> dict[str, Any]:
     """Date (UTC), versions, processor, its number of cores; torch's threads and device where torch is at work. Plain data for
     JSON."""
-    from retrieval import __version__
+    from retrieval.version import __version__
 
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

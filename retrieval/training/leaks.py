@@ -1,7 +1,7 @@
 """Training pictures that show what a benchmark asks for: found by descriptor, shown on a sheet, left out of the training.
 
 A model that has trained on the landmark of a query is judged too kindly. The content hashes by which a whitening's
-pictures are recognised (:func:`retrieval.gallery.derive.leak`) find only the very same files; here another photo of the
+pictures are recognised (:func:`retrieval.models.whitening_origin.leak`) find only the very same files; here another photo of the
 same thing counts too, so similarity decides, by whatever model does the looking.
 """
 
@@ -19,6 +19,7 @@ from retrieval.datasets.groundtruth import Box, GroundTruth, check_boxes
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, UsageError
+from retrieval.messages import no_update
 from retrieval.ranking.neighbours import exact_similarities, rounding_bound
 from retrieval.training.mining import finite_rows, longest
 from retrieval.training.sources import TrainingSet
@@ -109,7 +110,7 @@ def check_leaks(
     threshold: float = THRESHOLD,
     *,
     whole_clusters: bool = True,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Callable[[int, int], object] = no_update,
 ) -> LeakCheck:
     """Describe a benchmark's queries and a training set by ``model``, and find what leaks.
 

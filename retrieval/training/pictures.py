@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError
+from retrieval.messages import no_update
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule
 from retrieval.pictures import imaging
@@ -145,7 +146,7 @@ def describe_pictures(
     engine: LiveEngine,
     *,
     workers: int,
-    update: Callable[[int, int], object] = lambda done, total: None,
+    update: Callable[[int, int], object] = no_update,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Descriptors of pictures, float32 (N, D) in the order of ``positions``, and the reasons by position of those that cannot
     be described, whose rows are NaN. Each different picture is described once."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import ModelError, UsageError
-from retrieval.files.whole import whole_file
+from retrieval.files.whole import write_whole
 from retrieval.training.config import TrainingConfig
 
 
@@ -97,7 +97,6 @@ class RunFolder:
     @staticmethod
     def _write(path: Path, text: str) -> None:
         try:
-            with whole_file(path) as file:
-                file.write_text(text, "utf-8")
+            write_whole(path, text)
         except OSError as error:
             raise ModelError(f"{path} cannot be written ({error.strerror})") from error

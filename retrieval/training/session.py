@@ -15,11 +15,11 @@ from torch import nn
 from retrieval.datasets.groundtruth import load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import UsageError
-from retrieval.evaluation.described_set import Bars, no_bars
-from retrieval.gallery.derive import fit_pairs
+from retrieval.messages import Bars, no_bars, say_nothing
 from retrieval.models.loading import build_network, empty_network
 from retrieval.models.network import RetrievalNetwork
 from retrieval.models.spec import ModelSpec
+from retrieval.models.whitening import fit_pairs
 from retrieval.system.environment import environment
 from retrieval.system.processes import Processes, join_processes, leave_processes
 from retrieval.training.augmentation import require_preset
@@ -38,10 +38,6 @@ from retrieval.training.validation import HeldOut, OnTruth, Validation
 _LW_PAIRS = 20_000  # that a whitening layer starts from
 
 
-def _say_nothing(_: str) -> None:
-    return None
-
-
 def train(
     config: TrainingConfig,
     out: str | os.PathLike[str],
@@ -50,7 +46,7 @@ def train(
     workers: int | None = None,
     preview: str | os.PathLike[str] | None = None,
     tensorboard: bool = False,
-    say: Say = _say_nothing,
+    say: Say = say_nothing,
     bars: Bars = no_bars,
 ) -> Outcome:
     """Train as ``config`` says, into the new folder ``out``, and return how it went.
@@ -66,7 +62,7 @@ def train(
         if processes.first:
             folder.require_free()
         else:
-            say, bars = _say_nothing, no_bars
+            say, bars = say_nothing, no_bars
         data = read_training_set(config.data, kind=config.kind, images=config.images)
         for note in data.notes:
             say(note)
@@ -110,16 +106,16 @@ def resume(
     device: str = "auto",
     workers: int | None = None,
     tensorboard: bool = False,
-    say: Say = _say_nothing,
+    say: Say = say_nothing,
     bars: Bars = no_bars,
 ) -> Outcome:
     """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train`."""
     folder, config = RunFolder.open(out)
     _check(config, device)
     if int(os.environ.get("RANK", "0")) > 0:
-        say, bars = _say_nothing, no_bars
+        say, bars = say_nothing, no_bars
     _, facts = read_state(folder.state)
-    data, held = _split(read_training_set(config.data, kind=config.kind, images=config.images), config, _say_nothing)
+    data, held = _split(read_training_set(config.data, kind=config.kind, images=config.images), config, say_nothing)
     left_out = set(folder.left_out().get("pictures", ()))
     data = data.subset(np.array([str(path) not in left_out for path in data.paths], bool))
     spec = ModelSpec.from_dict(facts["spec"])

@@ -6,7 +6,6 @@ them, fixed pairs. A cluster is whatever must not be its own negative: a class, 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -19,6 +18,7 @@ from retrieval.datasets import labelled
 from retrieval.datasets.lists import PairList, looks_like_pairs, read_pairs, read_sfm
 from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DatasetError, UsageError
+from retrieval.files.digest import content_hash
 from retrieval.pictures.imaging import is_picture_name
 
 KINDS = ("auto", "folders", "list", "pairs", "sfm", "unlabelled")
@@ -260,15 +260,11 @@ def _connected(count: int, pairs: np.ndarray) -> np.ndarray:
     return _numbered(int(g) if p else None for g, p in zip(group, paired, strict=True))
 
 
-def _digest(path: Path) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        return content_hash(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    return digest.digest()
 
 
 def _repeated(count: int, what: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from retrieval.errors import DatasetError, ModelError
-from retrieval.evaluation.described_set import Bars, no_bars
+from retrieval.messages import Bars, no_bars
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ModelSpec

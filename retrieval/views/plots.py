@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import UsageError
+from retrieval.messages import first_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -221,4 +222,4 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the plot {os.fspath(path)} cannot be written: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"the plot {os.fspath(path)} cannot be written: {first_line(error)}") from error

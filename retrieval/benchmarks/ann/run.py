@@ -7,7 +7,6 @@ catalog and exact scores included. Everything is a ratio to the exact index of t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -23,9 +22,11 @@ from retrieval.benchmarks.ann.descriptors import Things, drawn_things, things_of
 from retrieval.describe.model import Model
 from retrieval.errors import UsageError
 from retrieval.evaluation.metrics import average_precision
+from retrieval.files.whole import write_json
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.search.index import searched_beside
 from retrieval.gallery.store.catalog import Catalog
+from retrieval.messages import say_nothing
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
 
 DEPTH = 100  # ranks that recall and mAP look at
@@ -105,7 +106,7 @@ def benchmark_ann(
     dtype: str = "float32",
     folder: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = say_nothing,
 ) -> AnnReport:
     """Measure ``kinds`` (see :meth:`Gallery.configure_search`) against the exact index at each of ``sizes``.
 
@@ -333,6 +334,6 @@ def write_report(report: AnnReport, path: str | os.PathLike[str]) -> None:
     """``{"setting": {...}, "rows": [...]}`` as JSON. Raises UsageError where it cannot be written."""
     data = {"setting": report.setting, "rows": [asdict(row) for row in report.rows]}
     try:
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_json(path, data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import DatasetError, RetrievalError, UsageError
+from retrieval.messages import no_update
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +183,7 @@ def extract_features(
     pictures: Sequence[Picture],
     *,
     budget: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = no_update,
 ) -> FeatureCache:
     """Run the backbone of the model (that of ``engine``) once over each picture and keep what it gives, under the number
     of the picture in ``pictures``.
@@ -191,7 +192,7 @@ def extract_features(
     Raises UsageError for a multi-scale model, DatasetError for a picture that cannot be read.
     """
     from retrieval.describe.extraction import describe_all
-    from retrieval.models.zoo import BACKBONES
+    from retrieval.models.registry import BACKBONES
 
     if tuple(model.spec.image.scales) != (1.0,):
         raise UsageError("features are compared at one scale", "Leave out --scales.")

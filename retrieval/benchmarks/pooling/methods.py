@@ -14,7 +14,7 @@ from retrieval.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from retrieval.models.zoo import BackboneInfo
+    from retrieval.models.registry import BackboneInfo
 
 DEFAULT_PS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, float("inf"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from retrieval.benchmarks.pooling.race import TASKS
 from retrieval.errors import UsageError
+from retrieval.files.whole import write_json
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def write_results(report: PoolingReport, folder: str | os.PathLike[str]) -> list
         folder.mkdir(parents=True, exist_ok=True)
         with open(paths[0], "w", newline="", encoding="utf-8") as file:
             write_csv(report.rows, file)
-        paths[1].write_text(json.dumps([row.to_dict() for row in report.rows], indent=1) + "\n", encoding="utf-8")
-        paths[2].write_text(json.dumps(report.setting, indent=1) + "\n", encoding="utf-8")
+        write_json(paths[1], [row.to_dict() for row in report.rows])
+        write_json(paths[2], report.setting)
     except OSError as error:
         raise UsageError(f"cannot write results to {folder}: {error.strerror}") from error
     return paths

@@ -29,16 +29,13 @@ from retrieval.benchmarks.pooling.scoring import Vectors, average_precisions, he
 from retrieval.benchmarks.pooling.whitened import Whitener, fit_whitener, fitting_pictures
 from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
 from retrieval.errors import UsageError
+from retrieval.messages import no_update, say_nothing
 
 if TYPE_CHECKING:
     from retrieval.benchmarks.pooling.feature_cache import FeatureCache, Picture
     from retrieval.describe.model import Model
 
 NOISE = (0.1, 0.25, 0.5, 1.0)
-
-
-def _say_nothing(_: str) -> None:
-    return None
 
 
 def benchmark_pooling(
@@ -53,8 +50,8 @@ def benchmark_pooling(
     seed: int = 0,
     whiten_on: str | os.PathLike[str] | None = None,
     budget: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Callable[[str], None] = _say_nothing,
+    progress: Callable[[int, int], None] = no_update,
+    say: Callable[[str], None] = say_nothing,
 ) -> PoolingReport:
     """Compare poolings of the backbone of ``model`` on a set; whatever the model does after pooling is left out.
 
@@ -69,7 +66,7 @@ def benchmark_pooling(
     """
     from retrieval.benchmarks.pooling.feature_cache import extract_features
     from retrieval.engines.torch.engine import TorchEngine
-    from retrieval.models.zoo import BACKBONES
+    from retrieval.models.registry import BACKBONES
     from retrieval.system.environment import environment
 
     if bootstrap < 1 or seed < 0:

@@ -12,8 +12,8 @@ import numpy as np
 from retrieval.benchmarks.pooling.scoring import Vectors
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import UsageError
+from retrieval.files.digest import file_sha256
 from retrieval.models.whitening import Whitening
-from retrieval.models.zoo import file_sha256
 from retrieval.pictures.scan import walk
 
 Whitener = Callable[[Vectors], Vectors]

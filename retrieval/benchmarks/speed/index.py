@@ -13,7 +13,7 @@ import numpy as np
 
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.engines.base import create_engine
+from retrieval.engines.choose import create_engine
 from retrieval.errors import ImageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.models.spec import ModelSpec
@@ -30,7 +30,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     checkpoint = None if task["checkpoint"] is None else Path(task["checkpoint"])
     quantised = None if task["quantised"] is None else Path(task["quantised"])
     model = Model(spec, checkpoint, task["engine"], quantised=quantised)
-    with Gallery.create(task["gallery"], model, engine=task["engine"]) as gallery:
+    with Gallery.create(task["gallery"], model) as gallery:
         began = time.perf_counter()
         gallery.model.engine()
         start = time.perf_counter() - began

@@ -21,8 +21,11 @@ from retrieval.benchmarks.speed.pictures import load_at
 from retrieval.benchmarks.speed.reference import ReferenceProcess
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.engines.base import Engine, create_engine
+from retrieval.engines.base import Engine
+from retrieval.engines.choose import create_engine
 from retrieval.errors import ModelError, RetrievalError, UsageError
+from retrieval.files.whole import write_json
+from retrieval.messages import say_nothing
 from retrieval.system.environment import environment
 
 REFERENCE = "reference"
@@ -105,7 +108,7 @@ def benchmark_speed(
     count: int = 16,
     rounds: int = 3,
     index: bool = True,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = say_nothing,
 ) -> SpeedReport:
     """Time the reference loop and every engine and precision on ``count`` of the pictures, ``rounds`` times in turn.
 
@@ -156,10 +159,8 @@ def _contenders(
             quantised: Path | None = None
             try:
                 if precision == "int8":
-                    from retrieval.engines.openvino.quantise import quantise
-
                     quantised = folder / "int8"
-                    notes.append(str(quantise(model, paths, quantised, refuse=False, say=say)))
+                    notes.append(str(model.quantise(paths, quantised, refuse=False, say=say).loss))
                     began = time.perf_counter()
                 engine = create_engine(model.spec, name, model.checkpoint, quantised=quantised, say=say)
             except ModelError as error:
@@ -324,6 +325,6 @@ def write_report(report: SpeedReport, path: str | os.PathLike[str]) -> None:
     """Rows, notes and the machine as JSON. Raises RetrievalError where it cannot be written."""
     data = {"about": report.about, "notes": report.notes, "rows": [row_dict(row) for row in report.rows]}
     try:
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+        write_json(path, data)
     except OSError as error:
         raise RetrievalError(f"could not write {path}: {error.strerror or error}") from error

@@ -24,7 +24,7 @@ from retrieval.datasets.published.download import Fetched, download
 from retrieval.datasets.published.revisited import pictures_of
 from retrieval.datasets.published.sets import SETS, PublishedSet, RemoteFile
 from retrieval.errors import DatasetError, DownloadError
-from retrieval.files.whole import whole_file
+from retrieval.files.whole import write_json, write_whole
 
 RECORD = "download.json"
 FORMAT = "retrieval-download-1"
@@ -70,7 +70,7 @@ class Record:
             "shares": self.shares,
             "files": self.files,
         }
-        _write_whole(folder / RECORD, json.dumps(form, indent=1) + "\n")
+        write_json(folder / RECORD, form)
 
 
 @dataclass
@@ -318,12 +318,7 @@ def _has_size(path: Path, size: int) -> bool:
 def _write_contents(folder: Path, file: RemoteFile, found: list[Unpacked]) -> None:
     (folder / _CONTENTS).mkdir(exist_ok=True)
     lines = (f"{one.digest} {one.size} {one.path}\n" for one in found)
-    _write_whole(folder / _CONTENTS / f"{file.name}.txt", "".join(lines))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write_bytes(text.encode("utf-8", errors="surrogateescape"))
+    write_whole(folder / _CONTENTS / f"{file.name}.txt", "".join(lines))
 
 
 @contextmanager

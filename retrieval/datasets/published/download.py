@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from retrieval import __version__
 from retrieval.errors import DownloadError
+from retrieval.messages import first_line
+from retrieval.version import __version__
 
 CHUNK = 1 << 18
 LONGEST_WAIT = 60.0  # seconds between two tries
@@ -319,7 +320,7 @@ def _seconds(text: str | None) -> float:
 def _words(error: object) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _disk_trouble(error: OSError, target: Path) -> str:

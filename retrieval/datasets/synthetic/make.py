@@ -23,6 +23,7 @@ from retrieval.datasets.synthetic.facades import Facade, Style, draw_facade, dra
 from retrieval.datasets.synthetic.scenes import encode, render
 from retrieval.datasets.synthetic.views import VIEWS
 from retrieval.errors import DatasetError, UsageError
+from retrieval.files.whole import write_json
 
 PARAMETERS = "synthetic.json"  # written last: a folder that has it is complete
 _UNFINISHED = "synthetic.json.part"
@@ -87,7 +88,7 @@ def make_synthetic(
     photos = [*_test_photos(objects, views, distractors), *_train_photos(train_objects, train_views)]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / _UNFINISHED).write_text(json.dumps(parameters, indent=1) + "\n")
+        write_json(out / _UNFINISHED, parameters)
         boxes: dict[str, Box] = {}
         for folder in sorted({(out / photo.path).parent for photo in photos}):
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from retrieval.models.zoo import file_sha256
+from retrieval.files.digest import file_sha256
 
 CONTENTS = "contents.json"
 LIMIT = 4 << 30  # bytes; beyond it the entries that were not used for the longest time go

@@ -12,13 +12,10 @@ import numpy as np
 
 from retrieval.engines.openvino.prepared import compiled_model
 from retrieval.errors import UsageError
+from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
 
 _MOST_STREAMS = 4  # each holds the feature maps of a picture of its own
-
-
-def _say_nothing(_: str) -> None:
-    return None
 
 
 class OpenvinoEngine:
@@ -39,7 +36,7 @@ class OpenvinoEngine:
         checkpoint: str | os.PathLike[str] | None = None,
         *,
         quantised: Path | None = None,
-        say: Callable[[str], None] = _say_nothing,
+        say: Callable[[str], None] = say_nothing,
     ) -> None:
         self.dim = spec.dim
         self.precision = "fp32" if quantised is None else "int8"

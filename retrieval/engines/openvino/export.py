@@ -17,6 +17,7 @@ from openvino import opset8
 from torch import Tensor
 
 from retrieval.engines.torch.folding import fold_batchnorm
+from retrieval.messages import first_line
 from retrieval.models.network import Describer
 from retrieval.pooling.base import check_map
 from retrieval.pooling.spatial import GRID, GeM
@@ -45,8 +46,7 @@ def convert(describer: Describer) -> openvino.Model:
         _use_same_padding(model)
         off = difference(model, describer)
     except Exception as error:  # torch's tracer and OpenVINO's converter raise many kinds
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise Unconvertible(reason) from error
+        raise Unconvertible(first_line(error)) from error
     if not off <= _ALLOWED:
         raise Unconvertible("its computation depends on the picture's shape")
     return model

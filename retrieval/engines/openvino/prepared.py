@@ -22,6 +22,7 @@ from retrieval.engines.base import EngineUnavailable
 from retrieval.engines.openvino import cache
 from retrieval.engines.openvino import winograd as winograd_openvino
 from retrieval.errors import ModelError
+from retrieval.messages import first_line
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.system.processor import processor_flags
 
@@ -72,7 +73,7 @@ def compiled_model(
         if entry is not None:
             return core.import_model((entry / BLOB).read_bytes(), "CPU", settings)
     except (cache.Damaged, OSError, RuntimeError) as error:
-        say(f"the compiled model in the cache is damaged ({_line(error)}); it is made again")
+        say(f"the compiled model in the cache is damaged ({first_line(error)}); it is made again")
         cache.discard(compiled_key)
     model = load_model(spec, checkpoint, say) if given is None else _read_given(core, given)
     if filtered:
@@ -83,7 +84,7 @@ def compiled_model(
         cache.store(compiled_key, lambda folder: _write(folder / BLOB, blob))
     except (OSError, RuntimeError) as error:
         if given is not None:  # otherwise said when the model itself could not be kept
-            say(f"{cache.cache_folder()} cannot be written ({_line(error)}): the model is compiled at every start")
+            say(f"{cache.cache_folder()} cannot be written ({first_line(error)}): the model is compiled at every start")
     return compiled
 
 
@@ -97,7 +98,7 @@ def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: 
                 raise EngineUnavailable((entry / REASON).read_text("utf-8"))
             return openvino.Core().read_model(entry / XML)
     except (cache.Damaged, OSError, RuntimeError) as error:
-        say(f"the prepared model in the cache is damaged ({_line(error)}); it is made again")
+        say(f"the prepared model in the cache is damaged ({first_line(error)}); it is made again")
         cache.discard(key)
     model, reason = _convert(spec, checkpoint, say)
 
@@ -110,7 +111,7 @@ def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: 
     try:
         cache.store(key, write)
     except (OSError, RuntimeError) as error:
-        say(f"{cache.cache_folder()} cannot be written ({_line(error)}): the model is prepared at every start")
+        say(f"{cache.cache_folder()} cannot be written ({first_line(error)}): the model is prepared at every start")
     if model is None:
         raise EngineUnavailable(reason)
     return model
@@ -120,7 +121,7 @@ def _given_key(folder: Path) -> str:
     try:
         return cache.key_of("given", (folder / cache.CONTENTS).read_text("utf-8"))
     except OSError as error:
-        raise ModelError(f"{folder} cannot be read ({_line(error)})", "Index into a new gallery.") from error
+        raise ModelError(f"{folder} cannot be read ({first_line(error)})", "Index into a new gallery.") from error
 
 
 def _read_given(core: openvino.Core, folder: Path) -> openvino.Model:
@@ -129,7 +130,7 @@ def _read_given(core: openvino.Core, folder: Path) -> openvino.Model:
         return core.read_model(folder / XML)
     except (cache.Damaged, RuntimeError) as error:
         raise ModelError(
-            f"the int8 model in {folder} is damaged ({_line(error)})", "Index into a new gallery."
+            f"the int8 model in {folder} is damaged ({first_line(error)})", "Index into a new gallery."
         ) from error
 
 
@@ -155,8 +156,3 @@ def _processor(core: openvino.Core) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-
-
-def _line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:120]

@@ -17,18 +17,22 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from retrieval.engines.base import EngineUnavailable, unsupported
+from retrieval.engines.base import EngineUnavailable
 from retrieval.engines.openvino import cache
+from retrieval.engines.openvino.available import unsupported
 from retrieval.errors import ImageError, ModelError, UsageError
+from retrieval.messages import Say, say_nothing
+from retrieval.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrieval.describe.model import Model
+
+T = TypeVar("T")
 
 CALIBRATION = 64  # pictures whose maps give the scales
 SAMPLE = 64  # other pictures, for measuring the loss
@@ -58,24 +62,24 @@ class QuantisationLoss:
 
 
 def quantise(
-    model: Model,
-    pictures: Sequence[Any],
+    spec: ModelSpec,
+    checkpoint: Path | None,
+    pictures: Sequence[T],
+    load: Callable[[T], np.ndarray],
     folder: str | os.PathLike[str],
     *,
     refuse: bool = True,
-    say: Callable[[str], None] | None = None,
+    say: Say = say_nothing,
 ) -> QuantisationLoss:
-    """Write the int8 model of ``model`` into ``folder`` (made whole or not at all), calibrated on ``pictures``.
+    """Write the int8 model of ``spec`` into ``folder`` (made whole or not at all), calibrated on ``pictures``.
 
-    ``pictures``: paths, bytes or arrays, 16 or more; those that cannot be read are passed over, and of many an even
-    sample is used. ``refuse``: whether a model that loses too much is taken away again. ``say`` gets the measured loss
+    ``load`` makes uint8 (H, W, 3) of one of the 16 or more ``pictures``; those that it cannot read (ImageError) are passed
+    over, and of many an even sample is used.
+    ``refuse``: whether a model that loses too much is taken away again. ``say`` gets the measured loss
     and what is being done.
     Raises EngineUnavailable without openvino or nncf or for a network that cannot be converted, UsageError for too few
     pictures, ModelError where the loss is too large.
     """
-    tell = say or model.say
-    if model.engine_name == "torch":
-        raise UsageError("int8 runs with openvino alone", "Leave out --engine.")
     reason = unsupported()
     if reason is not None:
         raise EngineUnavailable(f"int8 needs openvino, and {reason}")
@@ -90,9 +94,9 @@ def quantise(
     from retrieval.engines.openvino.engine import OpenvinoEngine
     from retrieval.engines.openvino.prepared import XML, load_model
 
-    calibration, sample = _decode(model, pictures)
-    tell(f"quantising {model.spec.name} to int8, calibrated on {len(calibration)} pictures")
-    converted = load_model(model.spec, model.checkpoint, tell)
+    calibration, sample = _decode(pictures, load)
+    say(f"quantising {spec.name} to int8, calibrated on {len(calibration)} pictures")
+    converted = load_model(spec, checkpoint, say)
     with _in_silence():
         quantised = nncf.quantize(
             converted,
@@ -106,17 +110,15 @@ def quantise(
     target = Path(folder)
     cache.write_entry(target, lambda into: openvino.save_model(quantised, into / XML, compress_to_fp16=False))
     engines = (
-        OpenvinoEngine(model.spec, model.checkpoint, say=tell),
-        OpenvinoEngine(model.spec, model.checkpoint, quantised=target, say=tell),
+        OpenvinoEngine(spec, checkpoint, say=say),
+        OpenvinoEngine(spec, checkpoint, quantised=target, say=say),
     )
     exact, rough = (np.concatenate([e.describe(picture[None]) for picture in sample]) for e in engines)
     loss = compare(exact, rough)
-    tell(str(loss))
+    say(str(loss))
     if refuse and not (loss.mean_cosine >= LEAST_COSINE and loss.overlap >= LEAST_OVERLAP):
         shutil.rmtree(target, ignore_errors=True)
-        raise ModelError(
-            f"int8 loses too much of {model.spec.name} on these pictures ({loss})", "Use --precision fp32."
-        )
+        raise ModelError(f"int8 loses too much of {spec.name} on these pictures ({loss})", "Use --precision fp32.")
     return loss
 
 
@@ -135,14 +137,14 @@ def _nearest(vectors: np.ndarray, i: int, k: int) -> set[int]:
     return {int(j) for j in np.argsort(-scores, kind="stable")[:k]}
 
 
-def _decode(model: Model, pictures: Sequence[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _decode(pictures: Sequence[T], load: Callable[[T], np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Pictures for the calibration and others for the measurement: alternating, evenly spread over all."""
     wanted = CALIBRATION + SAMPLE
     step = max(1.0, len(pictures) / wanted)
     decoded = []
     for i in range(min(len(pictures), wanted)):
         try:
-            decoded.append(model.load(pictures[int(i * step)]))
+            decoded.append(load(pictures[int(i * step)]))
         except ImageError:
             continue
     if len(decoded) < _FEWEST:

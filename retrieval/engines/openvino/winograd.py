@@ -7,8 +7,8 @@ import openvino
 from openvino import opset8
 
 from retrieval.engines.winograd import INPUT, LEAST_CHANNELS, OUTPUT, TILE, WINDOW, transformed
+from retrieval.models.registry import BACKBONES
 from retrieval.models.spec import ModelSpec
-from retrieval.models.zoo import BACKBONES
 
 # Longest side in pixels. A graph cannot choose by the map: with smaller pictures it would be slower than direct.
 _LEAST_SIZE = 448

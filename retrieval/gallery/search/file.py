@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError
-from retrieval.files.whole import whole_file
+from retrieval.files.whole import whole_file, write_json
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.store.catalog import LogState
+from retrieval.messages import first_line
 
 FORMAT = 1
 
@@ -102,7 +103,7 @@ def read(folder: Path, note: IndexNote, *, mapped: bool = True) -> Any | None:
     except RuntimeError as error:
         if not path.is_file():
             return None
-        raise damaged(path, first_line(error)) from error
+        raise damaged(path, faiss_reason(error)) from error
     inner = ann_kind.core(index)
     if mapped and isinstance(inner, faiss.IndexIVF):
         lists: Any = faiss.downcast_InvertedLists(inner.invlists)  # type: ignore[arg-type]
@@ -130,7 +131,7 @@ def write(folder: Path, index: Any, note: IndexNote) -> IndexNote:
             path.unlink(missing_ok=True)  # never an old file with a new note
             write_note(folder, note)
     except (OSError, RuntimeError) as error:
-        raise not_written(path, first_line(error)) from error
+        raise not_written(path, faiss_reason(error)) from error
     return note
 
 
@@ -138,8 +139,7 @@ def write_note(folder: Path, note: IndexNote) -> None:
     """Write the note alone: after another measurement of the same file. Raises GalleryError."""
     path = note_path(folder, note.version)
     try:
-        with whole_file(path) as file:
-            file.write_text(json.dumps({"format": FORMAT, **asdict(note)}, indent=1), "utf-8")
+        write_json(path, {"format": FORMAT, **asdict(note)})
     except OSError as error:
         raise not_written(path, error.strerror or str(error)) from error
 
@@ -162,11 +162,13 @@ def not_written(path: Path, why: str) -> GalleryError:
     )
 
 
-def first_line(error: Exception) -> str:
+def faiss_reason(error: Exception) -> str:
     """FAISS errors carry the C++ source position; a user needs the last sentence only."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]
+    return (
+        first_line(error)
+        if isinstance(error, OSError)
+        else str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]
+    )
 
 
 def _notes(folder: Path) -> Iterator[IndexNote]:

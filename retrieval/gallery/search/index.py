@@ -91,7 +91,7 @@ class SearchIndex:
             _add(index, self.store, ids, rows)
         except RuntimeError as error:
             raise UsageError(
-                f"no search index {chosen.factory} can be made of {len(ids)} pictures: {ann_file.first_line(error)}",
+                f"no search index {chosen.factory} can be made of {len(ids)} pictures: {ann_file.faiss_reason(error)}",
                 "Every picture is committed; choose another kind with --ann.",
             ) from error
         note = IndexNote(

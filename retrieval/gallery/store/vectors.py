@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.errors import GalleryDamaged
+from retrieval.files.digest import HASH_BYTES
 
 SEGMENT_ROWS = 65_536
-HASH_BYTES = 28
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.whole import whole_file
-from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.store.vectors import SEGMENT_ROWS, VectorStore
 
 DERIVED_FOLDER = "derived"
@@ -70,15 +69,6 @@ class VectorView:
             except (OSError, ValueError) as error:
                 raise GalleryDamaged(f"{path} cannot be read ({error})", "Run `retrieve index --repair`.") from error
         return self._maps[number]
-
-
-def searchable_view(gallery: Gallery) -> tuple[np.ndarray, VectorView]:
-    """Ids of all pictures that can be searched, ascending, and their vectors in that order."""
-    with gallery.catalog.reading():
-        ids, rows = gallery.catalog.searchable()
-        store = gallery.store()
-        store.check_sizes(gallery.catalog.number("vector_count"))
-    return ids, VectorView(store, rows)
 
 
 class DerivedArrays:

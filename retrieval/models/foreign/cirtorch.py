@@ -16,7 +16,7 @@ from retrieval.files.torch_pickle import as_array
 from retrieval.models.foreign.common import AUTO, NONE, Foreign, Whitening, Wishes, assign, exponent, state_dict, triple
 from retrieval.models.foreign.torchvision import depth_of, numbered
 from retrieval.models.inner_whitening import CELLS, REGIONS
-from retrieval.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from retrieval.models.registry import IMAGENET_MEAN, IMAGENET_STD
 
 _POOLINGS = {"mac": "max", "spoc": "avg", "gem": "gem", "gemmp": "gem-channel", "rmac": "rmac"}
 _REGION_SCALES = 3

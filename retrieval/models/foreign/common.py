@@ -11,7 +11,7 @@ import numpy as np
 
 from retrieval.errors import ModelError
 from retrieval.files.torch_pickle import StoredTensor
-from retrieval.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from retrieval.models.registry import IMAGENET_MEAN, IMAGENET_STD
 
 AUTO, NONE = "auto", "none"
 

@@ -17,7 +17,7 @@ from retrieval.errors import ModelError, UsageError
 from retrieval.files.torch_pickle import Record, as_array
 from retrieval.models.foreign.common import AUTO, NONE, Foreign, Whitening, Wishes, assign, exponent, state_dict, triple
 from retrieval.models.foreign.torchvision import depth_of, named
-from retrieval.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from retrieval.models.registry import IMAGENET_MEAN, IMAGENET_STD
 
 _POOLINGS = {"max": "max", "avg": "avg"}
 _USUAL = "Landmarks_clean"

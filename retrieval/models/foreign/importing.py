@@ -17,20 +17,18 @@ import numpy as np
 from retrieval.errors import ModelError, UsageError
 from retrieval.files.torch_file import read_torch_file
 from retrieval.files.torch_pickle import Record
+from retrieval.messages import say_nothing
 from retrieval.models.checkpoint import FILE_NAME, save_checkpoint
 from retrieval.models.foreign import cirtorch as foreign_cirtorch
 from retrieval.models.foreign import dirtorch as foreign_dirtorch
 from retrieval.models.foreign import torchvision as foreign_torchvision
 from retrieval.models.foreign.common import AUTO, Foreign, Whitening, Wishes
+from retrieval.models.registry import BACKBONES
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
-from retrieval.models.zoo import BACKBONES, canonical_pooling, output_dim
+from retrieval.models.zoo import canonical_pooling, output_dim
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def _say_nothing(_: str) -> None:
-    return None
 
 
 def import_checkpoint(
@@ -43,7 +41,7 @@ def import_checkpoint(
     dim: int | None = None,
     pooling: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    say: Callable[[str], None] = _say_nothing,
+    say: Callable[[str], None] = say_nothing,
 ) -> ModelSpec:
     """Convert another project's checkpoint to ``out/model.safetensors`` and return its specification.
 

@@ -1,0 +1,1 @@
+"""``retrieve benchmark``: one file a comparison."""

@@ -1,0 +1,25 @@
+"""The ground truth that an argument names: a file, a folder, a list, or a downloaded set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.published.revisited import published_groundtruth
+from retrieval.datasets.published.sets import SETS
+from retrieval.errors import UsageError
+from retrieval.messages import safe
+
+
+def load_truth(dataset: str, data: str = "data", images: str | None = None) -> GroundTruth:
+    """``dataset``: a path, or the name of a set that was downloaded below ``data``; ``images``: the folder of the pictures,
+    where a path's own is not found. Raises UsageError, DatasetError."""
+    if Path(dataset).exists():
+        return load_groundtruth(dataset, images=images or "auto")
+    if dataset in SETS:
+        if images is not None:
+            raise UsageError("--images goes with a ground truth's path", f"{dataset} is looked for in --data.")
+        return published_groundtruth(dataset, data)
+    raise UsageError(
+        f"there is no {safe(dataset)}", f"Name a ground truth, a folder, a list, or one of: {', '.join(SETS)}."
+    )

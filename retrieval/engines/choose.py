@@ -1,0 +1,79 @@
+"""Which engine runs a model on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from retrieval.engines.base import ENGINES, Engine, EngineUnavailable
+from retrieval.engines.openvino.available import unsupported
+from retrieval.errors import UsageError
+from retrieval.messages import say_nothing
+from retrieval.models.spec import ModelSpec
+
+
+def create_engine(
+    spec: ModelSpec,
+    name: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    quantised: Path | None = None,
+    say: Callable[[str], None] = say_nothing,
+) -> Engine:
+    """The engine for a model. ``quantised``: the folder of an int8 model made from it, which is then what runs.
+
+    ``auto`` is OpenVINO on the processors it is made for, when it is installed and can run the model, else torch; and
+    torch where it can use a GPU. ``say`` gets one-line messages, such as why it is not OpenVINO.
+    Raises UsageError for an unknown name, ModelError when the weights cannot be had or the engine cannot run the model.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}", f"Known: {', '.join(ENGINES)}.")
+    if quantised is not None:
+        if name == "torch":
+            raise UsageError("int8 runs with openvino alone, and these descriptors are int8", "Leave out --engine.")
+        try:
+            return _openvino(spec, checkpoint, quantised, say)
+        except EngineUnavailable as error:
+            raise EngineUnavailable(f"the int8 model needs openvino, and {error}") from error
+    if name == "openvino":
+        try:
+            return _openvino(spec, checkpoint, None, say)
+        except EngineUnavailable as error:
+            raise EngineUnavailable(f"openvino cannot run {spec.name}: {error}", "Use --engine torch.") from error
+    if name == "auto" and not _gpu_here():
+        reason = unsupported()
+        if reason is None:
+            try:
+                return _openvino(spec, checkpoint, None, say)
+            except EngineUnavailable as error:
+                reason = str(error)
+        say(f"engine torch, for openvino cannot run {spec.name} here ({reason})")
+    from retrieval.engines.torch.engine import TorchEngine
+
+    return TorchEngine(spec, checkpoint)
+
+
+def _openvino(
+    spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, quantised: Path | None, say: Callable[[str], None]
+) -> Engine:
+    reason = unsupported()
+    if reason is not None:
+        raise EngineUnavailable(reason)
+    try:
+        from retrieval.engines.openvino.engine import OpenvinoEngine
+    except ImportError as error:
+        raise EngineUnavailable(f"it cannot be imported: {error}") from error
+    return OpenvinoEngine(spec, checkpoint, quantised=quantised, say=say)
+
+
+def _gpu_here() -> bool:
+    """Whether torch can use a GPU. Asking it takes seconds, so only where the driver of one is loaded."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    driver = any(os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg"))
+    if not driver and not os.path.exists(os.path.expandvars(r"%SystemRoot%\System32\nvcuda.dll")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

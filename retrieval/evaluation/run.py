@@ -1,0 +1,134 @@
+"""A set evaluated in one call: described, whitened where asked, ranked, re-ranked, measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.load import load_truth
+from retrieval.errors import UsageError
+from retrieval.evaluation.described_set import SetContext, describe_set, set_hashes, whitened_vectors
+from retrieval.evaluation.evaluator import Evaluator, Measured, measure_rankings
+from retrieval.evaluation.rankings import read_rankings
+from retrieval.evaluation.report import report_form
+from retrieval.evaluation.set_cache import open_gallery
+from retrieval.evaluation.whitened import whitening_on
+from retrieval.messages import Bars, Say, no_bars, say_nothing
+from retrieval.models.whitening import Whitening
+from retrieval.models.whitening_origin import leak, require_scales
+from retrieval.ranking.rerank import METHODS, Reranker, parse_reranker
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: the raw ranking first, then each re-ranker. ``settings`` go into a saved report; ``pictures`` are
+    the gallery's by position; ``title`` says in words what was evaluated."""
+
+    truth: GroundTruth
+    measured: list[Measured]
+    settings: dict[str, Any]
+    pictures: list[str]
+    title: str
+
+    def report(self, bootstrap: int = 10_000) -> dict[str, Any]:
+        """The last ranking as one JSON object, see :func:`retrieval.evaluation.report.report_form`."""
+        return report_form(self.measured[-1], self.truth, self.settings, self.pictures, bootstrap)
+
+
+def parse_rerankers(names: Sequence[str]) -> list[Reranker]:
+    """Re-rankers by name; ``all`` stands for each of them. Raises UsageError."""
+    chosen = [parse_reranker(name) for given in names for name in (METHODS if given == "all" else [given])]
+    twice = [r.name for i, r in enumerate(chosen) if r.name in [other.name for other in chosen[:i]]]
+    if twice:
+        raise UsageError(f"{twice[0]} is asked for twice")
+    return chosen
+
+
+def evaluate_ranking(truth: GroundTruth, ranks: str | os.PathLike[str], *, truncated: bool = False) -> Evaluation:
+    """A ranking that another program made, see :func:`retrieval.evaluation.rankings.read_rankings`."""
+    measured = measure_rankings(read_rankings(ranks, truth), truth, truncated=truncated)
+    settings = {"ranks": os.fspath(ranks), "truncated": truncated}
+    title = f"ranking {os.fspath(ranks)}" + " (truncated)" * truncated
+    return Evaluation(truth, [measured], settings, list(truth.gallery), title)
+
+
+def evaluate(
+    dataset: str | os.PathLike[str] | GroundTruth,
+    model: str | None = None,
+    *,
+    size: int | None = None,
+    scales: tuple[float, ...] | None = None,
+    engine: str = "auto",
+    exif: bool | None = None,
+    rerank: str | Sequence[str] = (),
+    gallery: str | None = None,
+    distractors: bool = False,
+    whiten_on: str | None = None,
+    whiten_dim: int | None = None,
+    allow_leak: bool = False,
+    data: str = "data",
+    images: str | None = None,
+    say: Say = say_nothing,
+    bars: Bars = no_bars,
+) -> Evaluation:
+    """Describe a set, rank it and measure mAP and mP@k by the protocols of Revisited Oxford and Paris.
+
+    ``dataset``: a ground truth, its path, a folder with a sub-folder a class, a list, or the name of a downloaded set.
+    ``model``: a name or path (default: auto). ``gallery``: a folder that keeps the descriptors (default: in the user's
+    cache); with ``distractors`` its other pictures are ranked too. ``exif`` None: the model's rule, off for published sets.
+    Raises UsageError, DatasetError, ModelError, GalleryError.
+    """
+    truth = dataset if isinstance(dataset, GroundTruth) else load_truth(os.fspath(dataset), data, images)
+    name = truth.name if isinstance(dataset, GroundTruth) else os.fspath(dataset)
+    chosen = parse_rerankers([rerank] if isinstance(rerank, str) else rerank)
+    if distractors and gallery is None:
+        raise UsageError(
+            "--distractors takes them from --gallery", "Make it with: retrieve index FOLDER... --index DIR."
+        )
+    if whiten_dim is not None and whiten_on is None:
+        raise UsageError("--whiten-dim goes with --whiten-on")
+    with open_gallery(truth, name, gallery, model, size, scales, engine, exif, say) as cache:
+        require_scales(cache.spec)
+        learned: Whitening | None = None
+        whitenings: list[Mapping[str, Any] | None] = [cache.spec.whitening]
+        if whiten_on is not None:
+            learned, about = whitening_on(whiten_on, whiten_dim, cache, data, say, bars)
+            whitenings.append(about)
+        leaks: list[str | None] = []
+        if any(whitenings):  # known before anything is described
+            hashes = set_hashes(truth, cache)
+            leaks = [found for whitening in whitenings if (found := leak(whitening, truth.name, hashes))]
+        if leaks and not allow_leak:
+            raise UsageError(
+                str(leaks[0]), "Its figures would mean nothing; --allow-leak computes and marks them all the same."
+            )
+        described = describe_set(truth, cache, distractors=distractors, bars=bars)
+        rule = cache.spec.image
+        context = SetContext(described, exif=rule.exif, stored=learned is None, warn=say)
+        if learned is None:
+            evaluator = Evaluator(truth, described.queries, described.gallery)
+        else:
+            evaluator = Evaluator(truth, *whitened_vectors(described, learned))
+        measured = [evaluator.raw()]
+        for reranker in chosen:
+            measured.append(evaluator.reranked(reranker, context.context, context.waited))
+    settings = {
+        "model": cache.spec.to_dict(),
+        "name": cache.spec.name,
+        "fingerprint": cache.spec.fingerprint,
+        "rerank": chosen[-1].name if chosen else None,
+        "whitening": whitenings[-1],
+        "leak": leaks[0] if leaks else None,
+        "distractors": distractors,
+    }
+    pictures = [*truth.gallery, *(path for path, _ in described.pictures[len(truth.gallery) :])]
+    scale = "" if rule.scales == (1.0,) else f", scales {','.join(f'{s:.4g}' for s in rule.scales)}"
+    parts = [f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
+    for whitening in filter(None, whitenings):
+        origin = whitening.get("learned_on")
+        source = origin["name"] if isinstance(origin, dict) else origin
+        parts.append(f"whitening {whitening['kind']} to {whitening['dim']} learned on {source}")
+    return Evaluation(truth, measured, settings, pictures, f"{cache.spec.name} ({', '.join(parts)})")

@@ -1,0 +1,54 @@
+"""What a query is answered with: matches, their scores in float64, and ties broken by ascending id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from retrieval.gallery.search import candidates
+from retrieval.gallery.store.vectors import VectorStore
+
+
+@dataclass(frozen=True)
+class Match:
+    """One answer: ``score`` is the cosine similarity in [-1, 1]; ``path`` opens as printed from the current folder."""
+
+    rank: int
+    score: float
+    id: int
+    path: str
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The ranking for one query picture. ``warning``: something the user should know (a damaged search index)."""
+
+    query: str
+    bbox: tuple[float, float, float, float] | None
+    matches: list[Match] = field(default_factory=list)
+
+
+def rank(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and scores of the ``k`` best, by descending score, then ascending id."""
+    stage = 0
+    while True:
+        found = source.candidates(vector, k, stage)
+        scores = cosines(vector, store, found.rows)
+        order = np.lexsort((found.ids, -scores))
+        # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
+        if found.all or (len(order) >= k and scores[order[k - 1]] > scores[order[-1]] + 1e-6):
+            return found.ids[order[:k]], scores[order[:k]]
+        stage += 1
+
+
+def cosines(vector: np.ndarray, store: VectorStore, rows: np.ndarray) -> np.ndarray:
+    """Cosine similarities in float64, row by row, so that equal vectors get equal scores."""
+    query = vector.astype(np.float64)
+    length = float(np.linalg.norm(query)) or 1.0
+    out = np.empty(len(rows))
+    for begin in range(0, len(rows), 4096):
+        block = store.take(rows[begin : begin + 4096], check=True).astype(np.float64)
+        norms = np.sqrt((block * block).sum(axis=1))
+        out[begin : begin + 4096] = (block * query).sum(axis=1) / (np.maximum(norms, 1e-12) * length)
+    return np.clip(out, -1.0, 1.0)

@@ -1,0 +1,40 @@
+"""Vectors that are in use, written as a new generation once most rows are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from retrieval.gallery.opened import OpenedGallery
+from retrieval.gallery.store.catalog import Catalog
+from retrieval.gallery.store.vectors import VectorStore
+
+_COMPACT_ROWS = 1024
+
+
+def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
+    """Write the vectors that are in use as a new generation, once more than half of the rows are not."""
+    count, live = catalog.number("vector_count"), catalog.live_rows()
+    if count - len(live) < max(_COMPACT_ROWS, len(live)):
+        return
+    old = gallery.store(catalog)
+    new = VectorStore(old.folder, old.dim, gallery.description["dtype"], old.generation + 1)
+    _, hashes = old.verify(count)
+    try:
+        for begin, rows in _pieces(live):
+            new.write(begin, old.take(rows, check=True), [bytes(hashes[row]).hex() for row in rows])
+    except OSError:
+        new.remove()
+        return  # no room for a second copy now: stay as we are
+    with catalog.writing():
+        catalog.renumber_rows(live)
+        catalog.clear_spare()
+        catalog.set_meta("vector_count", len(live))
+        catalog.set_meta("generation", new.generation)
+        catalog.bump_version()
+
+
+def _pieces(rows: np.ndarray, size: int = 8192) -> Iterator[tuple[int, np.ndarray]]:
+    for begin in range(0, len(rows), size):
+        yield begin, rows[begin : begin + size]

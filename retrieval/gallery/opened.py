@@ -1,0 +1,276 @@
+"""An opened gallery's parts: description, model, catalog, vectors, search settings. What its face and helpers share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrieval.describe.model import Model, load_model
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
+from retrieval.files.whole import write_json
+from retrieval.gallery.search import index as ann
+from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.store.catalog import Catalog, Record, Root
+from retrieval.gallery.store.lock import WriterLock
+from retrieval.gallery.store.vectors import VectorStore
+from retrieval.gallery.store.view import VectorView
+from retrieval.messages import Say, say_nothing
+from retrieval.models.checkpoint import FILE_NAME
+from retrieval.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FORMAT = 1
+DEFAULT_FOLDER = ".retrieval"
+INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
+
+
+def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
+    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
+    named = index or os.environ.get("RETRIEVE_INDEX")
+    if named:
+        return Path(named)
+    here = Path(start).absolute()
+    return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)
+
+
+class OpenedGallery:
+    """A gallery on disk, opened: what reads and writes it builds on. :class:`retrieval.Gallery` is its face.
+
+    ``model``: the one to describe with (default: made from the description). ``warn`` gets one-line messages about things
+    that were worked around.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        description: dict[str, Any],
+        engine: str = "auto",
+        warn: Say | None = None,
+        model: Model | None = None,
+    ) -> None:
+        self.folder = folder
+        self.description = description
+        self.spec = ModelSpec.from_dict(description["model"])
+        self.warn = warn or say_nothing
+        if model is None:
+            checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
+            quantised = folder / INT8_FOLDER if description.get("precision", "fp32") == "int8" else None
+            model = Model(self.spec, checkpoint, engine, quantised=quantised, say=self.warn)
+        self.model = model
+        self._catalog: Catalog | None = None
+        self._store: VectorStore | None = None  # the reader's, of the present generation
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        engine: str = "auto",
+        warn: Say | None = None,
+    ) -> Self:
+        """Open the gallery in ``folder`` (default: see :func:`locate`). Raises GalleryError, GalleryDamaged."""
+        found = locate(folder)
+        if found is None or not found.is_dir():
+            where = f"in {found}" if found else "here or in a folder above"
+            raise GalleryError(f"there is no gallery {where}", "Make one with: retrieve index FOLDER.")
+        return cls(found, read_description(found), engine, warn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._catalog is not None:
+            self._catalog.close()
+            self._catalog = None
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def catalog_path(self) -> Path:
+        return self.folder / "catalog.sqlite"
+
+    @property
+    def catalog(self) -> Catalog:
+        """The reader's connection."""
+        if self._catalog is None:
+            self._catalog = Catalog(self.catalog_path)
+        return self._catalog
+
+    def store(self, catalog: Catalog | None = None) -> VectorStore:
+        """The vectors of the present generation."""
+        generation = (catalog or self.catalog).number("generation")
+        if catalog is None and self._store is not None and self._store.generation == generation:
+            return self._store
+        store = VectorStore(self.folder / "vectors", self.spec.dim, self.description["dtype"], generation)
+        if catalog is None:
+            self._store = store
+        return store
+
+    @contextmanager
+    def writing(self) -> Iterator[Catalog]:
+        """Hold the gallery for writing. Raises GalleryLocked when somebody else does."""
+        with WriterLock(self.folder):
+            catalog = Catalog(self.catalog_path, writable=True)
+            try:
+                yield catalog
+            finally:
+                with suppress(GalleryError):
+                    catalog.close()
+
+    def require(self, model: Model) -> None:
+        """Raises GalleryMismatch unless ``model`` gives the descriptors this gallery holds."""
+        if model.fingerprint != self.spec.fingerprint:
+            raise GalleryMismatch(
+                f"the gallery {self.folder} was made with {_summary(self.spec)}, not with {_summary(model.spec)}",
+                "Leave out --model, --size and --scales to use the gallery's own, or name another gallery with --index.",
+            )
+
+    def folder_of(self, root: Root) -> str:
+        """Absolute folder of a root. Roots beside the gallery are stored relative, so that both can move together."""
+        return os.path.normpath(os.path.join(os.path.abspath(self.folder.parent), root.path))
+
+    def root_path(self, absolute: str) -> str:
+        """Inverse of :meth:`folder_of`: how an absolute folder is stored."""
+        base = os.path.abspath(self.folder.parent)
+        inside = absolute == base or absolute.startswith(base.rstrip(os.sep) + os.sep)
+        return os.path.relpath(absolute, base) if inside else absolute
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def describe_roots(self, catalog: Catalog) -> None:
+        """Keep the readable copy of the roots in ``gallery.json``, and a copy of that in the catalog."""
+        roots = [{"path": os.fsencode(r.path).decode("utf-8", "replace"), "kind": r.kind} for r in catalog.roots()]
+        if roots != self.description.get("roots"):
+            self.description["roots"] = roots
+            catalog.set_meta("description", json.dumps(self.description))
+            write_description(self.folder, self.description)
+
+    def configure_search(self, kind: str | None = None, recall: float | None = None) -> None:
+        """What search index the gallery keeps from its next synchronisation on; None leaves a setting as it is.
+
+        ``kind``: "auto" (exact while that is fast, then inverted lists), "flat", "hnsw", "ivf", "ivfpq" or a FAISS factory
+        string; ``recall``: the share of the true first 10 that an approximate one must find, measured on the gallery itself.
+        Raises UsageError.
+        """
+        kind = kind or self.search_kind
+        recall = self.search_recall if recall is None else recall
+        ann_kind.check_request(kind, self.spec.dim, recall)
+        if (kind, recall) != (self.search_kind, self.search_recall):
+            with self.writing() as catalog:
+                self.description["ann"] = {"kind": kind, "recall": recall}
+                with catalog.writing():
+                    catalog.set_meta("description", json.dumps(self.description))
+                write_description(self.folder, self.description)
+
+    @property
+    def search_kind(self) -> str:
+        """The kind of search index asked for, see :meth:`configure_search`."""
+        return self.description.get("ann", {}).get("kind", "auto")
+
+    @property
+    def search_recall(self) -> float:
+        """The recall asked of an approximate search index."""
+        return self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
+
+    def refresh_index(self, catalog: Catalog) -> bool:
+        """Bring the search index in line with the catalog, see ``gallery/search/index.py``. True when it was written."""
+        store = self.store(catalog)
+        index = ann.SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
+        return index.refresh()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def records(self) -> list[tuple[str, Record]]:
+        """(path, record) of every picture that can be searched, by ascending id."""
+        folders = {root.id: self.folder_of(root) for root in self.catalog.roots()}
+        return [(os.path.join(folders[r.root], r.path), r) for r in self.catalog.records() if r.row is not None]
+
+    def vectors(self, records: Sequence[Record]) -> np.ndarray:
+        """Stored descriptors of these records, float32 (N, D)."""
+        return self.store().take(np.array([r.row for r in records], np.int64), check=True)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``gallery.json``, checked. Raises GalleryDamaged, or GalleryError for a gallery of a later program."""
+    path = folder / "gallery.json"
+    try:
+        description = json.loads(path.read_text("utf-8"))
+        if description["format"] > FORMAT:
+            raise GalleryError(
+                f"{path} has format {description['format']}; this program knows up to {FORMAT}",
+                "Update the program.",
+            )
+        if ModelSpec.from_dict(description["model"]).fingerprint != description["fingerprint"]:
+            raise ValueError("the model does not have the fingerprint written beside it")
+        if description["dtype"] not in ("float32", "float16"):
+            raise ValueError(f"unknown dtype {description['dtype']!r}")
+        if description.get("precision", "fp32") not in ("fp32", "int8"):
+            raise ValueError(f"unknown precision {description['precision']!r}")
+    except FileNotFoundError as error:
+        if not (folder / "catalog.sqlite").is_file():
+            raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
+        raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
+    except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+        raise GalleryDamaged(
+            f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
+        ) from error
+    return description
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
+    path = folder / "gallery.json"
+    try:
+        write_json(path, description)
+    except OSError as error:
+        raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def _summary(spec: ModelSpec) -> str:
+    scales = "" if spec.image.scales == (1.0,) else f", scales {','.join(f'{s:g}' for s in spec.image.scales)}"
+    return f"{spec.name} (size {spec.image.size}{scales}, fingerprint {spec.fingerprint})"
+
+
+def searchable_view(gallery: OpenedGallery) -> tuple[np.ndarray, VectorView]:
+    """Ids of all pictures that can be searched, ascending, and their vectors in that order."""
+    with gallery.catalog.reading():
+        ids, rows = gallery.catalog.searchable()
+        store = gallery.store()
+        store.check_sizes(gallery.catalog.number("vector_count"))
+    return ids, VectorView(store, rows)
+
+
+def require_same_model(
+    gallery: OpenedGallery,
+    model: str | None,
+    size: int | None,
+    scales: Sequence[float] | None,
+    say: Say,
+) -> None:
+    """Raises GalleryMismatch when a request names another model, size or scales than the gallery's own."""
+    own = gallery.spec
+    if model is None or model == own.name:
+        gallery.require(Model(own.with_image(size=size, scales=None if scales is None else tuple(scales))))
+    else:
+        gallery.require(
+            load_model(
+                model,
+                size=size or own.image.size,
+                scales=scales or own.image.scales,
+                exif=own.image.exif,
+                say=say,
+            )
+        )

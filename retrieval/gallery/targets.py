@@ -1,0 +1,85 @@
+"""Which parts of which roots a synchronisation is about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retrieval.errors import UsageError
+from retrieval.files.paths import show_path
+from retrieval.gallery.opened import OpenedGallery
+from retrieval.gallery.store.catalog import Catalog, Root
+
+
+@dataclass(frozen=True)
+class Target:
+    """Part of a root to synchronise: all of a folder root (``prefix`` ""), a sub-folder of it, or single ``files``."""
+
+    root: Root
+    prefix: str = ""
+    files: tuple[str, ...] | None = None
+
+
+def targets_of(
+    gallery: OpenedGallery, catalog: Catalog, paths: Sequence[str | os.PathLike[str]] | None
+) -> list[Target]:
+    if paths is None:
+        targets = [Target(r, files=None if r.kind == "folder" else ()) for r in catalog.roots()]
+        if not targets:
+            raise UsageError("nothing was indexed here yet", "Name folders or pictures: retrieve index FOLDER.")
+        return targets
+    if not paths:
+        raise UsageError("no folder or picture was named", "Example: retrieve index ./images.")
+    absolute = [os.path.abspath(os.fspath(p)) for p in paths]
+    for path in absolute:
+        if not os.path.lexists(path):
+            raise UsageError(
+                f"there is no {show_path(path)}",
+                "Nothing was changed. To take pictures out: retrieve remove PATTERN.",
+            )
+    own = os.path.realpath(gallery.folder)
+    for path in absolute:
+        if lies_in(os.path.realpath(path), own):
+            raise UsageError(f"{show_path(path)} is the gallery itself")
+    targets = []
+    with catalog.writing():
+        for folder in (p for p in dict.fromkeys(absolute) if os.path.isdir(p)):
+            targets.append(_folder_target(gallery, catalog, folder))
+        files: dict[Root, list[str]] = {}
+        for file in (p for p in dict.fromkeys(absolute) if not os.path.isdir(p)):
+            root = _root_of_file(gallery, catalog, file)
+            files.setdefault(root, []).append(os.path.relpath(file, gallery.folder_of(root)))
+        targets += [Target(root, files=tuple(names)) for root, names in files.items()]
+        gallery.describe_roots(catalog)
+    return targets
+
+
+def lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _folder_target(gallery: OpenedGallery, catalog: Catalog, folder: str) -> Target:
+    roots = catalog.roots()
+    for root in roots:
+        if root.kind == "folder" and lies_in(folder, gallery.folder_of(root)):
+            prefix = os.path.relpath(folder, gallery.folder_of(root))
+            return Target(root, "" if prefix == "." else prefix)
+    stored = gallery.root_path(folder)
+    # Single files of this very folder keep the name of their root out of the way until they are moved.
+    same = next((r for r in roots if r.path == stored), None)
+    new = catalog.replace_root(same) if same else catalog.add_root(stored, "folder")
+    for root in roots:
+        if root != same and lies_in(gallery.folder_of(root), folder):
+            prefix = os.path.relpath(gallery.folder_of(root), folder)
+            catalog.move_into(root, new, "" if prefix == "." else prefix)
+    return Target(new)
+
+
+def _root_of_file(gallery: OpenedGallery, catalog: Catalog, file: str) -> Root:
+    parent = os.path.dirname(file)
+    for root in catalog.roots():
+        folder = gallery.folder_of(root)
+        if (root.kind == "folder" and lies_in(file, folder)) or (root.kind == "files" and folder == parent):
+            return root
+    return catalog.add_root(gallery.root_path(parent), "files")

@@ -1,0 +1,67 @@
+"""What a long task tells whoever started it: lines for a person, and progress bars. Text that cannot disturb a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+Say = Callable[[str], None]
+"""Gets one-line messages for the user."""
+Update = Callable[[int, int], object]
+"""``update(done, total)``, called as work is dealt with."""
+Bars = Callable[[str], AbstractContextManager[Update]]
+"""A label -> a progress bar for one stage of the work."""
+
+
+def say_nothing(_: str) -> None:
+    return None
+
+
+def no_update(done: int, total: int) -> None:
+    return None
+
+
+@contextmanager
+def no_bars(label: str) -> Iterator[Update]:
+    yield no_update
+
+
+def first_line(error: object, most: int = 160) -> str:
+    """What an exception says, in one line: its system message, or the first line of its text, or else its type's name."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0][:most]
+
+
+def safe(text: str) -> str:
+    """Text that cannot disturb a terminal: control characters and undecodable bytes are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def human_bytes(size: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+@contextmanager
+def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with pictures a second and time left, only when it is a terminal: ``update(done, total)``."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(desc=label, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        bar.refresh()
+
+    try:
+        yield update
+    finally:
+        bar.close()

