@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, GalleryError, UsageError
+from retrieval.errors import GalleryDamaged, GalleryError, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match, QueryResult, rank
 from retrieval.gallery.opened import FORMAT, INT8_FOLDER, OpenedGallery, write_description
@@ -143,6 +143,7 @@ class Gallery(OpenedGallery):
 
     def query(self, image: Any, k: int = 10, bbox: Sequence[float] | None = None) -> QueryResult:
         """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox``."""
+        k = whole_number("k", k)  # before the picture is described
         vector = self.model.describe(image, bbox)
         box = None if bbox is None else tuple(float(v) for v in bbox)
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
@@ -159,8 +160,7 @@ class Gallery(OpenedGallery):
             raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise UsageError("the query's descriptor is not finite")
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}")
+        k = whole_number("k", k)
         catalog = self.catalog
         with catalog.reading():
             if not catalog.any_searchable():

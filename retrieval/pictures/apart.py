@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from retrieval.errors import ImageError, RetrievalError, UsageError
-from retrieval.pictures.limits import Limits
+from retrieval.pictures.limits import SECONDS_VARIABLE, Limits
 
 HEADER = struct.Struct(">QQ")
 """Before each message: bytes of JSON, bytes of data."""
@@ -209,7 +209,7 @@ class _Worker:
         if status == -signal.SIGPROF:  # its own clock: so much time of the processor, whatever else runs here
             return ImageError(
                 f"decoding it takes longer than the limit of {limits.seconds:g} s",
-                f"Make a plain copy of it, or raise the limit: {'RETRIEVE_PICTURE_SECONDS'}.",
+                f"Make a plain copy of it, or raise the limit: {SECONDS_VARIABLE}.",
                 limited=True,
             )
         if status == -signal.SIGKILL:  # ours, or that of a system without memory

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ from retrieval.errors import ImageError
 from retrieval.pictures import jpeg, png
 from retrieval.pictures.limits import Limits
 from retrieval.pictures.splice import Span, Spliced
+from retrieval.pictures.tiff import tags_of
 
 _MUCH = 160_000_000  # bytes; what takes more is decoded apart
 _LONG_FILE = 64 << 20
@@ -261,7 +262,7 @@ def _boxed(stream: BinaryIO, head: bytes, length: int) -> Cost:
 def _tiff(stream: BinaryIO, length: int, limits: Limits) -> Cost:
     """A strip or tile is unpacked whole, and Pillow makes an object of each that is raw."""
     try:
-        tags = {tag: (kind, count, values) for tag, kind, count, values in _tags(stream)}
+        tags = {tag: (kind, count, values) for tag, kind, count, values in tags_of(stream)}
     except (struct.error, ValueError):
         return Cost(stream, apart=True)
 
@@ -287,38 +288,6 @@ def _tiff(stream: BinaryIO, length: int, limits: Limits) -> Cost:
         fixed=int(entries * (400 if raw else 64) + (0 if raw else piece)),
         apart=value(259, 1) not in _PLAIN_TIFF or entries > 200_000,
     )
-
-
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-
-
-def _tags(stream: BinaryIO) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
-    """Tag, type, number of values and the first of them (whole numbers only), of the first directory."""
-    stream.seek(0)
-    head = stream.read(16)
-    order = "<" if head[:2] == b"II" else ">"
-    big = struct.unpack(f"{order}H", head[2:4])[0] == 43
-    (place,) = struct.unpack(f"{order}Q", head[8:16]) if big else struct.unpack(f"{order}L", head[4:8])
-    stream.seek(place)
-    (count,) = struct.unpack(f"{order}Q", stream.read(8)) if big else struct.unpack(f"{order}H", stream.read(2))
-    size = 20 if big else 12
-    table = stream.read(min(count, 65535) * size)
-    for at in range(0, len(table) - size + 1, size):
-        tag, kind = struct.unpack(f"{order}HH", table[at : at + 4])
-        (number,) = struct.unpack(f"{order}{'Q' if big else 'L'}", table[at + 4 : at + (12 if big else 8)])
-        room = table[at + (12 if big else 8) : at + size]
-        code = {1: "B", 3: "H", 4: "L", 16: "Q"}.get(kind)
-        values: tuple[int, ...] = ()
-        if code is not None:
-            each = _SIZES[kind]
-            if number * each <= len(room):
-                values = struct.unpack(f"{order}{number}{code}", room[: number * each])
-            elif number <= 64:
-                (where,) = struct.unpack(f"{order}{'Q' if big else 'L'}", room)
-                stream.seek(where)
-                data = stream.read(number * each)
-                values = struct.unpack(f"{order}{len(data) // each}{code}", data[: len(data) // each * each])
-        yield tag, kind, number, values
 
 
 class _Bytes:
