@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,11 @@ class Describer(nn.Module):
 
     def _at(self, x: Tensor, scale: float) -> Tensor:
         if scale != 1:
-            x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            if not torch.jit.is_tracing() and min(x.shape[2:]) * scale < 1:  # a side of a few pixels keeps one
+                size = [max(1, math.floor(side * scale)) for side in x.shape[2:]]
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            else:
+                x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
         return self.network(x)
 
     def _scale_exponent(self) -> Tensor | float:
