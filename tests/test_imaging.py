@@ -27,6 +27,7 @@ from retrieval.errors import ImageError, UsageError
 from retrieval.pictures import imaging
 from retrieval.pictures.imaging import (
     SUFFIXES,
+    Limits,
     Picture,
     fitted_size,
     is_picture_name,
@@ -901,17 +902,18 @@ def test_many_threads_get_what_one_gets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "options", "at_once"),
+    ("memory", "options", "at_once"),
     [
-        (1000, {}, False),
+        (400_000, {}, False),
         (10**9, {}, True),
-        (1000, {"size": 10}, True),  # decoded at 1/8 of its side: 600 pixels
-        (1000, {"size": 10, "bbox": (0, 0, 99, 99)}, False),
-        (1000, {"size": 10, "progressive": True}, False),  # its coefficients are held for all 38,400 pixels
+        (400_000, {"size": 10}, True),  # decoded at 1/8 of its side: 600 pixels
+        (250_000, {"size": 10, "bbox": (0, 0, 99, 99)}, False),
+        (400_000, {"size": 10, "progressive": True}, True),
+        (150_000, {"size": 10, "progressive": True}, False),  # its coefficients are held for all 38,400 pixels
     ],
 )
 def test_big_pictures_are_decoded_one_at_a_time(
-    limit: int, options: dict[str, Any], at_once: bool, monkeypatch: pytest.MonkeyPatch
+    memory: int, options: dict[str, Any], at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = [0, 0]
     guard = threading.Lock()
@@ -928,11 +930,11 @@ def test_big_pictures_are_decoded_one_at_a_time(
         return turn
 
     monkeypatch.setattr(imaging, "_load", watched)
-    monkeypatch.setattr(imaging, "_BIG_PIXELS", limit)
     options = dict(options)
     data = encoded(scene(240, 160), "JPEG", progressive=options.pop("progressive", False))
+    limits = Limits(memory=memory)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: load_picture(data, **options), range(8)))
+        list(pool.map(lambda _: load_picture(data, limits=limits, **options), range(8)))
     assert (inside[1] > 1) is at_once
 
 
