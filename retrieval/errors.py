@@ -5,6 +5,8 @@ The command line prints ``str(error)`` and leaves with ``exit_code``: 2 for a mi
 
 from __future__ import annotations
 
+import operator
+
 
 class RetrievalError(Exception):
     """Base class. ``message`` says what is wrong, ``hint`` what to do about it (may be empty)."""
@@ -29,12 +31,23 @@ class UsageError(RetrievalError, ValueError):
 class ImageError(RetrievalError):
     """One picture cannot be used; ``message`` is the reason alone (the caller knows the path).
 
-    ``transient`` is true where trying the unchanged file again may help (permissions, I/O), so it is tried again.
+    ``transient`` is true where trying the unchanged file again may help (permissions, I/O), so it is tried again;
+    ``limited`` where a limit that can be raised refuses it; ``out_of_memory`` where the system did.
     """
 
-    def __init__(self, message: str, hint: str = "", *, transient: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        transient: bool = False,
+        limited: bool = False,
+        out_of_memory: bool = False,
+    ) -> None:
         super().__init__(message, hint)
         self.transient = transient
+        self.limited = limited
+        self.out_of_memory = out_of_memory
 
 
 class ModelError(RetrievalError):
@@ -63,3 +76,14 @@ class GalleryLocked(GalleryError):
 
 class GalleryDamaged(GalleryError):
     """A file of the gallery is missing or damaged; the message names it."""
+
+
+def whole_number(name: str, value: object) -> int:
+    """``value`` as an int, where it is a whole number (of Python's or numpy's, no bool) of at least 1; else UsageError."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise UsageError(f"{name} must be a whole number of at least 1, not {value!r:.60}")
+    return number

@@ -490,7 +490,7 @@ def test_one_list_referred_to_over_and_over_is_refused(tmp_path: Path) -> None:
     long = list(range(20_000))
     entry = {"bbx": None, "easy": long, "hard": [], "junk": []}
     content = {"imlist": [str(i) for i in long], "qimlist": ["q"] * 20_000, "gnd": [entry] * 20_000}
-    with pytest.raises(DatasetError, match="more entries than any benchmark"):
+    with pytest.raises(DatasetError, match="far more than what is written in it"):
         pickled(tmp_path, content)
 
 

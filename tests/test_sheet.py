@@ -175,26 +175,6 @@ def test_any_name_can_be_written(free_type: bool, monkeypatch: pytest.MonkeyPatc
         contact_sheet([SheetRow(SheetCell(b"", title, title), cells)], title=title, thumb=60)
 
 
-def test_letters_beyond_latin_take_another_font_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    original = ImageFont.truetype
-
-    def truetype(name: Any, *rest: Any, **options: Any) -> Any:
-        if not isinstance(name, str):  # Pillow's own, from memory
-            return original(name, *rest, **options)
-        asked.append(name)
-        raise OSError("cannot open resource")
-
-    monkeypatch.setattr(ImageFont, "truetype", truetype)
-    module._wide_font.cache_clear()
-    contact_sheet([SheetRow(None, [SheetCell(plain(COLOURS[0]), subtitle="plain é")])])
-    assert asked == []
-    contact_sheet([SheetRow(None, [SheetCell(plain(COLOURS[0]), subtitle="картина")])])
-    assert asked == list(module._WIDE_FONTS)
-    module._wide_font.cache_clear()
-
-
 @given(st.text("abcXYZ_1", max_size=60), st.integers(0, 40))
 def test_long_names_lose_their_middle(text: str, width: int) -> None:
     short = module._fitted(text, width, len)

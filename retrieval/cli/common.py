@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -54,6 +55,13 @@ engine_option = click.option(
     show_default=True,
     help="What runs the network; auto is openvino on a CPU, where it can.",
 )
+
+
+def _set_picture_memory(_: click.Context, __: click.Parameter, megabytes: float | None) -> None:
+    if megabytes is not None:  # where every reader of pictures looks, in this process and in those that it starts
+        os.environ["RETRIEVE_PICTURE_MEMORY"] = f"{megabytes:g}"
+
+
 model_options = _options(
     click.option(
         "--model",
@@ -66,6 +74,14 @@ model_options = _options(
         help="Longest side in pixels, downscale only (default: the model's, 1024).",
     ),
     click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1)."),
+    click.option(
+        "--picture-memory",
+        type=click.FloatRange(1, 1e6),
+        metavar="MB",
+        callback=_set_picture_memory,
+        expose_value=False,
+        help="Refuse pictures that take more memory to decode (default: $RETRIEVE_PICTURE_MEMORY, or 720).",
+    ),
 )
 verbosity_options = _options(
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),

@@ -83,6 +83,7 @@ def command(
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
     from retrieval.gallery.search.kind import check_request
+    from retrieval.pictures.foreign import passed_over
 
     def tell(message: str) -> None:
         say(message, quiet)
@@ -138,6 +139,10 @@ def command(
         )
         if troubles:
             print(f"{troubles} could not be read; `retrieve info` says which and why")
+        if report.ignored and not images:
+            print(f"no pictures among {report.ignored} files")
+        for line in passed_over(report.foreign):
+            print(line)
     return 1 if strict and troubles else 0
 
 

@@ -113,7 +113,7 @@ class GroundTruth:
                 raise DatasetError(f"{where}, image: expected an object with the path of the query's picture")
             if unknown := set(entry) - _QUERY_FIELDS:
                 raise DatasetError(
-                    f"{where}: unknown field {min(unknown)!r}",
+                    f"{where}: unknown field {min(unknown)!r:.200}",
                     "Fields are " + ", ".join(sorted(_QUERY_FIELDS)),
                 )
             if "easy" not in entry and "hard" not in entry:
@@ -277,21 +277,21 @@ def _check(truth: GroundTruth) -> None:
         plain = posixpath.normpath(path)
         if plain in seen:
             raise DatasetError(
-                f"gallery[{i}]: {path!r} is there twice" + (f" (as {seen[plain]!r})") * (seen[plain] != path)
+                f"gallery[{i}]: {path!r:.200} is there twice" + (f" (as {seen[plain]!r:.200})") * (seen[plain] != path)
             )
         seen[plain] = path
     known = set(truth.gallery)
     for i, query in enumerate(truth.queries):
-        where = f"queries[{i}] {query.image!r}"
+        where = f"queries[{i}] {query.image!r:.200}"
         _check_path(query.image, f"queries[{i}], image", inside=False)
         _box(query.bbox, f"{where}, bbox")
         listed: dict[str, str] = {}
         for field in _LISTS:
             for path in getattr(query, field):
                 if path not in known:
-                    raise DatasetError(f"{where}, {field}: {path!r} is not in the gallery")
+                    raise DatasetError(f"{where}, {field}: {path!r:.200} is not in the gallery")
                 if path in listed:
-                    raise DatasetError(f"{where}, {field}: {path!r} is listed in {listed[path]} already")
+                    raise DatasetError(f"{where}, {field}: {path!r:.200} is listed in {listed[path]} already")
                 listed[path] = field
     if not any(query.easy or query.hard for query in truth.queries):
         raise DatasetError("queries: no query has a right answer ('easy' and 'hard' are empty throughout)")
@@ -299,14 +299,14 @@ def _check(truth: GroundTruth) -> None:
 
 def _check_path(path: str, where: str, *, inside: bool) -> None:
     if not path or "\0" in path:
-        raise DatasetError(f"{where}: {path!r} is not a path")
+        raise DatasetError(f"{where}: {path!r:.200} is not a path")
     if not inside:
         return
     windows = PureWindowsPath(path)
     outside = posixpath.normpath(path).split("/")[0] == ".." or ".." in windows.parts[:1]
     if path.startswith("/") or windows.drive or windows.root or outside:
         raise DatasetError(
-            f"{where}: {path!r} leads out of the set's root",
+            f"{where}: {path!r:.200} leads out of the set's root",
             "Gallery paths are relative to the root and stay inside it",
         )
 
@@ -317,7 +317,7 @@ def check_files(truth: GroundTruth) -> None:
     wanted = dict.fromkeys((*truth.gallery, *(query.image for query in truth.queries)))
     missing = [path for path in wanted if not os.path.isfile(os.path.join(truth.root, path))]
     if missing:
-        names = ", ".join(repr(path) for path in missing[:5]) + (
+        names = ", ".join(f"{path!r:.200}" for path in missing[:5]) + (
             f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         )
         raise DatasetError(
@@ -336,7 +336,7 @@ def check_boxes(truth: GroundTruth, *, oriented: bool = False) -> None:
     for i, query in enumerate(truth.queries):
         if query.bbox is None:
             continue
-        where = f"{truth.name}: queries[{i}] {query.image!r}"
+        where = f"{truth.name}: queries[{i}] {query.image!r:.200}"
         try:
             width, height = picture_size(os.path.join(truth.root, query.image), exif=oriented)
         except ImageError as error:

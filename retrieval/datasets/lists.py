@@ -50,7 +50,7 @@ def read_pairs(file: Path) -> PairList:
                     f"{where}: expected 'path,path' or 'path,path,cluster', found {','.join(row)[:80]!r}"
                 )
             if cells[0] == cells[1]:
-                raise DatasetError(f"{where}: {cells[0]!r} is paired with itself")
+                raise DatasetError(f"{where}: {cells[0]!r:.200} is paired with itself")
             cluster = cells[2] if len(cells) > 2 and cells[2] else None
             if labelled is None:
                 labelled = cluster is not None
@@ -63,7 +63,7 @@ def read_pairs(file: Path) -> PairList:
                     clusters.append(cluster)
                 elif clusters[row_of] != cluster:
                     raise DatasetError(
-                        f"{where}: {path!r} is in cluster {cluster!r}, before it was in {clusters[row_of]!r}"
+                        f"{where}: {path!r:.200} is in cluster {cluster!r:.200}, before it was in {clusters[row_of]!r:.200}"
                     )
                 ends.append(row_of)
             pairs.append((ends[0], ends[1]))
@@ -105,7 +105,7 @@ def read_sfm(file: Path, part: str) -> PairList:
         raise DatasetError(f"{file}: {error.message}", error.hint) from None
     if isinstance(form, dict) and "cids" not in form:
         if part not in form:
-            raise UsageError(f"{file} has no part {part!r}", f"It has: {', '.join(map(str, form))[:80]}.")
+            raise UsageError(f"{file} has no part {part!r:.200}", f"It has: {', '.join(map(str, form))[:80]}.")
         form = form[part]
     form = form if isinstance(form, dict) else {}
     cids, queries, positives = (plain_pickle.as_list(form.get(key)) or [] for key in ("cids", "qidxs", "pidxs"))

@@ -33,7 +33,7 @@ def read_official(data: bytes, name: str, folder: str) -> dict[str, Any]:
         raise DatasetError(f"gnd: {len(entries)} entries for the {len(images)} queries in qimlist")
     original = any(isinstance(entry, dict) and "ok" in entry for entry in entries)
     fields = {"easy": "ok", "junk": "junk"} if original else {"easy": "easy", "hard": "hard", "junk": "junk"}
-    wheres = [f"queries[{i}] {image!r}, " for i, image in enumerate(images)]
+    wheres = [f"queries[{i}] {image!r:.200}, " for i, image in enumerate(images)]
     relevant: list[dict[str, list[Any]]] = []
     for where, entry in zip(wheres, entries, strict=True):
         if not isinstance(entry, dict):

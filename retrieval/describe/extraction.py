@@ -142,5 +142,7 @@ class _Batches(Generic[T]):
         for item, descriptor in zip(items, descriptors, strict=True):
             if not np.isfinite(descriptor).all():
                 yield Described(item, error=ImageError("the network gave no finite descriptor for it"))
+            elif not descriptor.any():
+                yield Described(item, error=ImageError("the network sees nothing in it"))
             else:
                 yield Described(item, descriptor)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from retrieval.errors import ModelError, UsageError
-from retrieval.messages import Say, announced, say_nothing
+from retrieval.errors import ImageError, ModelError, UsageError
+from retrieval.messages import Say, announced, safe, say_nothing
 from retrieval.models.checkpoint import checkpoint_path, read_spec
 from retrieval.models.spec import ModelSpec
 from retrieval.models.zoo import resolve
@@ -90,27 +90,81 @@ class Model:
             picture = imaging.picture_from_array(image, size=rule.size, interpolation=rule.interpolation, bbox=bbox)
         return picture.array
 
-    def describe(self, images: Any, bbox: Sequence[float] | None = None) -> np.ndarray:
+    @overload
+    def describe(
+        self, images: Any, bbox: Sequence[float] | None = None, *, errors: Literal["raise"] = "raise"
+    ) -> np.ndarray: ...
+
+    @overload
+    def describe(
+        self, images: Any, bbox: Sequence[float] | None = None, *, errors: Literal["skip"]
+    ) -> Descriptions: ...
+
+    def describe(
+        self, images: Any, bbox: Sequence[float] | None = None, *, errors: Literal["raise", "skip"] = "raise"
+    ) -> np.ndarray | Descriptions:
         """Descriptors of pictures (paths, bytes, uint8 arrays or PIL images).
 
         One picture gives float32 (D,), with an optional ``bbox`` (x1, y1, x2, y2) in pixels of the whole picture;
-        a list of N gives float32 (N, D), in order. Unit length. Raises ImageError for a picture that cannot be read.
+        a list of N gives float32 (N, D), in order. Unit length. A picture that cannot be read raises ImageError, which
+        names it (its path, or its place in the list). With ``errors="skip"``, which is for lists, it is left out:
+        a :class:`Descriptions` of the others and of what was left out comes back.
         """
         import numpy as np
 
+        if errors not in ("raise", "skip"):
+            raise UsageError(f'errors must be "raise" or "skip", not {errors!r}')
         if not isinstance(images, list | tuple):
-            out_: np.ndarray = self.engine().describe(self.load(images, bbox)[None])[0]
-            return out_
+            if errors == "skip":
+                raise UsageError('errors="skip" goes with a list of pictures, not with one')
+            try:
+                single: np.ndarray = self.engine().describe(self.load(images, bbox)[None])[0]
+            except ImageError as error:
+                raise _named(error, images, None) from error
+            return single
         if bbox is not None:
             raise UsageError("a box goes with one picture, not with a list")
         from retrieval.describe.extraction import describe_all
 
-        out = np.empty((len(images), self.spec.dim), np.float32)
+        found = np.empty((len(images), self.spec.dim), np.float32)
+        skipped: dict[int, str] = {}
         for result in describe_all(range(len(images)), lambda i: self.load(images[i]), self.engine):
-            if result.error is not None:
-                raise result.error
-            out[result.item] = result.descriptor
-        return out
+            if result.error is None:
+                found[result.item] = result.descriptor
+            elif errors == "raise":
+                raise _named(result.error, images[result.item], result.item) from result.error
+            else:
+                skipped[result.item] = str(result.error)
+        if errors == "raise":
+            return found
+        kept = np.array([i for i in range(len(images)) if i not in skipped], np.int64)
+        return Descriptions(found[kept], kept, dict(sorted(skipped.items())))
+
+
+class Descriptions(NamedTuple):
+    """Of a list of N pictures those that could be read: ``vectors`` float32 (M, D) of unit length, ``positions`` int64 (M,)
+    their places in the list, ascending, and ``skipped``: place in the list -> why that one could not be read."""
+
+    vectors: np.ndarray
+    positions: np.ndarray
+    skipped: dict[int, str]
+
+
+def _named(error: ImageError, image: Any, position: int | None) -> ImageError:
+    """The same error, saying which picture it is about."""
+    if isinstance(image, str | os.PathLike):
+        name = safe(os.fsdecode(image))
+    elif position is None:
+        return error
+    else:
+        name = f"picture {position} of the list"
+    return ImageError(
+        f"{name}: {error.message}",
+        error.hint,
+        transient=error.transient,
+        limited=error.limited,
+        out_of_memory=error.out_of_memory,
+    )
 
 
 def _rebuilt(spec: ModelSpec, checkpoint: Path | None, engine: str, quantised: Path | None) -> Model:

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from retrieval.errors import ModelError
+from retrieval.errors import ModelError, UsageError
 
 ENGINES = ("auto", "torch", "openvino")
 PRECISIONS = ("fp32", "int8")
+_LEAST_SIDE = 64
 
 
 class Engine(Protocol):
@@ -25,6 +26,28 @@ class Engine(Protocol):
     batch_pixels: int
 
     def describe(self, images: np.ndarray) -> np.ndarray: ...
+
+
+def checked(images: np.ndarray) -> np.ndarray:
+    """The pictures, uint8 (N, H, W, 3), as a network can see them; UsageError for another shape or type.
+
+    Of a picture of a few pixels a network sees its own padding, and gives next to nothing: each pixel is repeated until
+    the longest side has at least 64, twice the stride of most backbones.
+    """
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
+        raise UsageError(f"an engine takes uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+    times = -(-_LEAST_SIDE // max(images.shape[1:3]))
+    return images if times == 1 else images.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def unit_length(descriptors: np.ndarray) -> np.ndarray:
+    """Descriptors (N, D) of unit length to rounding. The field divides by the length plus 1e-6, which shortens those of
+    nearly empty maps; all others stay as they are, and a zero vector stays zero."""
+    lengths = np.linalg.norm(descriptors.astype(np.float64), axis=1, keepdims=True)
+    short = (np.abs(lengths - 1) > 1e-5) & (lengths > 0) & np.isfinite(lengths)
+    if not short.any():
+        return descriptors
+    return np.where(short, descriptors / np.where(short, lengths, 1), descriptors).astype(np.float32)
 
 
 class EngineUnavailable(ModelError):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import UsageError
+from retrieval.errors import UsageError, whole_number
 
 Ranks = Sequence[int] | npt.NDArray[np.integer]
 
@@ -99,5 +99,4 @@ def _checked(ranks: Ranks, n_positive: int) -> npt.NDArray[np.int64]:
 
 
 def _check_k(k: int) -> None:
-    if k < 1:
-        raise UsageError(f"k counts the first answers, from 1: {k} is too small")
+    whole_number("k, the number of first answers,", k)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import pickletools
 import re
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import DatasetError
+from retrieval.files.careful_pickle import CarefulUnpickler, KeyTooDeep, TooManyParts, check_size
 
 # Plain data and the ways numpy writes arrays need no more than these. Left out on purpose: persistent ids,
 # extension codes, sets, classes instantiated by INST/OBJ/NEWOBJ, out-of-band buffers.
@@ -150,7 +150,7 @@ for _core in ("numpy.core", "numpy._core"):
     _NAMES[(f"{_core}.numeric", "_frombuffer")] = _FromBuffer()
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(CarefulUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _NAMES[(module, name)]
@@ -170,6 +170,11 @@ def _scan(data: bytes) -> None:
             raise DatasetError("the pickle asks for more memory than its data can need: refused")
 
 
+def most_parts(size: int) -> int:
+    """Of how many parts the object in a pickle of so many bytes may be, counted as often as they are referred to."""
+    return 1_000_000 + 20 * size
+
+
 def loads(data: bytes) -> Any:
     """The plain object in ``data``; numpy arrays inside come out as :func:`as_list` understands them.
 
@@ -177,9 +182,13 @@ def loads(data: bytes) -> Any:
     """
     try:
         _scan(data)
-        return _Unpickler(io.BytesIO(data), encoding="latin-1").load()
+        found = _Unpickler(io.BytesIO(data), encoding="latin-1").load()
+        check_size(found, most_parts(len(data)), lambda item: getattr(item, "value", None))
+        return found
     except DatasetError:
         raise
+    except (KeyTooDeep, TooManyParts) as error:
+        raise DatasetError(f"the pickle is refused: {error}") from None
     except Exception as error:  # a broken stream can raise nearly anything, and all of it means the same
         raise DatasetError(f"not a readable pickle of plain data ({type(error).__name__}: {error})") from None
 

@@ -35,7 +35,7 @@ class _ZipSource(Source):
             if self._bundle is None:
                 self._bundle = zipfile.ZipFile(self.path)  # stays open: hundreds of tensors will be read
             return _stored(self._bundle, f"{self._prefix}data/{key}", whole, start, length)
-        except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, struct.error) as error:
+        except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, ValueError, struct.error) as error:
             raise ModelError(f"{self.path} is damaged: {error}") from error
 
 

@@ -7,7 +7,6 @@ of other classes as inert :class:`Record`; a call of anything but the few functi
 from __future__ import annotations
 
 import io
-import pickle
 import pickletools
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from retrieval.errors import ModelError
 from retrieval.files import plain_pickle
+from retrieval.files.careful_pickle import CarefulUnpickler, KeyTooDeep, TooManyParts, check_keys, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,11 @@ def _reconstructor(cls: Any, *_: Any) -> Any:
 
 
 def _dict(*args: Any) -> _Dict:
-    return _Dict(*args[:1]) if args and isinstance(args[0], (list, dict)) else _Dict()
+    if not args or not isinstance(args[0], (list, dict)):
+        return _Dict()
+    if isinstance(args[0], list):
+        check_keys(pair[0] for pair in args[0] if isinstance(pair, (list, tuple)) and pair)
+    return _Dict(args[0])
 
 
 def _ignored(*_: Any) -> Record:
@@ -203,7 +207,7 @@ for _module in ("copyreg", "copy_reg"):
 _STAND_INS = {name: _Function(run) for name, run in _CALLS.items()}
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(CarefulUnpickler):
     """Answers every name with a stand-in."""
 
     def __init__(self, data: bytes, source: Source) -> None:
@@ -270,4 +274,13 @@ def unpickle(stream: IO[bytes], source: Source) -> Any:
             raise Refused("it asks for more memory than its data can need")
     end = stream.tell()
     stream.seek(begin)
-    return _Unpickler(stream.read(end - begin), source).load()
+    try:
+        found = _Unpickler(stream.read(end - begin), source).load()
+        check_size(found, plain_pickle.most_parts(end - begin), _held)
+    except (KeyTooDeep, TooManyParts) as error:
+        raise Refused(str(error)) from None
+    return found
+
+
+def _held(item: Any) -> Any:
+    return item.state if isinstance(item, Record) else getattr(item, "value", None)

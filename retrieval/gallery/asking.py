@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, ImageError, UsageError
+from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match, QueryResult, rank, rank_rows
@@ -109,7 +109,7 @@ class AskedGallery(OpenedGallery):
         if bbox is not None and len(images) != 1:
             raise UsageError("a box goes with one picture, not with a list")
         box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
-        _check_count(k)
+        k = whole_number("k", k)
         second = RerankedSearch(self, parse_reranker(rerank), under) if isinstance(rerank, str) else rerank
         done: dict[int, QueryResult] = {}
         position = 0
@@ -144,7 +144,7 @@ class AskedGallery(OpenedGallery):
             raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {queries.shape}")
         if not np.isfinite(queries).all():
             raise UsageError("the query's descriptor is not finite")
-        _check_count(k)
+        k = whole_number("k", k)
         catalog = self.catalog
         with catalog.reading():
             if not catalog.any_searchable():
@@ -179,13 +179,6 @@ class AskedGallery(OpenedGallery):
                 return candidates.Everything(store, count, self.catalog)
             self._source = (state, source)
         return self._source[1]
-
-
-def _check_count(k: object) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise UsageError(f"k is a whole number of at least 1, not {k!r}")
-    if k < 1:
-        raise UsageError(f"k must be at least 1, not {k}")
 
 
 def _metadata(record: Record) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import UsageError
+from retrieval.errors import UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match
 from retrieval.gallery.local_features import LocalMatcher
@@ -63,6 +63,7 @@ class RerankedSearch:
             raise UsageError(f"a finite descriptor of shape ({self.view.shape[1]},) is needed, not {vector.shape}")
         if self._online is None:
             return []
+        k = whole_number("k", k)
         self._source = (source, bbox)
         self._local = None
         view: Any = self.view

@@ -36,7 +36,8 @@ _READ_WHOLE = 64 << 20
 
 @dataclass
 class SyncReport:
-    """What one run did, in pictures. ``troubles``: (path, reason) of those that could not be read in this run or before."""
+    """What one run did, in pictures. ``troubles``: (path, reason) of those that could not be read in this run or before;
+    ``foreign``: how many files were passed over that a photographer would call pictures, by suffix."""
 
     added: int = 0
     changed: int = 0
@@ -46,6 +47,7 @@ class SyncReport:
     unchanged: int = 0
     embedded: int = 0
     ignored: int = 0
+    foreign: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     troubles: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -94,6 +96,11 @@ def synchronise(
         report.troubles = [(show_path(name(r)), r.error or "") for r in catalog.troubled()]
     report.seconds = time.monotonic() - started
     return report
+
+
+def _settled(mtime_ns: int) -> int:
+    """The time of a file as it is noted: none of a file that may still change within the clock's grain."""
+    return mtime_ns if time.time_ns() - mtime_ns > _RACY_NS else -1
 
 
 class _Run:
@@ -145,6 +152,8 @@ class _Run:
             scan = walk(folder)
             found, unreadable, scope = scan.files, scan.unreadable, list(known)
         self.report.ignored += scan.ignored
+        for suffix, count in scan.foreign.items():
+            self.report.foreign[suffix] = self.report.foreign.get(suffix, 0) + count
         for name, why in unreadable.items():
             self.report.warnings.append(
                 f"{show_path(os.path.join(folder, name))} could not be listed ({why}); its pictures are kept"
@@ -241,16 +250,23 @@ class _Run:
     @staticmethod
     def _read(work: _Work) -> bytes | str:
         """The file's bytes (or its path, when it is very big), with size, time and hash noted as of the reading."""
-        problem = look(work.file, "").problem
-        if problem is not None:
-            raise ImageError(problem, transient=True)
+        from retrieval.pictures.limits import Limits
+        from retrieval.pictures.readers import identify, open_file
+
+        found = look(work.file, "")
+        if found.problem is not None:
+            raise ImageError(found.problem, transient=True)
+        work.size, work.mtime_ns = found.size, _settled(found.mtime_ns)
         digest = content_digest()
         try:
-            with open(work.file, "rb") as file:
+            with open_file(work.file) as file:
                 status = os.fstat(file.fileno())
+                work.size, work.mtime_ns = status.st_size, _settled(status.st_mtime_ns)
+                identify(file, Limits.from_environment())  # before all of it is read: it may be no picture at all
+                file.seek(0)
                 data: bytes | str
                 if status.st_size <= _READ_WHOLE:
-                    data = file.read()
+                    data = file.read(_READ_WHOLE) or b""
                     digest.update(data)
                 else:
                     data = work.file
@@ -259,8 +275,6 @@ class _Run:
         except OSError as error:
             raise ImageError(error.strerror or str(error), transient=True) from error
         work.digest = digest.hexdigest()
-        work.size = status.st_size
-        work.mtime_ns = status.st_mtime_ns if time.time_ns() - status.st_mtime_ns > _RACY_NS else -1
         return data
 
     def _commit(self, ready: list[tuple[_Work, np.ndarray]], settled: list[tuple[_Work, ImageError | None]]) -> int:
@@ -297,7 +311,7 @@ class _Run:
         record = work.record
         if error is not None:
             # Unchanged broken files are not tried again, unless trying may help.
-            mtime_ns = -1 if error.transient else work.mtime_ns
+            mtime_ns = -1 if error.transient or error.limited else work.mtime_ns
             keep = error.transient and record.row is not None
             self._dirty |= record.row is not None and not keep
             self.catalog.set_error(record.id, size=work.size, mtime_ns=mtime_ns, error=str(error), keep_vector=keep)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "model.safetensors"
 FORMAT = "retrieval-model-1"
+_SPEC_HASH = "spec_sha256"
 
 
 def checkpoint_path(path: str | os.PathLike[str]) -> Path:
@@ -44,10 +45,20 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
 def _spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
     if metadata.get("format") != FORMAT or "spec" not in metadata:
         raise ModelError(f"{path} is not a checkpoint of this project", "Foreign checkpoints are converted first.")
+    # Checkpoints of earlier versions have no such hash; what has lost its name shows as something unknown.
+    written = metadata.get(_SPEC_HASH)
+    if written is None and set(metadata) != {"format", "spec"}:
+        raise ModelError(f"{path} is damaged: the hash of its specification is missing")
+    if written is not None and written != _text_sha256(metadata["spec"]):
+        raise ModelError(f"{path} is damaged: its specification does not have the hash written beside it")
     try:
         return ModelSpec.from_dict(json.loads(metadata["spec"]))
     except ValueError as error:
         raise ModelError(f"{path}: the specification inside is damaged ({error})") from error
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:
@@ -76,7 +87,8 @@ def save_checkpoint(
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     spec = replace(spec, weights=WeightsRef(origin or f"checkpoint/{path.stem}", tensors_sha256(tensors)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": FORMAT, "spec": json.dumps(spec.to_dict(), sort_keys=True)}
+    text = json.dumps(spec.to_dict(), sort_keys=True)
+    metadata = {"format": FORMAT, "spec": text, _SPEC_HASH: _text_sha256(text)}
     try:
         with whole_file(path) as file:
             save_file(tensors, file, metadata=metadata)

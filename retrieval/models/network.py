@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,7 +118,12 @@ class Describer(nn.Module):
 
     def _at(self, x: Tensor, scale: float) -> Tensor:
         if scale != 1:
-            x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            tracing = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+            if not tracing and min(x.shape[2:]) * scale < 1:  # a side of a few pixels keeps one
+                size = [max(1, math.floor(side * scale)) for side in x.shape[2:]]
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            else:
+                x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
         result: Tensor = self.network(x)
         return result
 

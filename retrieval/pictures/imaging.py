@@ -2,8 +2,9 @@
 
 What happens to a picture, in this order:
 
-- The file is looked at before it is opened, its signature before it is decoded, its size before memory is
-  taken. Formats: JPEG, PNG, GIF (first frame), WebP, TIFF (first page), BMP, PPM/PGM/PBM, JPEG 2000, AVIF,
+- The file is looked at before it is opened, its signature before it is decoded, its cost before memory is
+  taken (``cost.py``, ``limits.py``); what may take long or much is decoded in a process of its own
+  (``apart.py``). Formats: JPEG, PNG, GIF (first frame), WebP, TIFF (first page), BMP, PPM/PGM/PBM, JPEG 2000, AVIF,
   and HEIC with ``pillow-heif``. Pillow's other readers are never reached: one of them runs a program, some
   accept anything.
 - Colour becomes RGB or grey of 8 bits. Transparent pixels lie on white. 16-bit samples are divided by 257, so
@@ -24,20 +25,35 @@ What happens to a picture, in this order:
 
 from __future__ import annotations
 
-import math
-import operator
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from retrieval.errors import ImageError, RetrievalError, UsageError
-from retrieval.pictures.readers import MAX_PIXELS, explained, identify, open_header, open_stream
+from retrieval.errors import RetrievalError, UsageError
+from retrieval.pictures import apart
+from retrieval.pictures.cost import Cost, check_memory, check_pixels, examine, is_much
+from retrieval.pictures.gate import Gate
+from retrieval.pictures.geometry import INTERPOLATIONS, Picture, Rule, fitted_size
+from retrieval.pictures.limits import Limits
+from retrieval.pictures.png import with_alpha
+from retrieval.pictures.readers import explained, identify, open_header, open_stream
+
+__all__ = [
+    "INTERPOLATIONS",
+    "SUFFIXES",
+    "Limits",
+    "Picture",
+    "fitted_size",
+    "is_picture_name",
+    "load_picture",
+    "picture_from_array",
+    "picture_size",
+]
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -47,26 +63,7 @@ SUFFIXES = frozenset(
     )
     for name in names.split()
 )
-INTERPOLATIONS = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
-
-_DRAFT = 3  # a JPEG decoded at a fraction keeps at least this many times the target's longest side
-_BIG_PIXELS = 32_000_000  # pictures that decode to more than this are decoded one at a time
-_one_at_a_time = threading.Lock()
-
-_Box: TypeAlias = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """``array``: uint8 (H, W, 3), RGB, C-contiguous; ``width``, ``height``: the whole original's, as seen."""
-
-    array: np.ndarray
-    width: int
-    height: int
+_gate = Gate()
 
 
 def is_picture_name(name: str) -> bool:
@@ -76,24 +73,6 @@ def is_picture_name(name: str) -> bool:
     return os.path.splitext(base)[1].lower() in SUFFIXES and not base.startswith("._")
 
 
-def fitted_size(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Size of a ``width`` x ``height`` picture with its longest side brought down to ``longest`` (never up).
-
-    The shorter side is the neighbouring integer that keeps width / height best, as ``Image.thumbnail`` has
-    it, and at least 1.
-    """
-    if longest >= max(width, height):
-        return width, height
-    aspect = width / height
-    if width <= height:
-        exact = longest * aspect
-        short = min((math.floor(exact), math.ceil(exact)), key=lambda n: abs(aspect - n / longest))
-        return max(short, 1), longest
-    exact = longest / aspect
-    short = min((math.floor(exact), math.ceil(exact)), key=lambda n: abs(aspect - longest / n) if n else 0)
-    return longest, max(short, 1)
-
-
 def load_picture(
     source: str | os.PathLike[str] | bytes | BinaryIO,
     *,
@@ -101,7 +80,8 @@ def load_picture(
     interpolation: str = "lanczos",
     exif: bool = True,
     bbox: Sequence[float] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
+    limits: Limits | None = None,
     allow_truncated: bool = False,
 ) -> Picture:
     """A picture from a path, from its file's bytes, or from an open binary file (rewound, and left open).
@@ -109,36 +89,65 @@ def load_picture(
     ``size``: longest side in pixels, downscale only; None keeps every pixel. ``interpolation``:
     ``"lanczos"``, ``"bicubic"`` or ``"bilinear"``. ``exif``: apply the orientation that the file asks for (a
     broken one is none). ``bbox``: (x1, y1, x2, y2) in pixels of the whole picture as it is seen, rounded to
-    integers and clipped to the picture. ``max_pixels``: width x height above which nothing is decoded.
+    integers and clipped to the picture. ``limits``: what one picture may cost, by default as the environment
+    says (:class:`retrieval.pictures.limits.Limits`); ``max_pixels``: its width x height alone.
     ``allow_truncated``: take what a file that ends early still holds; the rest stays grey, black or white.
     May be called from several threads at once.
 
     Raises ImageError with the reason alone (no path) for a picture that cannot be used, and UsageError for a
     wrong ``size``, ``interpolation`` or ``bbox`` (outside the picture, empty, not finite, not four numbers).
     """
-    rule = _Rule(size, interpolation, bbox)
-    with _header(source) as image:
-        return _decode(image, rule, exif, max_pixels, allow_truncated)
+    rule = Rule(size, interpolation, bbox)
+    limits = limits or Limits.from_environment()
+    if max_pixels is not None:
+        limits = replace(limits, pixels=max_pixels)
+    with _examined(source, limits) as (stream, reader, cost):
+        need = _need(cost, reader, rule)
+        check_memory(need, limits)
+        with _gate.room(need, limits.memory):
+            if (cost.apart or is_much(need)) and not apart.inside:
+                options = {
+                    "size": rule.size,
+                    "interpolation": interpolation,
+                    "exif": exif,
+                    "bbox": rule.bbox,
+                    "allow_truncated": allow_truncated,
+                }
+                found = apart.load(_whole(source, stream), options, limits)
+                if found is not None:
+                    return Picture(*found)
+            return _decode(reader, cost, rule, exif, limits, allow_truncated)
 
 
-def picture_size(source: str | os.PathLike[str] | bytes | BinaryIO, *, exif: bool = True) -> tuple[int, int]:
+def picture_size(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, exif: bool = True, limits: Limits | None = None
+) -> tuple[int, int]:
     """Width and height of a picture, its header alone read; as it is seen, or with ``exif`` off as it is stored.
 
     Raises ImageError as :func:`load_picture` does.
     """
-    with _header(source) as image:
-        turned = exif and _orientation(image) >= 5
-        return image.size[::-1] if turned else image.size
+    limits = limits or Limits.from_environment()
+    with _examined(source, limits) as (stream, reader, cost):
+        if cost.apart and not apart.inside:
+            found = apart.size(_whole(source, stream), {"exif": exif}, limits)
+            if found is not None:
+                return found
+        image = open_header(cost.stream, reader)
+        check_pixels(*image.size, limits)
+        width, height = _stored_size(image)
+        return (height, width) if exif and _orientation(image) >= 5 else (width, height)
 
 
 @contextmanager
-def _header(source: str | os.PathLike[str] | bytes | BinaryIO) -> Iterator[Image.Image]:
-    """The undecoded picture; whatever a reader raises while this is open becomes an ImageError."""
+def _examined(
+    source: str | os.PathLike[str] | bytes | BinaryIO, limits: Limits
+) -> Iterator[tuple[BinaryIO, str, Cost]]:
+    """The file, its format and what it will cost; whatever a reader raises while this is open becomes an ImageError."""
     stream, ours = open_stream(source)
     reader = "picture"
     try:
-        reader = identify(stream)
-        yield open_header(stream, reader)
+        reader = identify(stream, limits)
+        yield stream, reader, examine(stream, reader, limits)
     except RetrievalError:
         raise
     except Exception as error:  # readers raise almost anything on damaged files
@@ -146,6 +155,35 @@ def _header(source: str | os.PathLike[str] | bytes | BinaryIO) -> Iterator[Image
     finally:
         if ours:
             stream.close()
+
+
+def _whole(source: Any, stream: BinaryIO) -> str | bytes:
+    """The picture as another process can get it: its path, or its bytes."""
+    if isinstance(source, str | os.PathLike):
+        return os.path.abspath(os.fspath(source))
+    if isinstance(source, bytes):
+        return source
+    stream.seek(0)
+    return stream.read()
+
+
+def _need(cost: Cost, reader: str, rule: Rule) -> float:
+    """Bytes that are held at one time: what is decoded, what it is decoded from, and what it becomes."""
+    width, height = cost.width, cost.height
+    if not width or not height:
+        return cost.fixed
+    whole = width * height
+    decoded = whole
+    if reader == "JPEG" and rule.bbox is None:
+        decoded //= rule.draft(max(width, height)) ** 2
+    target = (width, height) if rule.size is None else fitted_size(width, height, rule.size)
+    result = 7 * target[0] * target[1]
+    between = 4 * target[0] * height * decoded / whole
+    if target == (width, height):
+        between = 0
+        if reader == "JPEG":
+            result = 3 * whole
+    return cost.fixed + cost.passing * whole + cost.held * decoded + between + result
 
 
 def picture_from_array(
@@ -161,7 +199,7 @@ def picture_from_array(
     Sizes and boxes as in :func:`load_picture`. ``exif`` matters for a PIL image that carries an orientation.
     Raises UsageError for another shape or type, ImageError for a PIL image whose file cannot be decoded.
     """
-    rule = _Rule(size, interpolation, bbox)
+    rule = Rule(size, interpolation, bbox)
     if isinstance(array, Image.Image):
         try:
             turn = _load(array, exif, False)
@@ -179,108 +217,6 @@ def picture_from_array(
     return rule.apply(Image.fromarray(np.ascontiguousarray(array)), 1, (array.shape[1], array.shape[0]))
 
 
-class _Rule:
-    """What is asked of the picture's geometry; checked at once, applied when the pixels are there."""
-
-    def __init__(self, size: int | None, interpolation: str, bbox: Sequence[float] | None) -> None:
-        try:
-            self.size = None if size is None else operator.index(size)
-        except TypeError:
-            raise UsageError(f"size must be a whole number of pixels, not {size!r}") from None
-        if self.size is not None and (self.size < 1 or isinstance(size, bool)):
-            raise UsageError(f"size must be at least 1 pixel, not {size!r}")
-        if interpolation not in INTERPOLATIONS:
-            choice = ", ".join(INTERPOLATIONS)
-            raise UsageError(f"unknown interpolation {interpolation!r}", f"Choose one of {choice}.")
-        self.filter = INTERPOLATIONS[interpolation]
-        try:
-            self.bbox = None if bbox is None else tuple(float(v) for v in bbox)
-        except (TypeError, ValueError, OverflowError):
-            raise UsageError(f"a box is four numbers x1, y1, x2, y2, not {bbox!r}") from None
-        if self.bbox is not None and len(self.bbox) != 4:
-            raise UsageError(f"a box is four numbers x1, y1, x2, y2, not {len(self.bbox)}")
-
-    def crop(self, whole: tuple[int, int]) -> _Box | None:
-        """The box in whole pixels inside the picture; None for the whole picture."""
-        if self.bbox is None:
-            return None
-        width, height = whole
-        box = "({:g}, {:g}, {:g}, {:g})".format(*self.bbox)
-        have = f"the picture has {width} x {height} pixels"
-        if not all(map(math.isfinite, self.bbox)):
-            raise UsageError(f"the box {box} is not four finite numbers; {have}")
-        x1, y1, x2, y2 = map(round, self.bbox)
-        if x1 >= x2 or y1 >= y2:
-            raise UsageError(f"the box {box} is empty; {have}", "Give x1 < x2 and y1 < y2.")
-        x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
-        if x1 >= x2 or y1 >= y2:
-            raise UsageError(f"the box {box} lies outside the picture; {have}")
-        return None if (x1, y1, x2, y2) == (0, 0, width, height) else (x1, y1, x2, y2)
-
-    def draft(self, longest: int) -> int:
-        """By which power of two a JPEG may be decoded smaller (1, 2, 4 or 8)."""
-        if self.size is None:
-            return 1
-        return next((s for s in (8, 4, 2) if longest // s >= _DRAFT * self.size), 1)
-
-    def apply(
-        self,
-        image: Image.Image,
-        turn: int,
-        stored: tuple[int, int],
-        extent: tuple[float, float] | None = None,
-    ) -> Picture:
-        """Decoded pixels to the result.
-
-        ``turn``: orientation still to be applied; ``stored``: the original's size before that; ``extent``:
-        how much of the decoded pixels the picture fills, where it was decoded smaller.
-        """
-        width, height = stored if turn < 5 else stored[::-1]
-        box = self.crop((width, height))
-        image = _eight_bits(image)
-        shape = (width, height)
-        longest = self.size
-        if box is not None:
-            shape = (box[2] - box[0], box[3] - box[1])
-            # resize() with an integer box of the same size is a crop; Pillow's crop() warns when it is large.
-            cut = _stored_box(box, turn, width, height)
-            image = image.resize((cut[2] - cut[0], cut[3] - cut[1]), Image.Resampling.NEAREST, box=cut)
-            if longest is not None:
-                longest = max(1, longest * max(shape) // max(width, height))
-        target = shape if longest is None else fitted_size(*shape, longest)
-        if target != shape:
-            x, y = extent or image.size
-            if turn < 5:
-                image = image.resize(target, self.filter, box=(0, 0, x, y))
-            else:  # rows first, then columns: in the order in which the turned picture would be resized
-                image = image.resize((image.width, target[0]), self.filter, box=(0, 0, image.width, y))
-                image = image.resize(target[::-1], self.filter, box=(0, 0, x, image.height))
-        if turn != 1:
-            image = image.transpose(_TURNS[turn])
-        return Picture(np.array(image.convert("RGB")), width, height)
-
-
-_TURNS = {  # EXIF orientation -> what brings the stored pixels into the position in which they are seen
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _stored_box(box: _Box, turn: int, width: int, height: int) -> _Box:
-    """A box in the picture as it is seen (``width`` x ``height``) -> the same pixels before turning."""
-    x1, y1, x2, y2 = box
-    if turn in (2, 3, 6, 7):
-        x1, x2 = width - x2, width - x1
-    if turn in (3, 4, 7, 8):
-        y1, y2 = height - y2, height - y1
-    return (x1, y1, x2, y2) if turn < 5 else (y1, x1, y2, x2)
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or it cannot be read."""
     try:
@@ -290,27 +226,37 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _decode(image: Image.Image, rule: _Rule, exif: bool, max_pixels: int, allow_truncated: bool) -> Picture:
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before turning; some of Pillow's versions turn the size of a TIFF that is not loaded yet."""
+    tags = getattr(image, "tag_v2", None)
+    return image.size if tags is None else (tags[256], tags[257])
+
+
+def _decode(reader: str, cost: Cost, rule: Rule, exif: bool, limits: Limits, allow_truncated: bool) -> Picture:
+    image = open_header(cost.stream, reader)
     width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} pixels exceed the limit of {max_pixels / 1e6:.3g} megapixels",
-            "Make a smaller copy of it.",
-        )
-    jpeg = image.format == "JPEG"
+    check_pixels(width, height, limits)
+    if width * height != cost.width * cost.height:  # the header is more than what was looked at
+        check_memory(_need(replace(cost, width=width, height=height), reader, rule), limits)
+    jpeg = reader == "JPEG"
     shrink = rule.draft(max(width, height)) if jpeg else 1
-    # A progressive JPEG's coefficients are held in full, however small it is decoded.
-    whole = shrink == 1 or rule.bbox is not None or "progressive" in image.info
-    pixels = width * height // (1 if whole else shrink**2)
-    with _one_at_a_time if pixels > _BIG_PIXELS else nullcontext():
-        extent = None
-        if shrink > 1:
-            seen = (width, height) if not exif or _orientation(image) < 5 else (height, width)
-            if rule.crop(seen) is None:
-                drafted = image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
-                extent = None if drafted is None else drafted[1][2:]
-        turn = _load(image, exif, allow_truncated)
-        return rule.apply(image, turn, (width, height) if jpeg else image.size, extent)
+    extent = None
+    if shrink > 1:
+        seen = (width, height) if not exif or _orientation(image) < 5 else (height, width)
+        if rule.crop(seen) is None:
+            drafted = image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
+            extent = None if drafted is None else drafted[1][2:]
+    turn = _load(image, exif, allow_truncated)
+    if cost.header is not None:
+
+        def again(rawmode: str) -> Image.Image:
+            second: Any = open_header(cost.stream, reader)
+            second.tile = [tile._replace(args=rawmode) for tile in second.tile]
+            _load(second, False, allow_truncated)
+            return second
+
+        image = with_alpha(image, cost.header, again)
+    return rule.apply(image, turn, (width, height) if jpeg else image.size, extent)
 
 
 def _load(image: Image.Image, exif: bool, allow_truncated: bool) -> int:
@@ -355,46 +301,3 @@ class _EndMarked:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Any mode to "RGB" or "L"."""
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_scaled(np.asarray(image)))
-    if mode == "LAB":
-        from PIL import ImageCms
-
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(image)
-    if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        if mode == "La":
-            image = image.convert("LA")
-        if mode != "RGBA":
-            image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        if alpha.getextrema() == (255, 255):
-            return image.convert("RGB")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=alpha)
-        return white
-    if mode in ("RGB", "L"):
-        return image
-    return image.convert("L" if mode == "1" else "RGB")
-
-
-def _scaled(values: np.ndarray) -> np.ndarray:
-    """Samples of 16 or 32 bits (H, W) -> uint8, by the rule at the head of this file."""
-    low, high = 0.0, 65535.0
-    if values.dtype.itemsize > 2:
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        if least < 0 or most > 65535:
-            low, high = least, max(most, math.nextafter(least, math.inf))
-        elif most <= 255:
-            high = 1.0 if values.dtype.kind == "f" and most < 1.5 else 255.0
-    out = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 256):  # in strips: double precision needs 8 bytes a pixel
-        strip = np.clip(np.nan_to_num(values[row : row + 256].astype(np.float64), nan=low), low, high)
-        out[row : row + 256] = np.floor((strip - low) / (high - low) * 255 + 0.5)
-    return out

@@ -19,8 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from retrieval.errors import ImageError, UsageError
-
-MAX_PIXELS = 178_956_970
+from retrieval.pictures.limits import MAX_PIXELS, Limits
 
 _READERS = {  # format: module and class of Pillow's reader
     "JPEG": "JpegImagePlugin.JpegImageFile",  # also for MPO: its first picture is a JPEG like any other
@@ -62,7 +61,7 @@ def open_stream(source: Any) -> tuple[BinaryIO, bool]:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source), True
     if isinstance(source, str | os.PathLike):
-        return _open_file(source), True
+        return open_file(source), True
     if not hasattr(source, "read"):
         raise UsageError(f"a picture is given by its path, its bytes or a binary file, not {type(source).__name__}")
     try:
@@ -77,16 +76,21 @@ def open_stream(source: Any) -> tuple[BinaryIO, bool]:
     return source, False
 
 
-def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Looks before it opens: opening a FIFO would wait for ever."""
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A picture's file, open at its start. Looks before it opens, and waits for nothing: not for the other end of a FIFO, a
+    modem, or a file of the system that has something to say now and then. Raises ImageError."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError("a directory, not a picture")
-        if not stat.S_ISREG(status.st_mode):
-            kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
-            raise ImageError(f"not a regular file ({kinds.get(stat.S_IFMT(status.st_mode), 'device')})")
-        return open(path, "rb")
+        _regular(os.stat(path))
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(number)
+            _regular(status)  # it may have become another one
+            if not status.st_size:  # also those of /proc, whose reading may wait for ever
+                raise ImageError("empty file")
+            return open(number, "rb")
+        except BaseException:
+            os.close(number)
+            raise
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"not a file name: {_line(error)}") from error
     except OSError as error:
@@ -101,8 +105,16 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
         raise ImageError(_line(error), transient=not lasting) from error
 
 
-def identify(stream: BinaryIO) -> str:
-    """The format, by its signature."""
+def _regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("a directory, not a picture")
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+        raise ImageError(f"not a regular file ({kinds.get(stat.S_IFMT(status.st_mode), 'device')})")
+
+
+def identify(stream: BinaryIO, limits: Limits) -> str:
+    """The format, by its signature; a file of more bytes than any picture needs is refused here too. Reads 256 bytes."""
     head = stream.read(256)
     if not head:
         raise ImageError("empty file")
@@ -111,7 +123,7 @@ def identify(stream: BinaryIO) -> str:
             stream.seek(0, os.SEEK_END)
             length = stream.tell()
             # Some readers take a whole file into memory before they know the picture's size.
-            if name != "TIFF" and length > 8 * MAX_PIXELS:
+            if length > limits.file_bytes:
                 raise ImageError(f"{length / 1e9:.1f} GB in one file are more than a picture needs")
             if name == "WebP" and length < 7 + int.from_bytes(head[4:8], "little"):
                 raise ImageError(_EARLY)
@@ -158,7 +170,7 @@ def _line(error: BaseException) -> str:
 def explained(error: Exception, reader: str, stream: BinaryIO | None) -> ImageError:
     """What a reader raised, as the one error that callers need to know."""
     if isinstance(error, MemoryError):
-        return ImageError("not enough memory to decode it", transient=True)
+        return ImageError("not enough memory to decode it", transient=True, out_of_memory=True)
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(f"its pixels exceed the limit of {MAX_PIXELS / 1e6:.0f} megapixels")
     if isinstance(error, OSError) and error.errno is not None:

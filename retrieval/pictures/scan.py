@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from retrieval.pictures.foreign import foreign_suffix
 from retrieval.pictures.imaging import is_picture_name
 
 
@@ -23,11 +25,13 @@ class Found:
 
 @dataclass
 class Scan:
-    """What a walk found, in a fixed order; ``unreadable``: sub-folders (relative) that could not be listed."""
+    """What a walk found, in a fixed order; ``unreadable``: sub-folders (relative) that could not be listed; ``ignored``:
+    how many files have no picture's name, and of them by suffix in ``foreign`` those that ``foreign.py`` knows."""
 
     files: list[Found] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
+    foreign: Counter[str] = field(default_factory=Counter)
 
 
 def look(path: str, relative: str) -> Found:
@@ -107,6 +111,8 @@ def _walk(folder: str, prefix: str, seen: set[tuple[int, int]], links: list[tupl
                 _enter(entry.path, relative, seen, links, scan)
         elif not wanted:
             scan.ignored += 1
+            if (suffix := foreign_suffix(entry.name)) is not None:
+                scan.foreign[suffix] += 1
         elif stat.S_ISREG(status.st_mode):
             scan.files.append(Found(relative, status.st_size, status.st_mtime_ns))
         else:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import UsageError
+from retrieval.errors import UsageError, whole_number
 from retrieval.ranking.neighbours import Floats, top_k
 
 Scores = npt.NDArray[np.float64]
@@ -25,8 +25,9 @@ def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
     """
     from scipy.sparse import csr_array
 
-    if k < 1 or gamma <= 0:
-        raise UsageError(f"k must be at least 1 and gamma positive, not {k} and {gamma}")
+    k = whole_number("k", k)
+    if not gamma > 0:
+        raise UsageError(f"gamma must be positive, not {gamma}")
     n = len(gallery)
     ids, similarities = top_k(gallery, gallery, k + 1)
     own = np.arange(n)[:, None]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import DatasetError, UsageError
+from retrieval.errors import DatasetError, UsageError, whole_number
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
@@ -56,7 +56,7 @@ def augment_database(
     own = np.arange(len(gallery))[:, None]
     if len(ids) != len(gallery):
         raise UsageError(f"neighbours of {len(ids)} vectors for a gallery of {len(gallery)}")
-    if k < 1 or ids.shape[1] < min(k + 1, len(gallery)):
+    if ids.shape[1] < min(whole_number("k", k) + 1, len(gallery)):
         raise UsageError(f"{ids.shape[1]} neighbours are too few for k = {k}", "Search for k + 1: each finds itself")
     # Others first (stable, so best first), the vector itself last. It is absent where k + 1 copies of it come before.
     order = np.argsort(ids == own, axis=1, kind="stable")[:, :k]
@@ -69,7 +69,7 @@ def augment_database(
 def _neighbours(queries: Floats, gallery: Floats, ids: Integers, k: int) -> Integers:
     if ids.ndim != 2 or len(ids) != len(queries):
         raise UsageError(f"neighbours of shape {ids.shape} for {len(queries)} queries", "Give one row for each query")
-    if k < 1 or ids.shape[1] < min(k, len(gallery)):
+    if ids.shape[1] < min(whole_number("k", k), len(gallery)):
         raise UsageError(f"k = {k} neighbours are wanted, but {ids.shape[1]} are given")
     ids = ids[:, :k]
     if ids.size and (ids.min() < -1 or ids.max() >= len(gallery)):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import DatasetError, UsageError
+from retrieval.errors import DatasetError, UsageError, whole_number
 
 Floats = npt.NDArray[np.floating[Any]]
 _QUERIES_AT_ONCE = 256
@@ -37,8 +37,7 @@ def top_k(
     Cost: Q N D multiplications. Raises UsageError for shapes that do not fit, DatasetError for NaN or infinite values.
     """
     queries = query_block(queries, gallery)
-    if k < 1:
-        raise UsageError(f"k must be at least 1, not {k}")
+    k = whole_number("k", k)
     n, count = len(gallery), len(queries)
     k, rows = min(k, n), block_rows(gallery, block)
     ids = np.zeros((count, k), np.int64)

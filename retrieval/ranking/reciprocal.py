@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import UsageError
+from retrieval.errors import UsageError, whole_number
 from retrieval.ranking.neighbours import Floats, top_k
 
 
@@ -67,8 +67,7 @@ def reciprocal_encoding(vectors: Floats, k1: int = 20, k2: int = 6) -> Any:
     q joins R(p, k1) where at least two thirds of it are in R(p, k1) already (eq. 5). Members g get the weight
     exp(-d(p, g)) (eq. 7); the encoding of p is then averaged over its k2 nearest, p included (eq. 11).
     """
-    if k1 < 1 or k2 < 1:
-        raise UsageError(f"k1 and k2 must be at least 1, not {k1} and {k2}")
+    k1, k2 = whole_number("k1", k1), whole_number("k2", k2)
     vectors = np.asarray(vectors, np.float32)
     n = len(vectors)
     ids, _ = top_k(vectors, vectors, max(k1 + 1, k2))

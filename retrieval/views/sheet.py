@@ -3,7 +3,6 @@ truth."""
 
 from __future__ import annotations
 
-import functools
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -11,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.files.whole import whole_file
 from retrieval.pictures.imaging import load_picture
+from retrieval.views.fonts import Lettering
 
 MAX_SIDE = 65_500  # what a JPEG can hold
 MAX_PIXELS = 89_000_000  # what Pillow and most viewers open without complaint
@@ -25,8 +25,7 @@ _PAGE, _CARD, _QUERY, _LINE = "#f4f5f7", "#ffffff", "#eef3fb", "#dfe2e7"
 _INK, _SOFT, _ACCENT, _MISSING = "#1f2328", "#6b7280", "#2f6fde", "#e3e5e9"
 _FRAMES = {"positive": "#1f9d55", "negative": "#d64545", "junk": "#9aa1ab"}
 _ELLIPSIS = "..."
-# Pillow's own font has Latin letters only; for others one of these is used where it is installed.
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf")
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,10 @@ class _Style:
         self.frame = max(2, round(thumb / 40))
         self.gap = max(6, thumb // 12)
         self.margin = max(12, thumb // 7)
-        self.caption = _font(max(10, round(thumb / 11)))
-        self.subtitle = _font(max(9, round(thumb / 13)))
-        self.title = _font(max(14, round(thumb / 6.5)))
-        self.lines = _line_height(self.caption) + _line_height(self.subtitle)
+        self.caption = Lettering(max(10, round(thumb / 11)))
+        self.subtitle = Lettering(max(9, round(thumb / 13)))
+        self.title = Lettering(max(14, round(thumb / 6.5)))
+        self.lines = self.caption.line_height + self.subtitle.line_height
         self.tile = (thumb, thumb + self.gap // 2 + self.lines)
 
 
@@ -151,8 +150,8 @@ class _Layout:
         self.panel = style.thumb + 2 * style.gap if queries else 0
         results = columns * (style.thumb + style.gap) + style.gap
         self.width = 2 * style.margin + self.panel + results
-        self.top = style.margin + (_line_height(style.title) + style.gap if title else 0)
-        self.foot = _line_height(style.caption) + style.margin
+        self.top = style.margin + (style.title.line_height + style.gap if title else 0)
+        self.foot = style.caption.line_height + style.margin
 
     def row(self, lines: int) -> int:
         """Height of a row, with the space below it."""
@@ -187,20 +186,15 @@ class _Pen:
         y: int,
         width: int,
         text: str,
-        font: Any,
+        font: Lettering,
         fill: str,
         align: Literal["left", "right", "center"],
     ) -> int:
         """One line, shortened in its middle where it is too long; returns the width it took."""
-        text = _printable(text)
-        if not isinstance(font, ImageFont.FreeTypeFont):
-            text = text.encode("latin-1", "replace").decode("latin-1")
-        elif any(char > "\u024f" for char in text):
-            font = _wide_font(font.size) or font
-        text = _fitted(text, width, font.getlength)
+        text = _fitted(_printable(text), width, font.getlength)
         length = round(font.getlength(text))
         x += {"left": 0, "center": (width - length) // 2, "right": width - length}[align]
-        self.draw.text((x, y), text, font=font, fill=fill)
+        font.draw(self.sheet, x, y, text, fill)
         return length
 
     def picture(self, x: int, y: int, cell: SheetCell) -> None:
@@ -244,7 +238,7 @@ class _Pen:
     def _missing(self, x: int, y: int, reason: str) -> None:
         thumb, font = self.style.thumb, self.style.subtitle
         self.draw.rectangle((x, y, x + thumb - 1, y + thumb - 1), fill=_MISSING)
-        step = _line_height(font)
+        step = font.line_height
         lines = ["cannot be read", *_wrapped(_printable(reason), thumb - 2 * self.style.gap, font.getlength)]
         lines = lines[: max(1, (thumb - self.style.gap) // step)]
         top = y + (thumb - len(lines) * step) // 2
@@ -260,7 +254,7 @@ class _Pen:
         taken = self.text(x, below, style.thumb // 2, label, style.caption, colour, "left")
         rest = style.thumb - taken - style.gap
         self.text(x + taken + style.gap, below, rest, cell.caption, style.caption, _INK, "right")
-        below += _line_height(style.caption)
+        below += style.caption.line_height
         self.text(x, below, style.thumb, cell.subtitle, style.subtitle, _SOFT, "left")
 
 
@@ -291,31 +285,11 @@ def _draw_row(pen: _Pen, layout: _Layout, row: SheetRow, lines: int, y: int) -> 
 # ---------------------------------------------------------------- text
 
 
-def _font(size: int) -> Any:
-    try:
-        return ImageFont.load_default(size=size)
-    except (ImportError, OSError):  # a Pillow without FreeType has one small font only
-        return ImageFont.load_default()
-
-
-@functools.cache
-def _wide_font(size: float) -> Any:
-    for name in _WIDE_FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return None
-
-
-def _line_height(font: Any) -> int:
-    top, bottom = font.getbbox("Ågjq|")[1::2]
-    return round(1.25 * (bottom + min(top, 0))) + 1
-
-
 def _printable(text: str) -> str:
-    """One line without control characters or the half-characters that stand for undecodable bytes."""
-    return "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text)[:500]).strip()
+    """One line without control characters or the half-characters that stand for undecodable bytes. What joins letters and
+    emoji stays."""
+    kept = (char if char in _JOINERS or unicodedata.category(char)[0] not in "CZ" else " " for char in str(text)[:500])
+    return "".join(kept).strip()
 
 
 def _fitted(text: str, width: int, length: Callable[[str], float]) -> str:

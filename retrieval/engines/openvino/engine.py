@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.engines.base import checked, unit_length
 from retrieval.engines.openvino.prepared import compiled_model
-from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
 
@@ -49,8 +49,7 @@ class OpenvinoEngine:
         self._idle: list[tuple[int, Any]] = []
 
     def describe(self, images: np.ndarray) -> np.ndarray:
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise UsageError(f"an engine takes uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+        images = checked(images)
         out = np.empty((len(images), self.dim), np.float32)
         width, request = self._take()
         try:
@@ -59,7 +58,7 @@ class OpenvinoEngine:
                 out[i] = request.get_output_tensor(0).data[0]
         finally:
             self._give(width, request)
-        return out
+        return unit_length(out)
 
     def _take(self) -> tuple[int, Any]:
         with self._lock:

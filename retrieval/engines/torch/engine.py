@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retrieval.engines.base import checked, unit_length
 from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.engines.torch.winograd import use_winograd
 from retrieval.engines.winograd import pays_here
-from retrieval.errors import UsageError
 from retrieval.models.backbones import Backbone
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
@@ -52,8 +52,7 @@ class TorchEngine:
         self.describer = Describer(network, spec.image).to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def describe(self, images: np.ndarray) -> np.ndarray:
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise UsageError(f"an engine takes uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+        images = checked(images)
         if sorted(images.shape) != self._shape:  # a turned picture's maps fill the same holes
             # Every new shape leaves holes of its own sizes in the heap, and memory grows with the shapes seen.
             self._shape = sorted(images.shape)
@@ -62,13 +61,13 @@ class TorchEngine:
         with torch.inference_mode():
             pixels = torch.from_numpy(images)
             if self._half is None:
-                return self.describer(pixels.to(self.device)).float().cpu().numpy()
+                return unit_length(self.describer(pixels.to(self.device)).float().cpu().numpy())
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
             descriptors = self.describer(pixels).float().cpu().numpy()
             if not np.isfinite(descriptors).all():
                 with self._half.off():
                     descriptors = self.describer(pixels).float().cpu().numpy()
-            return descriptors
+            return unit_length(descriptors)
 
 
 class _HalfPrecision(nn.Module):
