@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from retrieval.evaluation.run import Evaluation, evaluate
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.sync import SyncReport
+    from retrieval.gallery.planning import SyncReport
     from retrieval.pooling.registry import create_pooling
     from retrieval.training.config import TrainingConfig
     from retrieval.training.session import train
@@ -67,7 +67,7 @@ _HOMES = {
     "Match": "retrieval.gallery.answers",
     "Model": "retrieval.describe.model",
     "QueryResult": "retrieval.gallery.answers",
-    "SyncReport": "retrieval.gallery.sync",
+    "SyncReport": "retrieval.gallery.planning",
     "TrainingConfig": "retrieval.training.config",
     "create_pooling": "retrieval.pooling.registry",
     "evaluate": "retrieval.evaluation.run",

@@ -169,7 +169,8 @@ def old_catalog(gallery: Gallery) -> None:
     with sqlite3.connect(gallery.folder / "catalog.sqlite") as connection:
         connection.executescript(
             """
-            ALTER TABLE images DROP COLUMN metadata;
+            ALTER TABLE images DROP COLUMN metadata; ALTER TABLE images DROP COLUMN ctime_ns;
+            ALTER TABLE images DROP COLUMN inode; DROP TABLE taken_out;
             CREATE TABLE old (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL,
                               kind TEXT NOT NULL CHECK (kind IN ('folder', 'files')));
             INSERT INTO old SELECT * FROM roots; DROP TABLE roots; ALTER TABLE old RENAME TO roots;

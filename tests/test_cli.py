@@ -224,7 +224,7 @@ def test_strict_remove_repair_and_float16(world: tuple[Path, GroundTruth], tmp_p
     assert out.startswith("1 picture")
     (tmp_path / ".retrieval" / "gallery.json").write_text("{")
     assert "gallery.json is damaged" in error("query", images, cwd=tmp_path, status=1)
-    out, err = run("index", "--repair", cwd=tmp_path)
+    out, err = run("index", "--repair", "--restore", cwd=tmp_path)
     assert "repair:" in err
     assert "4 pictures" in out
 

@@ -13,7 +13,7 @@ from retrieval.messages import progress_bar, safe
 if TYPE_CHECKING:
     from retrieval.describe.model import Model
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.sync import SyncReport
+    from retrieval.gallery.planning import SyncReport
     from retrieval.messages import Say
 
 
@@ -45,6 +45,16 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.5, 1),
     help="Share of the true first 10 that an approximate search index must find, kept with the gallery (default: 0.98).",
 )
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out files and folders of this name or path (shell wildcards), from now on; several times.",
+)
+@click.option("--restore", is_flag=True, help="Take in again what `retrieve remove` took out.")
+@click.option(
+    "--rehash", is_flag=True, help="Look at the content of every file, also where its size and times are the same."
+)
 @click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
 @click.option(
@@ -67,6 +77,9 @@ def command(
     no_exif: bool,
     ann: str | None,
     recall: float | None,
+    exclude: tuple[str, ...],
+    restore: bool,
+    rehash: bool,
     strict: bool,
     repair: bool,
     form: str,
@@ -125,7 +138,7 @@ def command(
         gallery = _create(folder, chosen, paths, dtype or "float32", precision or "fp32", engine, tell)
     gallery.configure_search(ann, recall)
     with gallery, progress_bar("index", quiet) as update:
-        report = gallery.index(list(paths) or None, progress=update)
+        report = gallery.index(list(paths) or None, progress=update, exclude=exclude, restore=restore, rehash=rehash)
         images = gallery.catalog.searchable_count()
     for warning in report.warnings:
         tell(f"warning: {safe(warning)}")
@@ -141,6 +154,14 @@ def command(
             print(f"{troubles} could not be read; `retrieve info` says which and why")
         if report.ignored and not images:
             print(f"no pictures among {report.ignored} files")
+        if report.stayed_out:
+            print(
+                f"{report.stayed_out} were taken out of the gallery before and stay out (--restore takes them in again)"
+            )
+        if report.left_out:
+            print(
+                f"{report.left_out} files and folders were left out (--exclude, .nomedia, what other programs leave behind)"
+            )
         for line in passed_over(report.foreign):
             print(line)
     return 1 if strict and troubles else 0

@@ -24,6 +24,7 @@ import numpy as np
 
 from retrieval.datasets import labelled, official
 from retrieval.errors import DatasetError, ImageError, UsageError
+from retrieval.files.paths import as_on_disk
 from retrieval.files.whole import whole_file
 from retrieval.pictures.imaging import picture_size
 
@@ -196,7 +197,8 @@ def load_groundtruth(
     if not path.is_file():
         raise DatasetError(f"{path}: no such file or folder")
     if kind in (".csv", ".txt"):
-        return _leave_one_out(path.stem, str(path), base, labelled.read_list(path))
+        listed = [(as_on_disk(base, picture), label) for picture, label in labelled.read_list(path)]
+        return _leave_one_out(path.stem, str(path), base, listed)
     try:
         if kind == ".pkl" and path.stat().st_size > _PICKLE_LIMIT:
             raise DatasetError(f"{path}: larger than any benchmark's ground truth ({_PICKLE_LIMIT >> 20} MiB): refused")
@@ -213,7 +215,16 @@ def load_groundtruth(
         form = json.loads(data.decode("utf-8-sig", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON ({error})") from error
-    return GroundTruth.from_json(form, base, source=str(path))
+    return GroundTruth.from_json(_as_on_disk(form, base), base, source=str(path))
+
+
+def _as_on_disk(form: Any, base: Path) -> Any:
+    """The same with paths as they are written on the disk, where they differ in Unicode's forms alone."""
+    if isinstance(form, dict):
+        return {key: value if key == "name" else _as_on_disk(value, base) for key, value in form.items()}
+    if isinstance(form, list):
+        return [_as_on_disk(value, base) for value in form]
+    return as_on_disk(base, form) if isinstance(form, str) and "\0" not in form else form
 
 
 def _inside(folder: Path) -> Path:

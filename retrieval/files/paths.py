@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 
 
 def show_path(absolute: str) -> str:
@@ -12,3 +13,27 @@ def show_path(absolute: str) -> str:
     except OSError:
         return absolute
     return os.path.relpath(absolute, here) if absolute.startswith(here.rstrip(os.sep) + os.sep) else absolute
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form (NFC), in which names that look the same are the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def as_on_disk(folder: str | os.PathLike[str], relative: str) -> str:
+    """The path, relative to ``folder``, under which a file lies there: as given, or the one that differs from it in Unicode's
+    composed and decomposed forms alone; as given too where there is neither."""
+    if relative.isascii() or os.path.lexists(os.path.join(folder, relative)):
+        return relative
+    here, found = os.fspath(folder), []
+    for part in relative.split(os.sep):
+        if part in ("", ".", "..") or os.path.lexists(os.path.join(here, part)):
+            real = part
+        else:
+            try:
+                real = next(name for name in sorted(os.listdir(here)) if composed(name) == composed(part))
+            except (OSError, StopIteration):
+                return relative
+        found.append(real)
+        here = os.path.join(here, real)
+    return os.sep.join(found)

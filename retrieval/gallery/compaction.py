@@ -15,6 +15,8 @@ _COMPACT_ROWS = 1024
 
 def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
     """Write the vectors that are in use as a new generation, once more than half of the rows are not."""
+    with catalog.writing():
+        catalog.set_meta("compaction_due", 0)
     count, live = catalog.number("vector_count"), catalog.live_rows()
     if count - len(live) < max(_COMPACT_ROWS, len(live)):
         return

@@ -23,10 +23,12 @@ from retrieval.gallery.adding import Picture, add_pictures
 from retrieval.gallery.asking import AskedGallery
 from retrieval.gallery.exchange import export_gallery, import_descriptors
 from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, read_description, write_description
+from retrieval.gallery.planning import SyncReport
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.selection import select
 from retrieval.gallery.store.catalog import Catalog, Record
-from retrieval.gallery.sync import SyncReport, synchronise
+from retrieval.gallery.sync import synchronise
+from retrieval.gallery.targets import lies_in
 from retrieval.messages import Say, Update
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
@@ -139,9 +141,14 @@ class Gallery(AskedGallery):
         *,
         progress: Update | None = None,
         workers: int | None = None,
+        exclude: Sequence[str] = (),
+        restore: bool = False,
+        rehash: bool = False,
     ) -> SyncReport:
-        """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`."""
-        return synchronise(self, paths, progress=progress, workers=workers)
+        """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
+        patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`)."""
+        self.configure_exclude(exclude)
+        return synchronise(self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash)
 
     def add(
         self,
@@ -197,12 +204,25 @@ class Gallery(AskedGallery):
             name = self.namer()
             return [show_path(name(record)) for record in select(self, pattern).records]
         with self.writing() as catalog:
-            return self._taken_out(catalog, select(self, pattern, catalog).records)
+            names = self._taken_out(catalog, select(self, pattern, catalog).records)
+            self._forget_roots(catalog, pattern)
+            return names
+
+    def _forget_roots(self, catalog: Catalog, name: str) -> None:
+        """A folder that was indexed and is taken out as a whole is forgotten: the next synchronisation does not look there."""
+        whole = os.path.abspath(name)
+        with catalog.writing():
+            for root in catalog.roots():
+                if root.kind != "keys" and lies_in(self.folder_of(root), whole):
+                    catalog.drop_root(root.id)
+            self.describe_roots(catalog)
 
     def _taken_out(self, catalog: Catalog, gone: list[Record]) -> list[str]:
         name = self.namer(catalog)
         if gone:
             with catalog.writing():
+                folders = {root.id for root in catalog.roots() if root.kind == "folder"}
+                catalog.remember_taken_out(record for record in gone if record.root in folders)
                 catalog.delete(record.id for record in gone)
                 catalog.drop_empty_roots()
                 catalog.bump_version()

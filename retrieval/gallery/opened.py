@@ -194,6 +194,21 @@ class OpenedGallery:
         result: float = self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
         return result
 
+    @property
+    def exclude(self) -> list[str]:
+        """Patterns of files and folders that are not indexed, see :mod:`retrieval.pictures.leave_out`."""
+        return list(self.description.get("exclude", []))
+
+    def configure_exclude(self, patterns: Sequence[str]) -> None:
+        """Leave out files and folders of these patterns too, from the next synchronisation on."""
+        merged = list(dict.fromkeys([*self.exclude, *patterns]))
+        if merged != self.exclude:
+            with self.writing() as catalog:
+                self.description["exclude"] = merged
+                with catalog.writing():
+                    catalog.set_meta("description", json.dumps(self.description))
+                write_description(self.folder, self.description)
+
     def allow_keys(self, catalog: Catalog) -> None:
         """From now on the gallery may hold keys; a program that would take them for vanished files refuses it."""
         if self.description["format"] < FORMAT:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from retrieval.files.paths import composed
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record
+from retrieval.gallery.targets import lies_in
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class _Names:
         return [found[i] for i in sorted(found)]
 
     def below(self, text: str) -> list[Record]:
-        whole = [root for root, folder in self._roots.items() if folder and _lies_in(folder, os.path.abspath(text))]
+        whole = [root for root, folder in self._roots.items() if folder and lies_in(folder, os.path.abspath(text))]
         found = {r.id: r for root in whole for r in self._catalog.records(root)}
         for root, folder in self._roots.items():
             if root in whole:
@@ -94,9 +95,9 @@ class _Names:
 
     def _alike(self, text: str) -> Iterable[Record]:
         for root, folder in self._roots.items():
-            wanted = {_composed(path) for path in _relatives(_composed(text), _composed(folder))}
+            wanted = {composed(path) for path in _relatives(composed(text), composed(folder))}
             if wanted:
-                yield from (r for r in self._catalog.records(root) if _composed(r.path) in wanted)
+                yield from (r for r in self._catalog.records(root) if composed(r.path) in wanted)
 
 
 def _relatives(text: str, folder: str) -> list[str]:
@@ -105,18 +106,10 @@ def _relatives(text: str, folder: str) -> list[str]:
         return [text]
     found = []
     absolute = os.path.abspath(text)
-    if _lies_in(absolute, folder) and absolute != folder:
+    if lies_in(absolute, folder) and absolute != folder:
         found.append(os.path.relpath(absolute, folder))
     if not os.path.isabs(text):
         inside = os.path.normpath(text)
         if inside not in (".", *found) and not inside.startswith(".."):
             found.append(inside)
     return found
-
-
-def _lies_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)

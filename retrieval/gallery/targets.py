@@ -10,6 +10,7 @@ from retrieval.errors import UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Root
+from retrieval.pictures.scan import identity
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Target:
 def targets_of(
     gallery: OpenedGallery, catalog: Catalog, paths: Sequence[str | os.PathLike[str]] | None
 ) -> list[Target]:
+    targets: list[Target] = []
     if paths is None:
         # Pictures under keys have no files to compare with.
         targets = [Target(r, files=None if r.kind == "folder" else ()) for r in catalog.roots() if r.kind != "keys"]
@@ -43,14 +45,15 @@ def targets_of(
     for path in absolute:
         if lies_in(os.path.realpath(path), own):
             raise UsageError(f"{show_path(path)} is the gallery itself")
-    targets = []
     with catalog.writing():
         for folder in (p for p in dict.fromkeys(absolute) if os.path.isdir(p)):
-            targets.append(_folder_target(gallery, catalog, folder))
+            target = _folder_target(gallery, catalog, folder)
+            if target not in targets:
+                targets.append(target)
         files: dict[Root, list[str]] = {}
         for file in (p for p in dict.fromkeys(absolute) if not os.path.isdir(p)):
-            root = _root_of_file(gallery, catalog, file)
-            files.setdefault(root, []).append(os.path.relpath(file, gallery.folder_of(root)))
+            root, name = _root_of_file(gallery, catalog, file)
+            files.setdefault(root, []).append(name)
         targets += [Target(root, files=tuple(names)) for root, names in files.items()]
         gallery.describe_roots(catalog)
     return targets
@@ -63,24 +66,48 @@ def lies_in(path: str, folder: str) -> bool:
 def _folder_target(gallery: OpenedGallery, catalog: Catalog, folder: str) -> Target:
     roots = catalog.roots()
     for root in roots:
-        if root.kind == "folder" and lies_in(folder, gallery.folder_of(root)):
-            prefix = os.path.relpath(folder, gallery.folder_of(root))
-            return Target(root, "" if prefix == "." else prefix)
+        if root.kind == "folder" and (prefix := _place_in(folder, gallery.folder_of(root))) is not None:
+            return Target(root, prefix)
     stored = gallery.root_path(folder)
     # Single files of this very folder keep the name of their root out of the way until they are moved.
-    same = next((r for r in roots if r.path == stored), None)
+    same = next((r for r in roots if r.kind != "keys" and r.path == stored), None)
     new = catalog.replace_root(same) if same else catalog.add_root(stored, "folder")
     for root in roots:
-        if root != same and lies_in(gallery.folder_of(root), folder):
+        if root != same and root.kind != "keys" and lies_in(gallery.folder_of(root), folder):
             prefix = os.path.relpath(gallery.folder_of(root), folder)
             catalog.move_into(root, new, "" if prefix == "." else prefix)
     return Target(new)
 
 
-def _root_of_file(gallery: OpenedGallery, catalog: Catalog, file: str) -> Root:
-    parent = os.path.dirname(file)
+def _place_in(folder: str, root: str) -> str | None:
+    """Where a folder lies in another, "" for the same one; None where it does not. By name, or by another name of the same
+    folder (a link, a mount of it elsewhere)."""
+    if lies_in(folder, root):
+        prefix = os.path.relpath(folder, root)
+        return "" if prefix == "." else prefix
+    own = identity(root)
+    if own is None:
+        return None
+    inside: list[str] = []
+    here = os.path.realpath(folder)
+    while True:
+        if identity(here) == own:
+            return os.path.join("", *reversed(inside))
+        parent, name = os.path.split(here)
+        if parent == here:
+            return None
+        inside.append(name)
+        here = parent
+
+
+def _root_of_file(gallery: OpenedGallery, catalog: Catalog, file: str) -> tuple[Root, str]:
+    """The root of a single file, and its path in it."""
+    parent, name = os.path.split(file)
     for root in catalog.roots():
+        if root.kind == "keys":
+            continue
         folder = gallery.folder_of(root)
-        if (root.kind == "folder" and lies_in(file, folder)) or (root.kind == "files" and folder == parent):
-            return root
-    return catalog.add_root(gallery.root_path(parent), "files")
+        place = _place_in(parent, folder)
+        if place is not None and (root.kind == "folder" or place == ""):
+            return root, os.path.join(place, name)
+    return catalog.add_root(gallery.root_path(parent), "files"), name

@@ -6,30 +6,40 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from retrieval.pictures.foreign import foreign_suffix
 from retrieval.pictures.imaging import is_picture_name
+from retrieval.pictures.leave_out import MARKER, LeaveOut
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file with a picture's name. ``problem`` is set where it is no regular file that could be opened."""
+    """A file with a picture's name. ``problem`` is set where it is no regular file that could be opened.
+
+    ``ctime_ns`` and ``inode`` change where size and time of a file were kept although it became another.
+    """
 
     path: str  # relative to the folder walked
     size: int
     mtime_ns: int
     problem: str | None = None
+    ctime_ns: int = -1
+    inode: int = -1
 
 
 @dataclass
 class Scan:
-    """What a walk found, in a fixed order; ``unreadable``: sub-folders (relative) that could not be listed; ``ignored``:
-    how many files have no picture's name, and of them by suffix in ``foreign`` those that ``foreign.py`` knows."""
+    """What a walk found, in a fixed order; ``unreadable``: sub-folders (relative) that could not be listed; ``away``: those
+    that hold nothing at all, and links to nothing: a disk may not be mounted there; ``ignored``: how many files have no
+    picture's name, and of them by suffix in ``foreign`` those that ``foreign.py`` knows; ``left_out``: how many files and
+    folders were passed over by rule."""
 
     files: list[Found] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    away: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
     ignored: int = 0
     foreign: Counter[str] = field(default_factory=Counter)
 
@@ -41,28 +51,27 @@ def look(path: str, relative: str) -> Found:
     except OSError as error:
         return Found(relative, -1, -1, _why(path, error))
     if stat.S_ISREG(status.st_mode):
-        return Found(relative, status.st_size, status.st_mtime_ns)
+        return _regular(relative, status)
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
     return Found(relative, -1, -1, f"{kind}, not a picture")
 
 
-def walk(folder: str) -> Scan:
+def identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of what a path leads to, the same by whatever name; None where there is nothing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def walk(folder: str, leave_out: LeaveOut | None = None, skip: Collection[tuple[int, int]] = ()) -> Scan:
     """All pictures below ``folder`` by their names' suffixes, sorted by path. Names that begin with a dot are passed
-    over. Links are followed, but not upwards; a folder that can be reached by several ways is walked once, by its own
+    over, and so is what ``leave_out`` says (default: what other programs leave behind) and folders of the identities in
+    ``skip``. Links are followed, but not upwards; a folder that can be reached by several ways is walked once, by its own
     name if it lies inside. A folder with a picture's name is reported and walked like any other."""
-    scan = Scan()
-    top = os.stat(folder)
-    seen = {(top.st_dev, top.st_ino)}
-    links: list[tuple[str, str]] = []
-    _walk(folder, "", seen, links, scan)
-    while links:
-        path, relative = links.pop(0)
-        target = os.path.join(os.path.realpath(path), "")
-        if not os.path.join(os.path.realpath(folder), "").startswith(target):
-            _enter(path, relative, seen, links, scan)
-    scan.files.sort(key=lambda found: os.fsencode(found.path))
-    return scan
+    return _Walk(folder, leave_out or LeaveOut(), skip).run()
 
 
 def pictures_in(paths: Sequence[str]) -> list[str]:
@@ -76,47 +85,81 @@ def pictures_in(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _enter(path: str, relative: str, seen: set[tuple[int, int]], links: list[tuple[str, str]], scan: Scan) -> None:
-    status = os.stat(path)
-    key = (status.st_dev, status.st_ino)
-    if key not in seen:
-        seen.add(key)
-        _walk(path, relative, seen, links, scan)
+class _Walk:
+    def __init__(self, folder: str, leave_out: LeaveOut, skip: Collection[tuple[int, int]]) -> None:
+        self.folder, self.leave_out = folder, leave_out
+        self.scan = Scan()
+        top = os.stat(folder)
+        self.seen = {(top.st_dev, top.st_ino), *skip}
+        self.links: list[tuple[str, str]] = []
 
+    def run(self) -> Scan:
+        self._list(self.folder, "")
+        self.scan.away.pop("", None)
+        while self.links:
+            path, relative = self.links.pop(0)
+            target = os.path.join(os.path.realpath(path), "")
+            if not os.path.join(os.path.realpath(self.folder), "").startswith(target):
+                self._enter(path, relative)
+        self.scan.files.sort(key=lambda found: os.fsencode(found.path))
+        return self.scan
 
-def _walk(folder: str, prefix: str, seen: set[tuple[int, int]], links: list[tuple[str, str]], scan: Scan) -> None:
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        scan.unreadable[prefix] = error.strerror or str(error)
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        relative = os.path.join(prefix, entry.name)
-        wanted = is_picture_name(entry.name)
+    def _enter(self, path: str, relative: str) -> None:
+        status = os.stat(path)
+        key = (status.st_dev, status.st_ino)
+        if key not in self.seen:
+            self.seen.add(key)
+            self._list(path, relative)
+
+    def _list(self, folder: str, prefix: str) -> None:
+        scan = self.scan
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            scan.unreadable[prefix] = error.strerror or str(error)
+            return
+        if not entries:
+            scan.away[prefix] = "it is empty now"
+        if any(entry.name == MARKER for entry in entries):
+            scan.left_out += 1
+            return
+        for entry in entries:
+            if not entry.name.startswith("."):
+                self._entry(entry, os.path.join(prefix, entry.name))
+
+    def _entry(self, entry: os.DirEntry[str], relative: str) -> None:
+        scan, wanted = self.scan, is_picture_name(entry.name)
         try:
             status = entry.stat()
         except OSError as error:
             if wanted:
                 scan.files.append(Found(relative, -1, -1, _why(entry.path, error)))
-            continue
-        if stat.S_ISDIR(status.st_mode):
+            else:
+                scan.away[relative] = _why(entry.path, error)
+            return
+        folder = stat.S_ISDIR(status.st_mode)
+        if self.leave_out(relative, entry.name, folder=folder):
+            scan.left_out += 1
+        elif folder:
             if wanted:
                 scan.files.append(Found(relative, -1, -1, "a folder, not a picture (what it holds was looked at)"))
             if entry.is_symlink():
-                links.append((entry.path, relative))  # later: a folder's own name comes first
+                self.links.append((entry.path, relative))  # later: a folder's own name comes first
             else:
-                _enter(entry.path, relative, seen, links, scan)
+                self._enter(entry.path, relative)
         elif not wanted:
             scan.ignored += 1
             if (suffix := foreign_suffix(entry.name)) is not None:
                 scan.foreign[suffix] += 1
         elif stat.S_ISREG(status.st_mode):
-            scan.files.append(Found(relative, status.st_size, status.st_mtime_ns))
+            scan.files.append(_regular(relative, status))
         else:
             scan.files.append(look(entry.path, relative))
+
+
+def _regular(relative: str, status: os.stat_result) -> Found:
+    return Found(relative, status.st_size, status.st_mtime_ns, None, status.st_ctime_ns, status.st_ino)
 
 
 def _why(path: str, error: OSError) -> str:

@@ -32,10 +32,13 @@ CREATE TABLE images (
     error TEXT,
     row INTEGER,
     metadata TEXT,
+    ctime_ns INTEGER NOT NULL DEFAULT -1,
+    inode INTEGER NOT NULL DEFAULT -1,
     UNIQUE (root, path)
 );
 CREATE INDEX images_by_hash ON images (hash);
 CREATE INDEX images_by_row ON images (row);
+CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
 CREATE TABLE spare (hash TEXT PRIMARY KEY, row INTEGER NOT NULL, width INTEGER, height INTEGER);
 INSERT INTO meta VALUES ('version', '0'), ('vector_count', '0'), ('generation', '0');
 """
@@ -61,6 +64,9 @@ INSERT INTO roots_2 SELECT id, path, kind FROM roots;
 DROP TABLE roots;
 ALTER TABLE roots_2 RENAME TO roots;
 ALTER TABLE images ADD COLUMN metadata TEXT;
+ALTER TABLE images ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE images ADD COLUMN inode INTEGER NOT NULL DEFAULT -1;
+CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
 """
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
 
@@ -71,7 +77,8 @@ class Record:
 
     ``status``: "ok", "pending" (found, not described yet) or "error" (``error`` says why). An "ok" picture with an
     ``error`` is one whose file changed and cannot be read at present; its last good vector is kept.
-    ``metadata``: JSON that came with a picture that a program added.
+    ``metadata``: JSON that came with a picture that a program added. ``ctime_ns``, ``inode``: of the file when it was last
+    seen, -1 where unknown.
     """
 
     id: int
@@ -86,6 +93,8 @@ class Record:
     error: str | None
     row: int | None
     metadata: str | None = None
+    ctime_ns: int = -1
+    inode: int = -1
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class Catalog:
                     self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
                 if not self._has_metadata():
                     self._connection.executescript(f"BEGIN IMMEDIATE; {_SECOND} COMMIT;")
-            self._fields = f"{_FIELDS}, {'metadata' if self._has_metadata() else 'NULL'}"
+            self._fields = f"{_FIELDS}, {'metadata, ctime_ns, inode' if self._has_metadata() else 'NULL, -1, -1'}"
 
     def _has_metadata(self) -> bool:
         return any(row[1] == "metadata" for row in self._connection.execute("PRAGMA table_info(images)"))
@@ -291,6 +300,10 @@ class Catalog:
             moved = encode_path(os.path.join(prefix, decode_path(path)))
             # The same file may have come in both ways; the older row stays.
             self._connection.execute("UPDATE OR IGNORE images SET root = ?, path = ? WHERE id = ?", (new.id, moved, i))
+        for path in self.taken_out(old.id):
+            moved = encode_path(os.path.join(prefix, path))
+            self._connection.execute("INSERT OR IGNORE INTO taken_out VALUES (?, ?)", (new.id, moved))
+        self._connection.execute("DELETE FROM taken_out WHERE root = ?", (old.id,))
         self._connection.execute("DELETE FROM images WHERE root = ?", (old.id,))
         self._connection.execute("DELETE FROM roots WHERE id = ?", (old.id,))
 
@@ -417,10 +430,16 @@ class Catalog:
         width: int | None,
         height: int | None,
         row: int,
+        ctime_ns: int = -1,
+        inode: int = -1,
     ) -> None:
+        """A picture's vector, and its file as it was seen. The vector that it had until now stays as a spare one: pictures may
+        have changed places, and the other one needs it."""
+        self._spare(i, but=row)
         self._connection.execute(
-            "UPDATE images SET size=?, mtime_ns=?, hash=?, width=?, height=?, status='ok', error=NULL, row=? WHERE id=?",
-            (size, mtime_ns, digest, width, height, row, i),
+            "UPDATE images SET size=?, mtime_ns=?, hash=?, width=?, height=?, status='ok', error=NULL, row=?, "
+            "ctime_ns=?, inode=? WHERE id=?",
+            (size, mtime_ns, digest, width, height, row, ctime_ns, inode, i),
         )
 
     def set_metadata(self, i: int, metadata: str | None) -> None:
@@ -446,13 +465,41 @@ class Catalog:
 
     def set_error(self, i: int, *, size: int, mtime_ns: int, error: str, keep_vector: bool) -> None:
         """Note why a picture cannot be read. ``keep_vector``: its last good vector stays searchable."""
+        if not keep_vector:
+            self._spare(i)
         lost = "" if keep_vector else ", status='error', row=NULL, hash=NULL, width=NULL, height=NULL"
         self._connection.execute(
             f"UPDATE images SET size=?, mtime_ns=?, error=?{lost} WHERE id=?", (size, mtime_ns, error, i)
         )
 
-    def set_seen(self, i: int, *, size: int, mtime_ns: int) -> None:
-        self._connection.execute("UPDATE images SET size=?, mtime_ns=?, error=NULL WHERE id=?", (size, mtime_ns, i))
+    def set_seen(self, i: int, *, size: int, mtime_ns: int, ctime_ns: int = -1, inode: int = -1) -> None:
+        self._connection.execute(
+            "UPDATE images SET size=?, mtime_ns=?, ctime_ns=?, inode=?, error=NULL WHERE id=?",
+            (size, mtime_ns, ctime_ns, inode, i),
+        )
+
+    def remember_taken_out(self, records: Iterable[Record]) -> None:
+        """Pictures that were taken out on purpose, which stay out."""
+        rows = ((record.root, encode_path(record.path)) for record in records)
+        self._connection.executemany("INSERT OR IGNORE INTO taken_out VALUES (?, ?)", rows)
+
+    def taken_out(self, root: int) -> set[str]:
+        with self._errors():
+            rows = self._connection.execute("SELECT path FROM taken_out WHERE root = ?", (root,)).fetchall()
+        return {decode_path(path) for (path,) in rows}
+
+    def take_back(self, root: int, paths: Iterable[str] | None = None) -> None:
+        """Forget that pictures of a root were taken out: these, or all."""
+        if paths is None:
+            self._connection.execute("DELETE FROM taken_out WHERE root = ?", (root,))
+        else:
+            pairs = ((root, encode_path(path)) for path in paths)
+            self._connection.executemany("DELETE FROM taken_out WHERE root = ? AND path = ?", pairs)
+
+    def drop_root(self, root: int) -> None:
+        """A root without pictures goes."""
+        self._connection.execute("DELETE FROM taken_out WHERE root = ?", (root,))
+        self._connection.execute("DELETE FROM roots WHERE id = ? AND id NOT IN (SELECT root FROM images)", (root,))
 
     def rename(self, i: int, *, root: int, path: str) -> None:
         self._connection.execute("UPDATE images SET root=?, path=? WHERE id=?", (root, encode_path(path), i))
@@ -460,7 +507,8 @@ class Catalog:
     def forget_vector(self, i: int) -> None:
         """The picture will be described again."""
         self._connection.execute(
-            "UPDATE images SET status='pending', row=NULL, hash=NULL, size=-1, mtime_ns=-1 WHERE id=?", (i,)
+            "UPDATE images SET status='pending', row=NULL, hash=NULL, size=-1, mtime_ns=-1, ctime_ns=-1, inode=-1 WHERE id=?",
+            (i,),
         )
 
     def renumber_rows(self, old_rows: np.ndarray) -> None:
@@ -472,11 +520,15 @@ class Catalog:
     def delete(self, ids: Iterable[int]) -> None:
         """Drop pictures; their vectors stay as spare ones until compaction."""
         for i in ids:
-            self._connection.execute(
-                "INSERT OR IGNORE INTO spare SELECT hash, row, width, height FROM images WHERE id = ? AND row IS NOT NULL",
-                (i,),
-            )
+            self._spare(i)
             self._connection.execute("DELETE FROM images WHERE id = ?", (i,))
+
+    def _spare(self, i: int, but: int = -1) -> None:
+        self._connection.execute(
+            "INSERT OR IGNORE INTO spare SELECT hash, row, width, height FROM images "
+            "WHERE id = ? AND row IS NOT NULL AND row != ? AND hash IS NOT NULL",
+            (i, but),
+        )
 
     def forget_rows(self, rows: Iterable[int]) -> int:
         """Vectors in these rows are lost: their pictures will be described again. Returns how many pictures."""
