@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ import pytest
 from fakes import FakeEngine, fake_gallery, write_pictures
 from PIL import Image
 
-from retrieval import Gallery
+from retrieval import Gallery, GalleryDamaged
 from retrieval.gallery import compaction
+from retrieval.gallery.repair import repair
+from retrieval.gallery.store import connection
 from retrieval.pictures.leave_out import LeaveOut
 from retrieval.pictures.scan import walk
 
@@ -273,3 +277,95 @@ def test_a_folder_taken_out_as_a_whole_is_forgotten_and_can_be_indexed_anew(gall
     assert len(gallery) == 2
     gallery.index(["a"])
     assert len(gallery) == 5
+
+
+# -- readers without the right to write, and damaged entries -------------------------------------------------------------
+
+
+def as_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite finds no place for its helper files, and the folder cannot be written to (tests may run as root)."""
+    real = connection._connect
+
+    def refuse(path: Path, how: str) -> sqlite3.Connection:
+        if how == "mode=ro":
+            raise sqlite3.OperationalError("unable to open database file")
+        return real(path, how)
+
+    monkeypatch.setattr(connection, "_connect", refuse)
+    monkeypatch.setattr(connection.os, "access", lambda path, mode: False)
+
+
+def test_a_copy_with_its_log_alone_is_read_whole(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path / "album", 4)
+    gallery.index(["album"])
+    with gallery.writing() as catalog:  # an open connection keeps the log
+        with catalog.writing():
+            catalog.delete([1])
+            catalog.bump_version()
+        shutil.copytree(gallery.folder, tmp_path / "backup", ignore=shutil.ignore_patterns("*-shm", "lock"))
+    assert (tmp_path / "backup" / "catalog.sqlite-wal").stat().st_size > 0
+    as_read_only(monkeypatch)
+    backup = fake_gallery(tmp_path / "backup")
+    assert len(backup) == 3
+    assert len(backup.query(tmp_path / "album" / "0002.png").matches) == 3
+
+
+def test_a_reader_without_the_right_to_write_sees_later_changes(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_pictures(tmp_path / "album", 4)
+    gallery.index(["album"])
+    gallery.close()
+    with monkeypatch.context() as patch:
+        as_read_only(patch)
+        reader = fake_gallery(gallery.folder)
+        assert len(reader.query(paths[0]).matches) == 4
+    shutil.copy(paths[0], tmp_path / "album" / "new.png")
+    gallery.index()
+    with monkeypatch.context() as patch:
+        as_read_only(patch)
+        assert len(reader.query(paths[0]).matches) == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE images SET row = 'x' WHERE id = 2",
+        "UPDATE images SET row = -5 WHERE id = 2",
+        "UPDATE images SET row = 4611686018427387904 WHERE id = 2",
+        "UPDATE images SET root = 77 WHERE id = 2",
+        "UPDATE images SET path = 5 WHERE id = 2",
+        "UPDATE images SET hash = x'00ff' WHERE id = 2",
+        "UPDATE images SET size = 'big' WHERE id = 2",
+        "DELETE FROM roots",
+        "UPDATE roots SET path = 7 WHERE id = 1",
+        "UPDATE meta SET value = 'many' WHERE key = 'vector_count'",
+        "UPDATE meta SET value = '0' WHERE key = 'vector_count'",
+        "UPDATE meta SET value = '4611686018427387904' WHERE key = 'vector_count'",
+        "UPDATE meta SET value = '-1' WHERE key = 'generation'",
+        "UPDATE changes SET id = x'00'",
+        "DELETE FROM meta WHERE key = 'identity'",
+    ],
+)
+def test_damaged_entries_are_named_and_mended(gallery: Gallery, tmp_path: Path, change: str) -> None:
+    paths = write_pictures(tmp_path / "album", 6)
+    gallery.index(["album"])
+    gallery.add("key", vector=np.ones(48))
+    expected = gallery.query(paths[3]).matches
+    gallery.close()
+    with sqlite3.connect(gallery.catalog_path, isolation_level=None) as damaged:
+        damaged.execute(change)
+    opened = fake_gallery(gallery.folder)
+    with suppress(GalleryDamaged):  # or the very answer: what is damaged may not be needed for it
+        assert opened.query(paths[3]).matches == expected
+        assert len(list(opened)) == opened.info().images
+    opened.close()
+    repair(gallery.folder)
+    mended = fake_gallery(gallery.folder)
+    before = described(mended)
+    mended.index(["album"])
+    found = [m for m in mended.query(paths[3]).matches if m.path != "key"]
+    assert [(m.path, m.score) for m in found] == [(m.path, m.score) for m in expected if m.path != "key"]
+    assert described(mended) - before == 1  # the query: no vector was lost

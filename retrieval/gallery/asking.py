@@ -22,7 +22,7 @@ from retrieval.gallery.search import candidates
 from retrieval.gallery.search.index import open_source
 from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.selection import ids_below
-from retrieval.gallery.store.catalog import Record
+from retrieval.gallery.store.catalog import REPAIR, Record
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.messages import Say
 from retrieval.ranking.rerank import parse_reranker
@@ -151,6 +151,7 @@ class AskedGallery(OpenedGallery):
                 return [[] for _ in queries]
             count, store = catalog.number("vector_count"), self.store()
             store.check_sizes(count)
+            catalog.check_rows(count)
             if under is None:
                 source = self._candidates(count, store)
                 ranked = [rank(vector, k, source, store) for vector in queries]
@@ -158,7 +159,10 @@ class AskedGallery(OpenedGallery):
                 ids = np.array(ids_below(self, under), np.int64)
                 rows = catalog.rows_of(ids)
                 ranked = [rank_rows(vector, k, ids, rows, store) for vector in queries]
-            records = catalog.by_ids(sorted({int(i) for found, _ in ranked for i in found}))
+            wanted = sorted({int(i) for found, _ in ranked for i in found})
+            records = catalog.by_ids(wanted)
+            if len(records) < len(wanted):
+                raise GalleryDamaged(f"{catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
             name = self.namer()
         least = -np.inf if min_score is None else min_score
         return [

@@ -17,7 +17,7 @@ from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, Mode
 from retrieval.files.whole import write_json
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import kind as ann_kind
-from retrieval.gallery.store.catalog import Catalog, Record, Root
+from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.store.view import VectorView
@@ -153,7 +153,15 @@ class OpenedGallery:
     def namer(self, catalog: Catalog | None = None) -> Callable[[Record], str]:
         """Tells a record's absolute path, or its key where a program added it."""
         folders = {r.id: "" if r.kind == "keys" else self.folder_of(r) for r in (catalog or self.catalog).roots()}
-        return lambda record: os.path.join(folders[record.root], record.path)
+
+        def name(record: Record) -> str:
+            if record.root not in folders:
+                raise GalleryDamaged(
+                    f"the catalog's entry of picture {record.id} is damaged: its folder is unknown", REPAIR
+                )
+            return os.path.join(folders[record.root], record.path)
+
+        return name
 
     # -- writing -------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,12 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
 
 def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
     count = catalog.number("vector_count")
+    most = max(store.rows_on_disk(), catalog.rows_needed())
+    if count > most:
+        with catalog.writing():
+            catalog.set_meta("vector_count", most)
+        done.append(f"{catalog.path} spoke of {count} vectors, and there are {most}")
+        count = most
     extended = store.extend_files(count)
     valid, _ = store.verify(count)
     used = set(catalog.live_rows().tolist())

@@ -57,7 +57,7 @@ class Everything:
                 self._scores[first : first + len(vectors)] = vectors @ vector
             self._vector = vector
         wanted = min((k + _BEYOND_K) * 4**stage, self.count)
-        if wanted > self.count // 4:
+        if wanted >= self.count // 4:
             ids, rows = self.catalog.searchable()
             return Found(ids, rows, True)
         best = np.argpartition(self._scores, self.count - wanted)[self.count - wanted :]

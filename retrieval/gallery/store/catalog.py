@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError
+from retrieval.files.digest import HASH_BYTES
+from retrieval.gallery.store.connection import Reader, open_writer
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -46,12 +48,12 @@ INSERT INTO meta VALUES ('version', '0'), ('vector_count', '0'), ('generation', 
 # Compaction moves vectors through negative row numbers and changes none of them. A catalog made before there was a log
 # gets one, and an identity, when it is next written to.
 _LOG = """
-CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER UNIQUE NOT NULL);
-CREATE TRIGGER vector_added AFTER INSERT ON images WHEN new.row IS NOT NULL
+CREATE TABLE IF NOT EXISTS changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER UNIQUE NOT NULL);
+CREATE TRIGGER IF NOT EXISTS vector_added AFTER INSERT ON images WHEN new.row IS NOT NULL
 BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
-CREATE TRIGGER vector_removed AFTER DELETE ON images WHEN old.row IS NOT NULL
+CREATE TRIGGER IF NOT EXISTS vector_removed AFTER DELETE ON images WHEN old.row IS NOT NULL
 BEGIN INSERT OR REPLACE INTO changes (id) VALUES (old.id); END;
-CREATE TRIGGER vector_changed AFTER UPDATE OF row ON images
+CREATE TRIGGER IF NOT EXISTS vector_changed AFTER UPDATE OF row ON images
 WHEN new.row IS NOT old.row AND coalesce(new.row, 0) >= 0 AND coalesce(old.row, 0) >= 0
 BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
 INSERT OR REPLACE INTO meta VALUES ('log_start', '0'), ('identity', lower(hex(randomblob(16))));
@@ -68,6 +70,7 @@ ALTER TABLE images ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT -1;
 ALTER TABLE images ADD COLUMN inode INTEGER NOT NULL DEFAULT -1;
 CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
 """
+REPAIR = "Run `retrieve index --repair`."
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
 
 
@@ -144,11 +147,12 @@ class Catalog:
         if not create and not path.is_file():
             raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
         with self._errors():
-            self._connection = self._connect(writable or create)
+            self._reader = None if writable or create else Reader(path)
+            self._connection = open_writer(path) if self._reader is None else self._reader.connection
             if create:
                 self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_LOG} COMMIT;")
             elif self._connection.execute("SELECT count(*) FROM meta").fetchone()[0] < 3:
-                raise GalleryDamaged(f"{path} is incomplete", "Run `retrieve index --repair`.")
+                raise GalleryDamaged(f"{path} is incomplete", REPAIR)
             elif writable:
                 if self.log_state() is None:
                     self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
@@ -158,25 +162,6 @@ class Catalog:
 
     def _has_metadata(self) -> bool:
         return any(row[1] == "metadata" for row in self._connection.execute("PRAGMA table_info(images)"))
-
-    def _connect(self, writable: bool) -> sqlite3.Connection:
-        if writable:
-            connection = sqlite3.connect(self.path, isolation_level=None, timeout=30, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            return connection
-        uri = self.path.resolve().as_uri()
-        try:
-            connection = sqlite3.connect(
-                f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=30, check_same_thread=False
-            )
-            connection.execute("SELECT 1 FROM meta").fetchone()
-        except sqlite3.OperationalError:
-            if os.access(self.path.parent, os.W_OK):
-                raise
-            # On a read-only medium SQLite cannot keep its shared memory beside the file; nobody can write there either.
-            connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
-        return connection
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -190,18 +175,29 @@ class Catalog:
                     "What was committed is safe; free space and run again.",
                 ) from error
             if "no such table" in text or "no such column" in text:
-                raise GalleryDamaged(f"{self.path} is damaged: {text}", "Run `retrieve index --repair`.") from error
+                raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
             raise GalleryError(f"{self.path}: {text}") from error
         except sqlite3.DatabaseError as error:
-            raise GalleryDamaged(f"{self.path} is damaged: {error}", "Run `retrieve index --repair`.") from error
+            raise GalleryDamaged(f"{self.path} is damaged: {error}", REPAIR) from error
 
     def close(self) -> None:
         self._connection.close()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _look_again(self) -> None:
+        """A reader that SQLite cannot tell of changes is opened anew once there are some."""
+        if self._reader is not None and self._reader.stale() and not self._connection.in_transaction:
+            with self._errors():
+                fresh = Reader(self.path)
+            self._reader.close()
+            self._reader, self._connection = fresh, fresh.connection
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """All reads inside see one and the same state of the catalog. Other threads wait for their turn."""
         with self._turn, self._errors():
+            self._look_again()
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -222,22 +218,37 @@ class Catalog:
                 raise
 
     def check(self) -> None:
-        """Raises GalleryDamaged when SQLite's own consistency check fails."""
+        """Raises GalleryDamaged when SQLite's own consistency check fails, or an entry makes no sense."""
         with self._errors():
             result = self._connection.execute("PRAGMA quick_check").fetchone()[0]
         if result != "ok":
-            raise GalleryDamaged(f"{self.path} is damaged: {result}", "Run `retrieve index --repair`.")
+            raise GalleryDamaged(f"{self.path} is damaged: {result}", REPAIR)
+        roots = {root.id for root in self.roots()}
+        count = self.number("vector_count")
+        for key in ("version", "generation", "log_start", "compaction_due"):
+            self.number(key)
+        for record in self.records():
+            if record.root not in roots or (record.row is not None and record.row >= count):
+                raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
 
     # -- meta ----------------------------------------------------------------------------------------------------
 
     def meta(self, key: str) -> str | None:
+        self._look_again()
         with self._errors():
             row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
     def number(self, key: str) -> int:
         """``version`` (changes with the set of searchable pictures), ``vector_count`` or ``generation``."""
-        return int(self.meta(key) or 0)
+        text = self.meta(key)
+        try:
+            number = int(text or 0)
+        except (ValueError, TypeError):
+            number = -1
+        if number < 0:
+            raise GalleryDamaged(f"{self.path} is damaged: its {key} is {text!r:.40}", REPAIR)
+        return number
 
     def set_meta(self, key: str, value: str | int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
@@ -264,7 +275,7 @@ class Catalog:
             "WHERE changes.seq > ? ORDER BY changes.id"
         )
         with self._errors():
-            table = np.array(self._connection.execute(query, (seq,)).fetchall(), np.int64).reshape(-1, 2)
+            table = _numbers(self._connection.execute(query, (seq,)).fetchall(), 2)
         return table[:, 0].copy(), table[:, 1].copy()
 
     def count_changes(self, seq: int) -> int:
@@ -283,6 +294,8 @@ class Catalog:
     def roots(self) -> list[Root]:
         with self._errors():
             rows = self._connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
+        if not all(isinstance(path, str | bytes) and kind in ("folder", "files", "keys") for _, path, kind in rows):
+            raise GalleryDamaged(f"{self.path} is damaged: what it says of folders", REPAIR)
         return [Root(i, decode_path(path), kind) for i, path, kind in rows]
 
     def add_root(self, path: str, kind: str) -> Root:
@@ -344,7 +357,7 @@ class Catalog:
         """(ids, rows), int64, of all pictures with a vector, by ascending id."""
         with self._errors():
             pairs = self._connection.execute("SELECT id, row FROM images WHERE row IS NOT NULL ORDER BY id").fetchall()
-        table = np.array(pairs, np.int64).reshape(-1, 2)
+        table = _numbers(pairs, 2)
         return table[:, 0].copy(), table[:, 1].copy()
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
@@ -366,8 +379,22 @@ class Catalog:
                 part = [int(row) for row in rows[begin : begin + 500]]
                 query = f"SELECT id, row FROM images WHERE row IN ({','.join('?' * len(part))})"
                 found += self._connection.execute(query, part).fetchall()
-        table = np.array(sorted(found), np.int64).reshape(-1, 2)
+        table = _numbers(sorted(found), 2)
         return table[:, 0].copy(), table[:, 1].copy()
+
+    def check_rows(self, count: int) -> None:
+        """Raises GalleryDamaged where a picture's vector would lie beyond the ``count`` that are committed."""
+        with self._errors():
+            (highest,) = self._connection.execute("SELECT max(row) FROM images").fetchone()
+        if highest is not None and not (isinstance(highest, int) and highest < count):
+            raise GalleryDamaged(f"{self.path} is damaged: a picture has vector {highest!r:.40} of {count}", REPAIR)
+
+    def rows_needed(self) -> int:
+        """How many rows of vectors there must be for all that pictures, present and past, refer to."""
+        with self._errors():
+            query = "SELECT max(row) FROM (SELECT row FROM images UNION ALL SELECT row FROM spare)"
+            (highest,) = self._connection.execute(query).fetchone()
+        return 0 if highest is None else int(highest) + 1
 
     def any_searchable(self) -> bool:
         with self._errors():
@@ -407,7 +434,7 @@ class Catalog:
             rows = self._connection.execute(
                 "SELECT DISTINCT row FROM images WHERE row IS NOT NULL ORDER BY row"
             ).fetchall()
-        return np.array(rows, np.int64).reshape(-1)
+        return _numbers(rows, 1).reshape(-1)
 
     def add_pending(self, root: int, paths: Iterable[str]) -> None:
         rows = ((root, encode_path(path)) for path in paths)
@@ -461,7 +488,7 @@ class Catalog:
             values += [whole, len(whole) + 1, whole + b"/"]
         with self._errors():
             found = self._connection.execute(f"{query} ORDER BY id", values).fetchall()
-        return np.array(found, np.int64).reshape(-1)
+        return _numbers(found, 1).reshape(-1)
 
     def set_error(self, i: int, *, size: int, mtime_ns: int, error: str, keep_vector: bool) -> None:
         """Note why a picture cannot be read. ``keep_vector``: its last good vector stays searchable."""
@@ -542,5 +569,30 @@ class Catalog:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
+    """A row as a record. Raises GalleryDamaged where its values are not what they can be: SQLite keeps anything."""
     i, root, path, *rest = row
+    size, mtime_ns, digest, width, height, status, error, vector, metadata, ctime_ns, inode = rest
+    whole = (size, mtime_ns, ctime_ns, inode)
+    perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
+    sound = (
+        isinstance(path, str | bytes)
+        and isinstance(root, int)
+        and all(isinstance(value, int) for value in whole)
+        and all(value is None or isinstance(value, kind) for value, kind in perhaps)
+        and status in ("ok", "pending", "error")
+        and (vector is None or vector >= 0)
+        and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
+        and (status != "ok" or (vector is not None and digest is not None))
+    )
+    if not sound:
+        raise GalleryDamaged(f"the catalog's entry of picture {i} is damaged", REPAIR)
     return Record(i, root, decode_path(path), *rest)
+
+
+def _numbers(pairs: list[tuple[Any, ...]], width: int) -> np.ndarray:
+    """Numbers of a query, int64 (N, width). Raises GalleryDamaged where there is anything else, or a row below 0."""
+    try:
+        table = np.array(pairs, np.int64).reshape(-1, width)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise GalleryDamaged("the catalog's entries of pictures are damaged", REPAIR) from error
+    return table

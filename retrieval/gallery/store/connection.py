@@ -1,0 +1,90 @@
+"""How a catalog's file is opened, also where SQLite cannot keep its helper files beside it.
+
+A reader on a read-only medium, or without the right to write, gets a private copy of the file and its write-ahead log (the log
+may hold what the file does not yet), or the file as it is where there is no log. Such a reader notices when the originals
+change, and is opened anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from retrieval.errors import GalleryError
+
+_TRIES = 10
+State = tuple[tuple[int, int, int] | None, ...]
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """For the holder of the gallery's lock. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+class Reader:
+    """A reader's ``connection``. ``stale()``: whether what it shows has been changed behind its back since it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._seen: State | None = None
+        self.connection = self._open()
+
+    def stale(self) -> bool:
+        return self._seen is not None and self._seen != _state(self.path)
+
+    def close(self) -> None:
+        self.connection.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = _connect(self.path, "mode=ro")
+            connection.execute("SELECT 1 FROM meta").fetchone()
+            return connection
+        except sqlite3.OperationalError:
+            if os.access(self.path.parent, os.W_OK):
+                raise
+        for _ in range(_TRIES):
+            before = _state(self.path)
+            connection = self._private() if _has_log(before) else _connect(self.path, "immutable=1")
+            if before == _state(self.path):
+                self._seen = before
+                return connection
+            connection.close()
+        raise GalleryError(f"{self.path} is being written to all the time", "Try again when the writer has finished.")
+
+    def _private(self) -> sqlite3.Connection:
+        self._folder = tempfile.TemporaryDirectory(prefix="retrieval-catalog-")
+        copy = Path(self._folder.name) / self.path.name
+        shutil.copyfile(self.path, copy)
+        shutil.copyfile(f"{self.path}-wal", f"{copy}-wal")
+        return sqlite3.connect(copy, isolation_level=None, timeout=30, check_same_thread=False)
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?{how}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30, check_same_thread=False)
+
+
+def _state(path: Path) -> State:
+    """Size, time and inode of the file and of its log."""
+    found: list[tuple[int, int, int] | None] = []
+    for name in (os.fspath(path), f"{path}-wal"):
+        try:
+            status = os.stat(name)
+            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _has_log(state: State) -> bool:
+    return state[1] is not None and state[1][0] > 0
