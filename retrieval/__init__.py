@@ -23,7 +23,10 @@ from retrieval.errors import (
     RetrievalError,
     UsageError,
 )
+from retrieval.system.private import keep_private
 from retrieval.version import __version__
+
+keep_private()  # before any library that reports its use can be imported
 
 if TYPE_CHECKING:
     from retrieval.describe.model import Model, load_model

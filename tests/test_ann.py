@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import faiss
@@ -18,6 +20,7 @@ from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.search import candidates as ann_search
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import index as ann
+from retrieval.gallery.search import intact
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import recall as ann_recall
 from retrieval.gallery.store.catalog import Catalog
@@ -143,7 +146,7 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
         found = [i for i in ann_search.search(index, query[None], 21, 3)[0].tolist() if i not in (own, -1)]
         for shortlist in (1, 10, 20):
             assert recalls[n, shortlist - 1] == pytest.approx(len(set(found[:shortlist]) & set(best)) / 10)
-        assert 0.2 < prepared.truth[int(own)] @ query < 0.95
+        assert 0.2 < prepared.truth[int(own)] @ query < 0.99
 
 
 @pytest.mark.parametrize("target", [0.9, 0.98])
@@ -160,7 +163,9 @@ def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target:
 
     def surely(effort: int) -> float:
         recalls = trial.recalls(index, effort, 999)[:, -1]
-        return float(recalls.mean() - 1.645 * recalls.std() / len(recalls) ** 0.5)
+        sure = recalls.mean() - 1.645 * recalls.std() / len(recalls) ** 0.5
+        ways = [recalls[way::3].mean() for way in range(3)]
+        return float(min(sure, *ways)) if (recalls == 0).mean() <= 1 / 400 else 0.0
 
     assert surely(note.effort) >= target
     less = range(1, note.effort - note.effort // 16)
@@ -313,7 +318,7 @@ def test_more_than_a_hundredth_goes_into_the_file_without_training(
     assert ids_in(subject.gallery.folder / "ann" / "3.faiss") == sorted(subject.truth)
     subject.remove(list(range(1, 61)))
     assert ids_in(subject.gallery.folder / "ann" / "4.faiss") == sorted(subject.truth)
-    assert sorted(p.name for p in (subject.gallery.folder / "ann").iterdir()) == ["4.faiss", "4.json"]
+    assert sorted(p.name for p in (subject.gallery.folder / "ann").iterdir()) == ["4.faiss", "4.json", "4.seen"]
     assert subject.gallery.info().changes == 0
 
 
@@ -334,6 +339,56 @@ def test_a_graph_keeps_removals_beside_it_until_they_are_many(tmp_path: Path, mo
     same(subject.answer(query, 10), subject.brute(query, 10))
     subject.remove(list(range(101, 201)))
     assert (note_of(subject).version, note_of(subject).count) == (3, COUNT - 200)
+
+
+def separate(count: int, seed: int) -> np.ndarray:
+    """Vectors in 60 groups that lie far from each other: what a graph falls apart over."""
+    rng = np.random.default_rng(7)
+    centres = rng.standard_normal((60, 48))
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((count, 48))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    made = centres[rng.integers(0, 60, count)] + 0.4 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_fresh_queries_find_what_was_promised(kind: str, tmp_path: Path) -> None:
+    subject = VectorGallery(tmp_path / "g")
+    subject.gallery.configure_search(kind)
+    stored = separate(4000, 0)
+    subject.add(stored)
+    note = note_of(subject)
+    queries = separate(400, 1)
+    exact = np.argsort(-(queries @ stored.T), axis=1)[:, :10]
+    ids = sorted(subject.truth)
+    found = [{ids.index(m.id) for m in row} for row in subject.gallery.search(queries, 10)]
+    recalls = np.array([len(got & set(best.tolist())) / 10 for got, best in zip(found, exact, strict=True)])
+    assert note.reached
+    assert recalls.mean() >= note.target
+    assert (recalls == 0).sum() == 0
+
+
+def test_a_graph_that_falls_apart_gives_way_to_inverted_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ann_recall.Trial, "missed", lambda *_: 0.01)
+    subject = made(tmp_path / "g", "hnsw")
+    note = note_of(subject)
+    assert (note.requested, note.kind, note.instead, note.reached) == ("hnsw", "ivf", "hnsw", True)
+    assert "inverted lists take its place" in subject.warnings[0]
+    assert not subject.refresh(), "and stays"
+
+
+def test_members_without_a_path_are_missed(tmp_path: Path) -> None:
+    subject = made(tmp_path / "g", "hnsw")
+    catalog = subject.gallery.catalog
+    ids, rows = catalog.searchable()
+    trial = ann_recall.Trial(subject.gallery.store(), ids, rows, count=10)
+    index = ann_file.read(subject.gallery.folder / "ann", note_of(subject), mapped=False)
+    assert trial.missed(index, 64, 42) == 0
+    graph = ann_kind.core(index).hnsw
+    links = faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
+    links[np.isin(links, np.arange(300))] = -1  # nothing leads to the first 300
+    assert trial.missed(index, 64, 42) > 0.09  # and what only they led to
 
 
 def test_another_target_is_measured_on_the_same_file(subject: VectorGallery) -> None:
@@ -446,7 +501,7 @@ def test_a_kill_at_any_step_leaves_right_answers(subject: VectorGallery, place: 
     note = note_of(subject)
     assert note.count == len(subject.truth)
     names = sorted(p.name for p in (subject.gallery.folder / "ann").iterdir())
-    assert names == [f"{note.version}.faiss", f"{note.version}.json"]
+    assert names == [f"{note.version}.{kind}" for kind in ("faiss", "json", "seen")]
     assert subject.warnings == []
 
 
@@ -478,6 +533,86 @@ def test_a_damaged_file_is_named_and_worked_around(subject: VectorGallery, damag
     assert len(subject.warnings) == 1, "said once"
     assert "1.faiss is damaged" in subject.warnings[0]
     assert subject.warnings[0].count("\n") == 0
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_no_damage_answers_wrongly(kind: str, tmp_path: Path) -> None:
+    """Random bytes of the file and of its note: the answers are those of brute force, or the damage is named."""
+    subject = made(tmp_path / "g", kind)
+    query = clustered(1, seed=2)[0]
+    folder, exact = subject.gallery.folder / "ann", subject.brute(query, 10)
+    whole = {path: path.read_bytes() for path in (folder / "1.faiss", folder / "1.json")}
+    rng = np.random.default_rng(0)
+    for trial in range(24):
+        path = list(whole)[trial % 2]
+        data = bytearray(whole[path])
+        data[int(rng.integers(len(data)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(data)
+        warnings: list[str] = []
+        with Gallery.open(subject.gallery.folder, warn=warnings.append) as opened:
+            same([(m.id, m.score) for m in opened.search(query[None], 10)[0]], exact)
+            assert opened.info().search is None
+        assert bool(warnings) == path.name.endswith(".faiss")
+        assert all("1.faiss is damaged" in warning for warning in warnings)
+        path.write_bytes(whole[path])
+    subject.warnings.clear()
+    (folder / "1.faiss").write_bytes(whole[folder / "1.faiss"][:-1] + b"?")
+    assert subject.refresh(), "the next writer makes it anew"
+    assert "1.faiss is damaged" in subject.warnings[0]
+    assert subject.gallery.info().search is not None
+
+
+def test_an_unchanged_file_is_hashed_once(subject: VectorGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    real = intact.file_sha256
+    monkeypatch.setattr(intact, "file_sha256", lambda path: hashed.append(path) or real(path))
+    query = clustered(1, seed=2)
+    path = subject.gallery.folder / "ann" / "1.faiss"
+
+    def ask() -> int:
+        hashed.clear()
+        with Gallery.open(subject.gallery.folder, warn=subject.warnings.append) as opened:
+            opened.search(query, 10)
+            opened.search(query, 10)
+        return len(hashed)
+
+    assert ask() == 0, "the writer knows what it wrote"
+    os.utime(path)
+    assert (ask(), ask()) == (1, 0)
+    shutil.copy2(path, path.with_suffix(".copy"))
+    os.replace(path.with_suffix(".copy"), path)
+    assert (ask(), ask()) == (1, 0)
+    path.with_suffix(".seen").write_text("[1")
+    assert (ask(), ask()) == (1, 0)
+    assert subject.warnings == []
+
+
+TRUNCATING = """
+import os, sys
+import numpy as np
+from retrieval import Gallery
+from retrieval.gallery.search import candidates
+said = []
+with Gallery.open(sys.argv[1], warn=said.append) as gallery:
+    query = np.load(sys.argv[2])
+    before = [[m.id for m in row] for row in gallery.search(query, 10)]
+    os.truncate(sys.argv[3], 1000)
+    after = [[m.id for m in row] for row in gallery.search(query, 10)]
+    exact = [[m.id for m in row] for row in Gallery.open(sys.argv[1]).search(query, 10)]
+assert after == exact
+assert len(said) == 1 and "is damaged" in said[0], said
+"""
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_a_file_cut_short_under_a_reader_ends_nothing(kind: str, tmp_path: Path) -> None:
+    """Touching mapped memory that the file no longer fills would kill the process: so it must be one of its own."""
+    subject = made(tmp_path / "g", kind)
+    np.save(tmp_path / "q.npy", clustered(20, seed=2))
+    path = subject.gallery.folder / "ann" / "1.faiss"
+    words = [sys.executable, "-c", TRUNCATING, subject.gallery.folder, tmp_path / "q.npy", path]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_file_or_note_is_made_again(subject: VectorGallery) -> None:

@@ -413,7 +413,7 @@ def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
         (["SET", "--rerank", "nonsense"], "nonsense.*alpha-qe"),
         (["SET", "--rerank", "qe:m=3"], "m=3.*n=10"),
         (["SET", "--rerank", "qe:n=x"], "n=x"),
-        (["SET", "--rerank", "qe", "--rerank", "qe:n=10"], "twice"),
+        (["SET", "--rerank", "alpha-qe", "--rerank", "alpha-qe:alpha=3"], "twice"),
         (["SET", "--rerank", "all", "--save", "x.json"], "one --rerank"),
         (["SET", "--save", "no/where/x.json"], "does not exist"),
         (["SET", "--truncated"], "--ranks"),

@@ -478,7 +478,8 @@ def test_names_and_parameters() -> None:
     chosen = parse_reranker("alpha-qe:n=20, alpha=2.5")
     assert chosen.parameters == {"n": 20, "alpha": 2.5}
     assert chosen.name == "alpha-qe:n=20,alpha=2.5"
-    assert parse_reranker("alpha-qe:n=50").name == "alpha-qe"
+    assert parse_reranker("alpha-qe:n=50").name == "alpha-qe:n=50"  # obeyed; the default leaves out what may be chance
+    assert parse_reranker("alpha-qe:alpha=3").name == "alpha-qe"
     for name, method in METHODS.items():
         assert parse_reranker(name).name == name == method.name
         assert method.summary

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from retrieval.messages import safe
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -92,7 +94,7 @@ verbosity_options = _options(
 def say(message: str, quiet: bool = False) -> None:
     """A line for the user, on stderr: results alone go to stdout."""
     if not quiet:
-        print(message, file=sys.stderr)
+        print("\n".join(map(safe, message.split("\n"))), file=sys.stderr)
 
 
 def print_json(data: Any) -> None:

@@ -7,12 +7,16 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
+from typing import Any
 
 import click
 
 from retrieval.cli.lazy import LazyGroup
+from retrieval.cli.streams import OutputError, forget_output, prepare_streams
 from retrieval.errors import RetrievalError
-from retrieval.messages import first_line
+from retrieval.messages import first_line, safe
+from retrieval.system.caches import cache_folder
 from retrieval.version import __version__
 
 COMMANDS = {
@@ -29,6 +33,8 @@ COMMANDS = {
     "models": ("retrieval.cli.models", "List, show, download and import models."),
     "datasets": ("retrieval.cli.datasets", "Get, check, convert and make data sets."),
 }
+# Of click 8.2 and later; before, click itself prints the help.
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 @click.group(
@@ -46,27 +52,32 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point. Errors are one line on stderr: status 2 for a usage error, 1 for a failure; traceback with -vv."""
+    prepare_streams()
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # its list of fonts is our cache, too
     verbose = "-vv" in sys.argv
     if not verbose:  # libraries' warnings are for developers; what a user must know is said in our own words
         warnings.simplefilter("ignore")
         logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
         status = cli.main(prog_name="retrieve", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(status if isinstance(status, int) else 0)
+        _leave(status if isinstance(status, int) else 0, verbose)
+    except OutputError as error:
+        forget_output()
+        if error.gone:  # the reader of our output has stopped (`| head`): nothing to say
+            sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code, verbose)
     except RetrievalError as error:
         _fail(str(error), error.exit_code, verbose)
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        _leave(error.exit_code, verbose)
+    except _NO_ARGUMENTS as error:  # a group without a command: its help as it stands, and the status of a usage error
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(2)
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "retrieve"
         _fail(f"{error.format_message().rstrip('.')}. See: {command} --help", 2, verbose)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130, verbose)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing to say, and nothing more to write at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
     except MemoryError:
         _fail("out of memory", 1, verbose)
     except Exception as error:
@@ -74,8 +85,23 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}{reason} (-vv shows where)", 1, verbose)
 
 
+def _leave(status: int, verbose: bool) -> None:
+    """End with ``status`` once all output is written."""
+    try:
+        sys.stdout.flush()
+    except OutputError as error:
+        forget_output()
+        if not error.gone:
+            _fail(str(error), error.exit_code, verbose)
+    sys.exit(status)
+
+
 def _fail(message: str, status: int, verbose: bool) -> None:
     if verbose:
-        traceback.print_exc()
-    print(f"retrieve: {' '.join(message.split())}", file=sys.stderr)
+        print("\n".join(map(safe, traceback.format_exc().splitlines())), file=sys.stderr)
+    print(f"retrieve: {safe(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OutputError):
+        sys.stdout.flush()
+        sys.exit(status)
+    forget_output()
     sys.exit(status)

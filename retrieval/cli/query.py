@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import glob
-import io
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,12 +20,16 @@ from retrieval.cli.common import (
     say,
     verbosity_options,
 )
+from retrieval.cli.streams import write_path
+from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.opened import require_same_model
 from retrieval.messages import safe
 
 if TYPE_CHECKING:
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
+
+STANDARD_INPUT = "-"
 
 
 @click.command("query")
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     default="table",
     help="How results are printed.",
 )
+@click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
 @click.option(
     "--rerank",
@@ -65,6 +70,7 @@ def command(
     k: int,
     bbox: tuple[float, ...] | None,
     form: str,
+    null: bool,
     sheet: str | None,
     rerank: str | None,
     under: str | None,
@@ -72,17 +78,19 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> int:
-    """Find the pictures most similar to IMAGE: files, folders or quoted globs.
+    """Find the pictures most similar to IMAGE: files, folders, quoted globs, or - for one on standard input.
 
     One ranking a query; json prints one object a line. A query that cannot be read is reported and the others go on.
     Scores are cosine similarities; with --rerank, ranks follow the re-ranker's own score, which is printed beside them.
     """
-    from retrieval.errors import ImageError, UsageError
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.second_look import RerankedSearch
     from retrieval.ranking.rerank import parse_reranker
 
+    if null and form != "paths":
+        raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
+    piped = _piped() if STANDARD_INPUT in images else b""
     with Gallery.open(index, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = _expand(images)
@@ -93,10 +101,12 @@ def command(
 
             check_sheet_path(sheet)
         search = None if reranker is None else RerankedSearch(gallery, reranker, under)
-        printer = _Printer(gallery, form, many=len(files) > 1, rerank=None if reranker is None else reranker.name)
+        sources = [piped if name == STANDARD_INPUT else name for name in files]
+        printer = _Printer(gallery, form, len(files) > 1, None if reranker is None else reranker.name, null)
         answered: list[QueryResult] = []
         failed = 0
-        for result in gallery.answers(files, k, bbox, rerank=search, under=under, min_score=min_score):
+        for result in gallery.answers(sources, k, bbox, rerank=search, under=under, min_score=min_score):
+            result = replace(result, query=result.query or STANDARD_INPUT)
             if result.error is not None:
                 say(f"retrieve: {safe(result.query)}: {result.error}")
                 failed += 1
@@ -111,21 +121,32 @@ def command(
         if failed == len(files) and failed == 1:
             return 1
         if sheet is not None:
-            _write_sheet(gallery, answered, sheet)
+            _write_sheet(gallery, answered, sheet, piped)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if not gallery.catalog.any_searchable():
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
     return 1 if failed else 0
 
 
+def _piped() -> bytes:
+    """The picture on standard input. Raises UsageError where there is none."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("- means a picture on standard input, and there is none", "Send one: ... | retrieve query -")
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise UsageError("standard input is empty", "- means that a picture comes from there.")
+    return data
+
+
 def _expand(images: tuple[str, ...]) -> list[str]:
     """Files as named; the pictures in folders; what globs match that the shell left alone."""
-    from retrieval.errors import UsageError
     from retrieval.pictures.scan import walk
 
     files: list[str] = []
     for name in images:
-        if os.path.isdir(name):
+        if name == STANDARD_INPUT:
+            files.append(name)
+        elif os.path.isdir(name):
             found = [os.path.join(name, f.path) for f in walk(name).files if f.problem is None]
             if not found:
                 raise UsageError(f"there are no pictures in {safe(name)}")
@@ -143,14 +164,12 @@ def _expand(images: tuple[str, ...]) -> list[str]:
 class _Printer:
     """Prints rankings, one query at a time."""
 
-    def __init__(self, gallery: Gallery, form: str, many: bool, rerank: str | None = None) -> None:
+    def __init__(self, gallery: Gallery, form: str, many: bool, rerank: str | None = None, null: bool = False) -> None:
         self.gallery = gallery
         self.form = form
         self.many = many
         self.rerank = rerank
-        # Paths that are not UTF-8 leave as the bytes they came as.
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")
+        self.end = "\0" if null else "\n"
         self.csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
             self.csv.writerow(["query", "rank", "score", "id", "path"] + ["rerank_score"] * (rerank is not None))
@@ -180,7 +199,7 @@ class _Printer:
             )
         elif self.form == "paths":
             for m in result.matches:
-                print(m.path)
+                write_path(m.path, self.end)
         else:
             if self.many:
                 print(f"{safe(result.query)}:")
@@ -197,12 +216,12 @@ class _Printer:
         return {} if self.rerank is None else {"rerank_score": getattr(match, "rerank_score", None)}
 
 
-def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str) -> None:
+def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str, piped: bytes) -> None:
     from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
     rows = [
         SheetRow(
-            SheetCell(r.query, "", os.path.basename(r.query), bbox=r.bbox),
+            SheetCell(piped if r.query == STANDARD_INPUT else r.query, "", os.path.basename(r.query), bbox=r.bbox),
             [SheetCell(m.path, f"{m.score:.3f}", os.path.basename(m.path)) for m in r.matches],
         )
         for r in results

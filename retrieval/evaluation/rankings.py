@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from retrieval.datasets.groundtruth import Box, GroundTruth
 from retrieval.errors import DatasetError
+from retrieval.messages import first_line
 
 Rankings = list[npt.NDArray[np.int64]]
 
@@ -71,7 +72,7 @@ def _json_rows(lines: Iterable[tuple[str, str]]) -> Iterator[_Row]:
                 raise TypeError("a path is not a text")
             box = form.get("bbox")
             bbox = None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise DatasetError(
                 f"{where}: not a ranking ({type(error).__name__}: {error})",
                 'Each line is {"query": PATH, "results": [{"path": PATH}, ...]}.',
@@ -91,6 +92,8 @@ def _text_rows(lines: Iterable[tuple[str, str]]) -> Iterator[_Row]:
                 raise DatasetError(
                     f"{where}: {error}", "Separate paths by tabs: then quotes and spaces are nothing special."
                 ) from error
+        if not names:
+            raise DatasetError(f"{where}: no path in this line")
         yield _Row(where, names[0], None, names[1:])
 
 
@@ -154,7 +157,10 @@ class _Names:
     def find(self, name: str) -> list[int]:
         """The numbers of the picture that is meant; none when it is unknown or several could be meant."""
         if name not in self._found:
-            meant = {plain for plain in (self._plain(name), *self._files(name)) if plain in self.known}
+            try:
+                meant = {plain for plain in (self._plain(name), *self._files(name)) if plain in self.known}
+            except ValueError:  # a zero byte, half a surrogate pair: no file can have such a name
+                meant = set()
             if not meant and "/" not in name:
                 meant = self.bases.get(name, set())
             self._found[name] = self.known[next(iter(meant))] if len(meant) == 1 else []
@@ -187,8 +193,8 @@ def _same_box(a: Box, b: Box | None) -> bool:
 def _from_array(path: Path, truth: GroundTruth) -> Rankings:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path}: not an array file that can be read ({error})") from error
+    except Exception as error:  # numpy parses the file's head as Python, and raises whatever comes of it
+        raise DatasetError(f"{path}: not an array file that can be read ({first_line(error)})") from error
     queries, size = len(truth.queries), len(truth.gallery)
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
         shape = getattr(array, "shape", None)

@@ -114,6 +114,8 @@ def evaluate(
             evaluator = Evaluator(truth, *whitened_vectors(described, learned))
         measured = [evaluator.raw()]
         for reranker in chosen:
+            if caution := reranker.caution(evaluator.gallery):
+                say(f"warning: {caution}")
             measured.append(evaluator.reranked(reranker, context.context, context.waited))
     settings = {
         "model": cache.spec.to_dict(),

@@ -294,6 +294,8 @@ class Gallery(AskedGallery):
             )
             try:
                 note = ann_file.find(self.folder / "ann", catalog.log_state())
+                if note is not None:
+                    ann_file.check(self.folder / "ann", note)
             except GalleryDamaged as damage:
                 self.warn(str(damage))
                 note = None

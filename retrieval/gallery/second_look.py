@@ -51,6 +51,8 @@ class RerankedSearch:
         started = time.monotonic()
         context = Context(DerivedArrays(gallery.folder, self.view), self._matches)
         self._online = reranker.prepare(self.view, context) if len(self.ids) else None  # type: ignore[arg-type]
+        if self._online is not None and (caution := reranker.caution(self.view)):  # type: ignore[arg-type]
+            gallery.warn(caution)
         self.prepare_seconds = time.monotonic() - started
 
     def search(

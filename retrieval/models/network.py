@@ -16,6 +16,7 @@ from retrieval.models.inner_whitening import CELLS, REGIONS, WhitenedRegions
 from retrieval.models.registry import BackboneInfo
 from retrieval.models.spec import ImageRule
 from retrieval.pooling.base import Pooling
+from retrieval.pooling.power import MIN_P
 from retrieval.pooling.registry import create_pooling, pooling_info
 
 
@@ -131,5 +132,5 @@ class Describer(nn.Module):
         pooling = self.network.pooling
         p = getattr(pooling, "p", None)
         if self.network.fc is None and type(pooling).__name__ == "GeM" and isinstance(p, Tensor) and p.numel() == 1:
-            return p if bool(torch.isfinite(p)) else 1.0
+            return p.clamp(min=MIN_P) if bool(torch.isfinite(p)) else 1.0
         return 1.0

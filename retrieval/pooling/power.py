@@ -20,6 +20,8 @@ from ..errors import UsageError
 
 EPS = 1e-6
 MIN_P = 0.01
+_HELD = 1.0001 * MIN_P  # MIN_P itself, rounded to float32, lies below MIN_P
+MAX_P = 1000.0  # of a learned p; the mean is then within a thousandth times log(n) of the maximum
 LEAST_LOG = -80.0
 
 
@@ -54,7 +56,7 @@ class PowerModule(nn.Module):
 
     ``p`` has shape ``(1,)`` or ``(C,)``. It is a parameter if learned, a buffer if fixed; either way an entry
     ``p`` of the state dict. A parameter that training pushed below ``MIN_P`` acts as ``MIN_P``; its gradient
-    still passes, so it can recover. ``is_max`` is true where p is infinite.
+    still passes, so it can recover, and :meth:`hold` puts it back. ``is_max`` is true where p is infinite.
     """
 
     p: Tensor
@@ -81,7 +83,17 @@ class PowerModule(nn.Module):
     def exponent(self, like: Tensor) -> Tensor:
         """p on the device of ``like`` and in its dtype, at least ``MIN_P``; shape as ``p``."""
         p = self.p.to(like)
-        return p + (p.clamp(min=MIN_P) - p).detach()
+        # The value is the clamped one to the bit, however far p is from it; the second term is 0 with a slope of 1.
+        return p.clamp(min=MIN_P).detach() + (p - p.detach())
+
+    def hold(self) -> bool:
+        """Put a learned p back between ``MIN_P`` and ``MAX_P``, in place, after a step; whether it was outside. NaN stays."""
+        if not isinstance(self.p, nn.Parameter) or self.is_max:
+            return False
+        with torch.no_grad():
+            outside = bool(((self.p < _HELD) | (self.p > MAX_P)).any())
+            self.p.clamp_(_HELD, MAX_P)
+        return outside
 
     def extra_repr(self) -> str:
         low, high = float(self.p.detach().min()), float(self.p.detach().max())

@@ -5,6 +5,7 @@ The graph is built once and serves any number of queries. Descriptors are rows o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from retrieval.ranking.neighbours import Floats, top_k
 Scores = npt.NDArray[np.float64]
 
 
-def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
+def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0, least: float = -math.inf) -> Any:
     """Symmetrically normalised affinities S = D^(-1/2) A D^(-1/2) of a gallery (N, D): a scipy CSR matrix (N, N).
 
     A_ij = max(s_ij, 0)^gamma where i and j are among each other's k nearest *other* vectors, else 0; D holds the row sums
-    of A (Iscen et al., CVPR 2017, section 3). A vector without mutual neighbours has an empty row. Defaults are the
-    paper's for global descriptors. Cost: N^2 D for the neighbours, k N memory.
+    of A (Iscen et al., CVPR 2017, section 3). A vector without mutual neighbours has an empty row. Pairs below the
+    similarity ``least`` are no neighbours. Defaults are the paper's for global descriptors. Cost: N^2 D for the neighbours, k N
+    memory.
     """
     from scipy.sparse import csr_array
 
@@ -31,7 +33,8 @@ def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
     n = len(gallery)
     ids, similarities = top_k(gallery, gallery, k + 1)
     own = np.arange(n)[:, None]
-    others = ids != own  # k of them, or k + 1 where more copies come before the vector itself: none of these is mutual
+    # k others, or k + 1 where more copies come before the vector itself: none of these is mutual.
+    others = (ids != own) & (similarities >= least)
     rows = np.repeat(np.arange(n), others.sum(axis=1))
     weights = np.maximum(similarities[others].astype(np.float64), 0) ** gamma
     directed = csr_array((weights, (rows, ids[others])), (n, n))
@@ -44,14 +47,16 @@ def neighbour_graph(gallery: Floats, k: int = 50, gamma: float = 3.0) -> Any:
     )
 
 
-def query_seeds(queries: Floats, gallery: Floats, k: int = 10, gamma: float = 3.0) -> Scores:
-    """Where diffusion starts (Q, N): max(s, 0)^gamma at each query's k nearest gallery vectors, 0 elsewhere.
+def query_seeds(queries: Floats, gallery: Floats, k: int = 10, gamma: float = 3.0, least: float = -math.inf) -> Scores:
+    """Where diffusion starts (Q, N): max(s, 0)^gamma at each query's k nearest gallery vectors, 0 elsewhere and where a
+    similarity is below ``least``.
 
     Queries are not part of the graph (Iscen et al., section 4.2); k = 10 and gamma = 3 are the paper's.
     """
     ids, similarities = top_k(queries, gallery, k)
     seeds = np.zeros((len(queries), len(gallery)))
-    np.put_along_axis(seeds, ids, np.maximum(similarities.astype(np.float64), 0) ** gamma, axis=1)
+    values = np.where(similarities >= least, np.maximum(similarities.astype(np.float64), 0) ** gamma, 0.0)
+    np.put_along_axis(seeds, ids, values, axis=1)
     return seeds
 
 

@@ -2,10 +2,14 @@
 
 Each works without labels on the queries' and the gallery's descriptors; "verify" asks for local features as well. What
 can be done before a query comes is done by :meth:`Reranker.prepare`, so the cost of a query is that of the rest.
+
+Methods that follow the neighbours of a query take as many as their papers do, but of these only such as are more similar than
+unrelated pictures of this gallery are by chance (:mod:`retrieval.ranking.chance`). Where the number is named, it is obeyed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import UsageError
+from retrieval.ranking.chance import chance_level, neighbourhood_size
 from retrieval.ranking.neighbours import Floats, top_k
 
 Parameters = Mapping[str, int | float]
 Arrays = dict[str, np.ndarray]
 _QUERIES_AT_ONCE = 64
+_LEAST = "least"  # the similarity below which a link is taken for chance
 
 
 class Moved(NamedTuple):
@@ -59,26 +65,33 @@ class Context:
 
 @dataclass(frozen=True)
 class Method:
-    """A re-ranker as data. ``offline``: whether it prepares something from the whole gallery, once."""
+    """A re-ranker as data. ``offline``: whether it prepares something from the whole gallery, once. ``sizes``: parameters that
+    say how many neighbours are followed; unless one is named, links that may be chance are left out."""
 
     name: str
     summary: str
     defaults: Parameters
     prepare: Callable[[Floats, Parameters, Context], Online]
     offline: bool = False
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reranker:
-    """A method with its parameters; made by :func:`parse_reranker`."""
+    """A method with its parameters, and which of them were ``named``; made by :func:`parse_reranker`."""
 
     method: Method
     parameters: Parameters = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
-        """As ``--rerank`` takes it: the method, and the parameters that are not the usual ones."""
-        changed = [f"{k}={v:g}" for k, v in self.parameters.items() if v != self.method.defaults[k]]
+        """As ``--rerank`` takes it: the method, and the parameters that are not the usual ones or make it another."""
+        changed = [
+            f"{k}={v:g}"
+            for k, v in self.parameters.items()
+            if v != self.method.defaults[k] or (k in self.named and k in self.method.sizes)
+        ]
         return self.method.name + (":" + ",".join(changed) if changed else "")
 
     def prepare(self, gallery: Floats, context: Context | None = None) -> Online:
@@ -86,7 +99,29 @@ class Reranker:
 
         Descriptors are float rows of unit length; the gallery may be memory-mapped. Raises UsageError, DatasetError.
         """
-        return self.method.prepare(gallery, self.parameters, context or Context())
+        parameters = dict(self.parameters)
+        if self.method.sizes:
+            parameters[_LEAST] = chance_level(gallery) if self.adapts else -math.inf
+        return self.method.prepare(gallery, parameters, context or Context())
+
+    @property
+    def adapts(self) -> bool:
+        """Whether links that may be chance in a gallery are left out: it follows neighbours, and no number is named."""
+        return bool(self.method.sizes) and not self.named & set(self.method.sizes)
+
+    def caution(self, gallery: Floats) -> str | None:
+        """A line for the user where a named number of neighbours is far more than a gallery (N, D) has; else None."""
+        named = [key for key in self.method.sizes if key in self.named]
+        if not named:
+            return None
+        asked = max(named, key=lambda key: self.parameters[key])
+        has = neighbourhood_size(gallery, chance_level(gallery))
+        if self.parameters[asked] <= 2 * has + 1:
+            return None
+        return (
+            f"{self.name}: a picture of this gallery has about {has:.1f} close neighbours, and {asked} takes "
+            f"{self.parameters[asked]:g}: the others are wrong answers, which can ruin a ranking. Leave out {asked}"
+        )
 
 
 def parse_reranker(text: str) -> Reranker:
@@ -95,14 +130,15 @@ def parse_reranker(text: str) -> Reranker:
     method = METHODS.get(name.strip())
     if method is None:
         raise UsageError(f"unknown re-ranker {name.strip()!r}", f"There are: {', '.join(METHODS)}.")
-    parameters = dict(method.defaults)
+    parameters, named = dict(method.defaults), set[str]()
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = item.partition("=")
         if not equals or key.strip() not in parameters:
             known = ",".join(f"{k}={v:g}" for k, v in method.defaults.items())
             raise UsageError(f"{method.name} has no parameter {item!r}", f"Its parameters: {method.name}:{known}.")
         parameters[key.strip()] = _number(method, key.strip(), value.strip())
-    return Reranker(method, parameters)
+        named.add(key.strip())
+    return Reranker(method, parameters, frozenset(named))
 
 
 def _number(method: Method, key: str, value: str) -> int | float:
@@ -126,7 +162,8 @@ def _average(gallery: Floats, p: Parameters, context: Context) -> Online:
     n = min(int(p["n"]), len(gallery))
 
     def apply(queries: Floats) -> Outcome:
-        ids, _ = top_k(queries, gallery, n)
+        ids, similarities = top_k(queries, gallery, n)
+        ids = np.where(similarities >= p[_LEAST], ids, -1)
         return Moved(average_query_expansion(queries, gallery, ids, n), gallery)
 
     return apply
@@ -139,6 +176,7 @@ def _alpha(gallery: Floats, p: Parameters, context: Context) -> Online:
 
     def apply(queries: Floats) -> Outcome:
         ids, similarities = top_k(queries, gallery, n)
+        ids = np.where(similarities >= p[_LEAST], ids, -1)
         return Moved(alpha_query_expansion(queries, gallery, ids, similarities, n, p["alpha"]), gallery)
 
     return apply
@@ -179,10 +217,10 @@ def _graph(gallery: Floats, p: Parameters, context: Context) -> Any:
     from retrieval.ranking.diffusion import neighbour_graph
 
     def compute() -> Arrays:
-        graph = neighbour_graph(np.asarray(gallery), int(p["k"]), p["gamma"])
+        graph = neighbour_graph(np.asarray(gallery), int(p["k"]), p["gamma"], p[_LEAST])
         return {"data": graph.data, "indices": graph.indices, "indptr": graph.indptr}
 
-    parts = context.keep("graph", {key: p[key] for key in ("k", "gamma")}, compute)
+    parts = context.keep("graph", {key: p[key] for key in ("k", "gamma", _LEAST)}, compute)
     return csr_array((parts["data"], parts["indices"], parts["indptr"]), (len(gallery), len(gallery)))
 
 
@@ -190,32 +228,41 @@ def _diffusion(gallery: Floats, p: Parameters, context: Context) -> Online:
     from retrieval.ranking.diffusion import diffuse
 
     graph = _graph(gallery, p, context)
-    return _spread(gallery, p, lambda seeds: diffuse(graph, seeds, p["alpha"]))
+    return _spread(gallery, p, graph, lambda seeds: diffuse(graph, seeds, p["alpha"]))
 
 
 def _spectral(gallery: Floats, p: Parameters, context: Context) -> Online:
     from retrieval.ranking.diffusion import SpectralDiffusion
 
+    graph = _graph(gallery, p, context)
+
     def compute() -> Arrays:
-        decomposed = SpectralDiffusion(_graph(gallery, p, context), min(int(p["rank"]), len(gallery)))
+        decomposed = SpectralDiffusion(graph, min(int(p["rank"]), len(gallery)))
         return {"values": decomposed.values, "vectors": decomposed.vectors}
 
-    parts = context.keep("spectral", {key: p[key] for key in ("k", "gamma", "rank")}, compute)
+    parts = context.keep("spectral", {key: p[key] for key in ("k", "gamma", "rank", _LEAST)}, compute)
     decomposed = SpectralDiffusion.__new__(SpectralDiffusion)
     decomposed.values, decomposed.vectors = parts["values"], parts["vectors"]
-    return _spread(gallery, p, lambda seeds: decomposed.diffuse(seeds, p["alpha"]))
+    return _spread(gallery, p, graph, lambda seeds: decomposed.diffuse(seeds, p["alpha"]))
 
 
-def _spread(gallery: Floats, p: Parameters, diffused: Callable[[np.ndarray], np.ndarray]) -> Online:
+def _spread(gallery: Floats, p: Parameters, graph: Any, diffused: Callable[[np.ndarray], np.ndarray]) -> Online:
     from retrieval.ranking.diffusion import query_seeds
+
+    linked = np.diff(graph.indptr) > 0
 
     def apply(queries: Floats) -> Outcome:
         parts = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             part = queries[start : start + _QUERIES_AT_ONCE]
             ids, _ = top_k(part, gallery, len(gallery))
-            spread = diffused(query_seeds(part, gallery, min(int(p["seeds"]), len(gallery)), p["gamma"]))
+            seeds = query_seeds(part, gallery, min(int(p["seeds"]), len(gallery)), p["gamma"], p[_LEAST])
+            spread = diffused(seeds)
             scores = np.take_along_axis(spread, ids, axis=1)
+            if p[_LEAST] > -math.inf:
+                # A best answer that stands alone would fall behind whatever has company; and it is founded best.
+                scores[~linked[ids[:, 0]]] = 0.0
+                scores[:, 0] = scores.max(axis=1)
             # What no path leads to has score 0 but for rounding: it keeps the order it had.
             scores[np.abs(scores) <= 1e-12 * np.abs(scores).max(axis=1, keepdims=True)] = 0.0
             parts.append(_sorted(ids, scores))
@@ -255,12 +302,15 @@ def _taken(ids: npt.NDArray[np.int64], scores: np.ndarray, order: npt.NDArray[np
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("qe", "the query becomes the average of itself and its n first answers", {"n": 10}, _average),
+        Method(
+            "qe", "the query becomes the average of itself and its n first answers", {"n": 10}, _average, sizes=("n",)
+        ),
         Method(
             "alpha-qe",
             "the same, each answer weighted by its similarity to the power alpha",
             {"n": 50, "alpha": 3.0},
             _alpha,
+            sizes=("n",),
         ),
         Method(
             "dba",
@@ -281,6 +331,7 @@ METHODS: dict[str, Method] = {
             {"k": 50, "seeds": 10, "alpha": 0.99, "gamma": 3.0},
             _diffusion,
             offline=True,
+            sizes=("k", "seeds"),
         ),
         Method(
             "spectral",
@@ -288,6 +339,7 @@ METHODS: dict[str, Method] = {
             {"k": 50, "seeds": 10, "alpha": 0.99, "gamma": 3.0, "rank": 500},
             _spectral,
             offline=True,
+            sizes=("k", "seeds"),
         ),
         Method(
             "verify",

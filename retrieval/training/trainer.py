@@ -30,6 +30,7 @@ from retrieval.training.batchnorm import estimate_statistics, normalisations
 from retrieval.training.config import TrainingConfig, default_margin
 from retrieval.training.curves import plot_curves
 from retrieval.training.frozen_folding import find_pairs
+from retrieval.training.guard import hold_in_range, probe_positions, require_apart, require_finite_weights, spread
 from retrieval.training.losses import create_loss
 from retrieval.training.mining import Mined, MinedTuple, draw_epoch, mine, require_clusters
 from retrieval.training.optimiser import (
@@ -142,6 +143,8 @@ class Trainer:
             lost=lambda position, why: self._note_unreadable({position: why}),
         )
         self.at = Place()
+        self.spread = math.nan  # between descriptors, where this process began
+        self._told_held = False
 
     def _loss_parameters(self) -> dict[str, float]:
         whitened = self.network.fc is not None
@@ -155,6 +158,7 @@ class Trainer:
     def begin(self) -> None:
         """Measure the model as it is, and keep it as the best so far."""
         self._estimate_statistics()
+        self.spread = spread(self._probed()[0])
         self.at.best = self._validated()
         line = {"epoch": 0, "mAP": self.at.best, "p": self._exponent()}
         if self.processes.first:
@@ -189,6 +193,7 @@ class Trainer:
             torch.cuda.set_rng_state(parts["run"]["random_cuda"], self.device)
         if self.processes.first:  # what was written after the checkpoint comes again
             self.folder.write_metrics([line for line in self.folder.metrics() if line["epoch"] <= self.at.epoch])
+        self.spread = spread(self._probed()[0])
         self.say(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step}")
 
     def run(self) -> Outcome:
@@ -290,10 +295,10 @@ class Trainer:
                 if bool(losses[:, 1].any()):
                     self.processes.sum_gradients(self.network.parameters())
                     where = f"epoch {at.epoch + 1}, step {step + 1}"
-                    hint = f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr."
-                    self.steps.require_finite(losses[:, 0], steps[step], where, hint)
+                    self.steps.require_finite(losses[:, 0], steps[step], where, self._kept_hint())
                     set_learning_rate(self.optimiser, rate)
                     self.optimiser.step()
+                    self._hold(where)
                     if self.average is not None:
                         self.average.update(self.network)
                 # Room for gradients is taken once, however many tuples are added.
@@ -312,11 +317,28 @@ class Trainer:
                 "Mend the training set and continue with --resume.",
             )
 
+    def _kept_hint(self) -> str:
+        return f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr."
+
+    def _hold(self, where: str) -> None:
+        """What a step may have broken: exponents go back into their range, weights must be numbers."""
+        require_finite_weights(self.network, where, self._kept_hint())
+        if hold_in_range(self.network) and not self._told_held:
+            self._told_held = True
+            self.say(f"warning: an exponent p left its range at {where} and is held at its border; try a lower --p-lr")
+
+    def _probed(self) -> tuple[np.ndarray, list[bool]]:
+        """Descriptors of a few pictures by the network as it is, in each process, and which of them can be read."""
+        chosen = probe_positions(len(self.data))
+        found, reasons = describe_pictures(chosen, self.pictures.load, self.engine, workers=self.workers)
+        return found, [int(position) not in reasons for position in chosen]
+
     # ------------------------------------------------------------ between epochs
 
     def _end_epoch(self) -> None:
         at = self.at
         self._estimate_statistics()
+        require_apart(self.spread, *self._probed(), f"epoch {at.epoch + 1}", self._kept_hint())
         at.epoch += 1
         line: dict[str, Any] = {
             "epoch": at.epoch,

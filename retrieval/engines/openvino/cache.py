@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from retrieval.files.digest import file_sha256
+from retrieval.system.caches import cache_folder
 
 CONTENTS = "contents.json"
 LIMIT = 4 << 30  # bytes; beyond it the entries that were not used for the longest time go
@@ -25,14 +26,6 @@ _ABANDONED_SECONDS = 3600
 
 class Damaged(Exception):
     """An entry is there but not what was written."""
-
-
-def cache_folder() -> Path:
-    """``RETRIEVE_CACHE``, else ``retrieval`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    named = os.environ.get("RETRIEVE_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "retrieval"
 
 
 def key_of(*parts: str) -> str:

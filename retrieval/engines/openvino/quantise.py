@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -83,8 +82,6 @@ def quantise(
     reason = unsupported()
     if reason is not None:
         raise EngineUnavailable(f"int8 needs openvino, and {reason}")
-    # nncf reports its use over the network through this package, and does without where it is missing.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         with _in_silence():
             import nncf
@@ -181,7 +178,7 @@ def _layer(node: Any) -> str:
 
 @contextmanager
 def _in_silence() -> Iterator[None]:
-    """Without the library's progress bars and log, and without its reports of use over the network."""
+    """Without the library's progress bars and log."""
     before = {name: os.environ.get(name) for name in ("NNCF_CI", "TQDM_DISABLE")}
     logger = logging.getLogger("nncf")
     level = logger.level

@@ -7,14 +7,15 @@ asks again, for more and with more effort, where they do not settle the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from retrieval.gallery.search import file as ann_file
+from retrieval.errors import GalleryDamaged
+from retrieval.gallery.search import intact
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search.file import IndexNote
 from retrieval.gallery.store.catalog import Catalog
@@ -88,7 +89,13 @@ class Changes:
 
 class Indexed:
     """A FAISS index, with the effort that its note prescribes, and the changes since. Where it turns out not to be the
-    catalog's, ``say`` tells, and everything is searched from then on."""
+    catalog's, or its file changes, ``say`` tells, and everything is searched from then on.
+
+    The file is mapped into memory: of a large one, a query touches a few parts in a hundred. Memory that a file cut short no
+    longer fills ends the process when it is touched, so before each search the system is asked whether the file is as it was;
+    where it is not, it is read again and compared with its hash. What happens within the milliseconds of a search stays open:
+    our own writers never change a file that is there, they put another in its place.
+    """
 
     def __init__(
         self,
@@ -104,6 +111,9 @@ class Indexed:
         self.index, self.note, self.changes, self.everything = index, note, changes, everything
         self.path, self.say = path, say
         self._usable = True
+        self._identity: intact.Identity | None = None
+        with suppress(OSError):
+            self._identity = intact.identity(path)  # reading it has just verified it
         self._shown = None
         if len(changes.hidden):
             bits = np.zeros(int(changes.hidden.max()) + 1, bool)
@@ -114,19 +124,35 @@ class Indexed:
 
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
         wanted = shortlist(self.note, k) * 4**stage
-        if not self._usable or wanted > max(
-            self.note.count // 4, 4096
-        ):  # a graph or lists cannot promise to give so many
+        most = max(self.note.count // 4, 4096)  # a graph or lists cannot promise to give more
+        if wanted > most or not self._intact():
             return self.everything.candidates(vector, k, stage)
         effort = effort_for(self.note, k) * 4**stage
         found = search(self.index, vector[None], min(wanted, self.note.count), effort, self._shown)[0]
         ids = np.sort(np.concatenate([found[found >= 0], self.changes.candidates(vector, wanted)]))
         rows = self.everything.catalog.rows_of(ids)
         if len(rows) and rows.min() < 0:
-            self._usable = False
-            self.say(f"{ann_file.damaged(self.path, 'its ids are not those of the catalog')} {MEANWHILE}")
+            self._give_up(intact.damaged(self.path, "its ids are not those of the catalog"))
             return self.everything.candidates(vector, k, stage)
         return Found(ids, rows, False)
+
+    def _intact(self) -> bool:
+        """Whether the mapped file can be searched: it is what it was when it was verified."""
+        if not self._usable:
+            return False
+        try:
+            now = intact.identity(self.path)
+            if self._identity is None or (now != self._identity and now[1] == self._identity[1]):
+                self._identity = intact.verify(self.path, self.note.sha256)
+        except OSError:  # a writer has put another in its place; what is mapped stays whole
+            pass
+        except GalleryDamaged as damage:
+            self._give_up(damage)
+        return self._usable
+
+    def _give_up(self, damage: GalleryDamaged) -> None:
+        self._usable = False
+        self.say(f"{damage} {MEANWHILE}")
 
 
 def shortlist(note: IndexNote, k: int) -> int:

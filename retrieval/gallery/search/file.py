@@ -4,23 +4,28 @@
 state, and how to search the file well. Later changes are in the catalog's log (see ``LogState``).
 The note is written before the file, the log is shortened after it, and older files go last: at every moment a reader finds
 a file with its note and the changes since, or searches the vectors themselves.
+Both carry hashes: a damaged one is named and never answers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import GalleryDamaged, GalleryError
+from retrieval.errors import GalleryError
+from retrieval.files.digest import file_sha256
 from retrieval.files.whole import whole_file, write_json
+from retrieval.gallery.search import intact
 from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search.intact import damaged
 from retrieval.gallery.store.catalog import LogState
 from retrieval.messages import first_line
 
-FORMAT = 1
+FORMAT = 2  # since the first, both files carry hashes
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,13 @@ class IndexNote:
     """What is known of a search index.
 
     ``identity``, ``version``, ``seq``: the catalog, its version, and the newest change in its log that the file holds.
-    ``requested``: the kind asked for (``auto`` ...), ``kind`` and ``factory`` what was made of it. ``count``: vectors in the
-    file, ``trained``: vectors there were at the last training, ``bytes``: the file's size. ``effort`` (lists or graph nodes
-    looked at) and ``shortlist`` (candidates that are scored again) were chosen for the recall ``target`` among the first 10
-    when there were ``measured`` vectors; ``recall`` and ``milliseconds`` (one query, candidates and exact scores) are what was
-    measured then, over ``queries`` held queries. None where the kind has no such figure. ``seconds``: to build the file, and
-    of these ``seconds_measuring`` to choose how to search it.
+    ``requested``: the kind asked for (``auto`` ...), ``kind`` and ``factory`` what was made of it; ``instead`` of which kind,
+    where that one did not find what it must. ``count``: vectors in the file, ``trained``: vectors there were at the last
+    training, ``bytes`` and ``sha256``: the file's size and content. ``effort`` (lists or graph nodes looked at) and
+    ``shortlist`` (candidates that are scored again) were chosen for the recall ``target`` among the first 10 when there were
+    ``measured`` vectors; ``reached``: whether they suffice. ``recall`` and ``milliseconds`` (one query, candidates and exact
+    scores) are what was measured then, over ``queries`` queries that are no members. None where the kind has no such figure.
+    ``seconds``: to build the file, and of these ``seconds_measuring`` to choose how to search it.
     """
 
     identity: str
@@ -46,6 +52,7 @@ class IndexNote:
     count: int
     trained: int
     bytes: int
+    sha256: str
     target: float
     effort: int | None
     shortlist: int
@@ -55,6 +62,8 @@ class IndexNote:
     measured: int
     seconds: float
     seconds_measuring: float
+    reached: bool = True
+    instead: str | None = None
 
 
 def index_path(folder: Path, version: int) -> Path:
@@ -85,14 +94,29 @@ def find(folder: Path, log: LogState | None) -> IndexNote | None:
     return None
 
 
+def check(folder: Path, note: IndexNote) -> bool:
+    """Whether the file is there, with the content that was written. Raises GalleryDamaged where it has another."""
+    path = index_path(folder, note.version)
+    try:
+        intact.verify(path, note.sha256)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from error
+    return True
+
+
 def read(folder: Path, note: IndexNote, *, mapped: bool = True) -> Any | None:
     """The FAISS index itself: ``mapped`` into memory for searching, else loaded so that it can be changed.
 
-    None when a writer replaced it meanwhile. Raises GalleryDamaged, naming the file.
+    None when a writer replaced it meanwhile. Raises GalleryDamaged, naming the file, also where its content is not what was
+    written: FAISS itself would notice a part of the damages only, and crash at others.
     """
     import faiss
 
     path = index_path(folder, note.version)
+    if not check(folder, note):
+        return None
     flags = 0
     if mapped:
         # Inverted lists have a way of their own to stay on the disk; all else is mapped as it lies.
@@ -127,9 +151,10 @@ def write(folder: Path, index: Any, note: IndexNote) -> IndexNote:
         folder.mkdir(exist_ok=True)
         with whole_file(path) as file:
             faiss.write_index(index, str(file))
-            note = IndexNote(**{**asdict(note), "bytes": file.stat().st_size})
+            note = replace(note, bytes=file.stat().st_size, sha256=file_sha256(file))
             path.unlink(missing_ok=True)  # never an old file with a new note
             write_note(folder, note)
+        intact.remember(path, note.sha256, intact.identity(path))
     except (OSError, RuntimeError) as error:
         raise not_written(path, faiss_reason(error)) from error
     return note
@@ -139,7 +164,7 @@ def write_note(folder: Path, note: IndexNote) -> None:
     """Write the note alone: after another measurement of the same file. Raises GalleryError."""
     path = note_path(folder, note.version)
     try:
-        write_json(path, {"format": FORMAT, **asdict(note)})
+        write_json(path, {"format": FORMAT, **asdict(note), "check": _check(asdict(note))})
     except OSError as error:
         raise not_written(path, error.strerror or str(error)) from error
 
@@ -147,12 +172,8 @@ def write_note(folder: Path, note: IndexNote) -> None:
 def tidy(folder: Path, version: int) -> None:
     """Delete the files of all other versions, and what interrupted runs left."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix in (".faiss", ".json", ".tmp") and path.stem != str(version):
+        if path.suffix in (".faiss", ".json", intact.SUFFIX, ".tmp") and path.stem != str(version):
             path.unlink(missing_ok=True)
-
-
-def damaged(path: Path, why: str) -> GalleryDamaged:
-    return GalleryDamaged(f"{path} is damaged: {why}", "`retrieve index --repair` writes it anew.")
 
 
 def not_written(path: Path, why: str) -> GalleryError:
@@ -171,13 +192,18 @@ def faiss_reason(error: Exception) -> str:
     )
 
 
+def _check(facts: dict[str, Any]) -> str:
+    """The note's own hash: with another effort, an index would miss what it promises to find."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _notes(folder: Path) -> Iterator[IndexNote]:
     """All notes that can be read, the newest first."""
     versions = sorted((int(p.stem) for p in folder.glob("*.json") if p.stem.isdigit()), reverse=True)
     for version in versions:
         try:
             data = json.loads(note_path(folder, version).read_text("utf-8"))
-            if data.pop("format") == FORMAT:
+            if data.pop("format") == FORMAT and data.pop("check") == _check(data):
                 note = IndexNote(**data)
                 if note.version == version:
                     yield note

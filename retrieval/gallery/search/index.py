@@ -56,7 +56,10 @@ class SearchIndex:
         assert log is not None  # a writable catalog has one
         try:
             note = ann_file.find(self.folder, log)
-        except GalleryDamaged:
+            if note is not None and not ann_file.check(self.folder, note):
+                note = None
+        except GalleryDamaged as damage:
+            self.say(f"{damage.message}; it is made again from the vectors")
             note = None
         count = self.catalog.searchable_count()
         if note is None or self._is_other(note, count):
@@ -69,7 +72,10 @@ class SearchIndex:
             index = ann_file.read(self.folder, note)
             if index is None:
                 return self._build(log, note)
-            ann_file.write_note(self.folder, self._measured(index, note))
+            measured = self._measured(index, note)
+            if not measured.reached and measured.kind == "hnsw":
+                return self._build(log, note)
+            ann_file.write_note(self.folder, measured)
             return True
         return False
 
@@ -77,12 +83,19 @@ class SearchIndex:
         """Whether an index made for ``count`` vectors now would be quite another."""
         wanted = ann_kind.plan(self.requested, count, self.store.dim, note.kind)
         grown = wanted.sample > 0 and (count > 2 * note.trained or 4 * count < note.trained)
-        return note.requested != self.requested or wanted.kind != note.kind or note.dim != self.store.dim or grown
+        return (
+            note.requested != self.requested
+            or wanted.kind not in (note.kind, note.instead)
+            or note.dim != self.store.dim
+            or grown
+        )
 
-    def _build(self, log: LogState, before: IndexNote | None) -> bool:
+    def _build(self, log: LogState, before: IndexNote | None, instead: str | None = None) -> bool:
+        """``instead``: of which kind, that was tried in vain, inverted lists are to be made."""
         started = time.monotonic()
         ids, rows = self.catalog.searchable()
-        chosen = ann_kind.plan(self.requested, len(ids), self.store.dim, before.kind if before else None)
+        kind = "ivf" if instead else self.requested
+        chosen = ann_kind.plan(kind, len(ids), self.store.dim, before.kind if before else None)
         if chosen.sample and len(ids) > _LONG:
             self.say(f"making the search index for {len(ids)} pictures: {chosen.factory}")
         sample = np.sort(np.random.default_rng(0).choice(len(rows), chosen.sample, replace=False))
@@ -105,6 +118,7 @@ class SearchIndex:
             count=len(ids),
             trained=len(ids),
             bytes=0,
+            sha256="",
             target=self.target,
             effort=None,
             shortlist=ann_recall.K + 32,
@@ -115,7 +129,15 @@ class SearchIndex:
             seconds=0.0,
             seconds_measuring=0.0,
         )
-        note = self._measured(index, note, ids, rows)
+        note = replace(self._measured(index, note, ids, rows), instead=instead)
+        if not note.reached:
+            found = (
+                f"the search index {factory} finds {100 * (note.recall or 0):.1f} % of the true first {ann_recall.K}"
+            )
+            if chosen.kind == "hnsw":  # parts of a graph that no path leads to stay hidden whatever the effort
+                self.say(f"{found} or less, not {100 * self.target:g} %: inverted lists take its place")
+                return self._build(log, before, instead=chosen.kind)
+            self.say(f"{found}, not {100 * self.target:g} %: choose another kind with --ann, or a lower --recall")
         return self._keep(index, replace(note, seconds=round(time.monotonic() - started, 3)))
 
     def _fold(self, log: LogState, note: IndexNote, ids: np.ndarray, rows: np.ndarray) -> bool:
@@ -144,6 +166,8 @@ class SearchIndex:
         note = replace(note, version=version, seq=log.end, count=int(index.ntotal))
         if abs(note.count - note.measured) * 4 > note.measured or note.target != self.target:
             note = self._measured(index, note)
+            if not note.reached and note.kind == "hnsw":
+                return False
         return self._keep(index, replace(note, seconds=round(time.monotonic() - started, 3)))
 
     def _measured(
@@ -166,7 +190,7 @@ class SearchIndex:
         most = inner.nlist if lists else 4096
         count = 5 if exact else ann_recall.QUERIES  # the exact kind is only timed
         trial = ann_recall.Trial(self.store, ids, rows, count=count)
-        chosen = ann_recall.operate(index, lists or graph, exact, most, trial, self.target)
+        chosen = ann_recall.operate(index, lists or graph, exact, most, trial, self.target, graph)
         return replace(
             note,
             effort=chosen.effort,
@@ -174,6 +198,7 @@ class SearchIndex:
             recall=chosen.recall,
             milliseconds=chosen.milliseconds,
             queries=0 if exact else chosen.queries,
+            reached=chosen.reached,
             seconds_measuring=round(time.monotonic() - started, 3),
         )
 

@@ -26,6 +26,7 @@ _TRAINING_PER_LIST = 32
 _MOST_TRAINING = 262_144
 _SPREAD_KEPT = 0.97
 _LONGEST_TURNED = 4096
+_CONSTRUCTION = 200  # nodes kept while a graph is built; with FAISS's 40, parts of it are reached by no path
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def create(chosen: Plan, dim: int) -> Any:
         if isinstance(inner, faiss.IndexIVFPQ):
             inner.pq.cp.min_points_per_centroid = 1
         return index
+    if isinstance(inner, faiss.IndexHNSW):
+        inner.hnsw.efConstruction = _CONSTRUCTION
     return index if isinstance(index, faiss.IndexIDMap) else faiss.IndexIDMap2(index)
 
 
