@@ -269,3 +269,29 @@ def test_every_command_is_there_and_says_what_it_does() -> None:
         own = CliRunner().invoke(cli, [name, "--help"])
         assert own.exit_code == 0, own.output
         assert name in own.output
+
+
+def test_a_folder_of_foreign_files_is_told_by_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for name in ("a.dng", "b.CR2", "c.jxl", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    out, _ = run("index", "raw", "--size", 64, cwd=tmp_path)
+    assert "no pictures among 4 files" in out
+    assert "passed over: 2 camera raw files (.cr2 1, .dng 1); export them" in out
+    assert "passed over: 1 JPEG XL picture (.jxl)" in out
+    out, _ = run("index", "--format", "json", cwd=tmp_path)
+    assert json.loads(out)["foreign"] == {".cr2": 1, ".dng": 1, ".jxl": 1}
+
+
+def test_the_memory_of_a_picture_is_an_option(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (800, 600)).save(tmp_path / "a" / "x.png")
+    out, _ = run("index", "a", "--size", 64, "--picture-memory", 1, cwd=tmp_path)
+    assert "1 could not be read" in out
+    out, _ = run("info", cwd=tmp_path)
+    assert "more than the limit of 1 MB" in out
+    out, _ = run("index", cwd=tmp_path)  # tried again, though the file is the same
+    assert "1 added" in out
+    _, err = run("query", "a/x.png", cwd=tmp_path, env={"RETRIEVE_PICTURE_MEMORY": "lots"}, status=2)
+    assert "RETRIEVE_PICTURE_MEMORY must be a positive number" in err

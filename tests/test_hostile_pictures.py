@@ -172,6 +172,7 @@ def png(width: int, height: int, bits: int, colour: int) -> bytes:
 
 
 HUNGRY = {
+    "png of one row": png(150_000_000, 1, 8, 0),
     "jpeg 2000": jpeg2000(13000, 13000),
     "webp": webp(13000, 13000),
     "tiff": tiff(13000, 13000, "float"),
@@ -191,10 +192,19 @@ def test_a_picture_is_refused_for_its_memory_before_any_is_taken(kind: str) -> N
     assert "--picture-memory" in said
 
 
+def test_a_very_wide_picture_takes_no_longer_than_others(tmp_path: Path) -> None:
+    """Pillow's filter has six numbers for each column, computed anew for every strip."""
+    started = time.perf_counter()
+    data = encoded(Image.new("P", (1_000_000, 40)), "PNG")
+    assert load_picture(data, size=64).array.shape == (1, 64, 3)
+    assert load_picture(encoded(Image.new("P", (40, 1_000_000)), "PNG"), size=64).array.shape == (64, 1, 3)
+    assert time.perf_counter() - started < 30
+
+
 def test_the_limit_of_memory_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(noise(300, 200), "PNG")  # 4 bytes a pixel, and the result
     assert "limit of 0 MB" in reason(data, limits=Limits(memory=100_000))
-    assert load_picture(data, limits=Limits(memory=1_000_000)).width == 300
+    assert load_picture(data, limits=Limits(memory=2_000_000)).width == 300
     monkeypatch.setenv("RETRIEVE_PICTURE_MEMORY", "0.1")
     assert "limit of 0 MB" in reason(data)
     with pytest.raises(ImageError) as caught:
@@ -372,6 +382,15 @@ def test_a_process_that_dies_costs_its_picture_alone(number: int, message: str, 
     assert message in reason(data, limits=Limits(seconds=20))
     killer.join()
     assert load_picture(data, size=None).array.shape == (20, 30, 3)  # by a new one
+
+
+def test_a_process_that_died_meanwhile_costs_no_picture(workers: None) -> None:
+    data = encoded(noise(30, 20), "JPEG2000")
+    load_picture(data)
+    (worker,) = apart._idle
+    os.kill(worker._process.pid, signal.SIGKILL)
+    worker._process.wait()
+    assert load_picture(data, size=None).array.shape == (20, 30, 3)
 
 
 def test_a_decoder_that_does_not_end_is_stopped(workers: None) -> None:

@@ -180,7 +180,8 @@ def test_large_pictures_are_converted_in_strips_to_the_same_bytes(turn: int, mon
     for image, size, box in itertools.product(images, (None, 40, 60), (None, (5, 3, 50, 47))):
         image.getexif()[0x0112] = turn
         want = picture_from_array(image, size=size, bbox=box).array
-        monkeypatch.setattr("retrieval.pictures.colour._STRIP", 300)
+        monkeypatch.setattr("retrieval.pictures.colour.STRIP", 300)
+        monkeypatch.setattr("retrieval.pictures.colour.FEWEST_ROWS", 8 if size == 40 else 1)
         got = picture_from_array(image, size=size, bbox=box).array
         monkeypatch.undo()
         assert np.array_equal(got, want)

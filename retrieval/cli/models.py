@@ -85,11 +85,12 @@ def download(name: str) -> None:
     import sys
 
     from retrieval.models.registry import BACKBONES
-    from retrieval.models.weights import download_weights, weights_file, weights_present
+    from retrieval.models.weights import checked_digest, download_weights, weights_file, weights_present
     from retrieval.models.zoo import parse_name
 
     weights = BACKBONES[parse_name(name).backbone].weights
     if weights_present(weights):
+        checked_digest(weights, weights_file(weights))
         print(f"{weights.id} is here already: {weights_file(weights)}")
         return
     print(f"{weights.id}: {download_weights(weights, progress=sys.stderr.isatty())}")

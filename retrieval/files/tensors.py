@@ -45,7 +45,7 @@ def _read(path: Path, read: Callable[[BinaryIO], T]) -> T:
     try:
         with open(path, "rb") as file:
             return read(file)
-    except (OSError, struct.error, ValueError) as error:
+    except (OSError, struct.error, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error})") from error
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 
 from retrieval.errors import DatasetError, ModelError
 from retrieval.files.torch_pickle import ITEM_BYTES, Refused, Source, unpickle
+from retrieval.messages import first_line
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -35,8 +36,8 @@ class _ZipSource(Source):
             if self._bundle is None:
                 self._bundle = zipfile.ZipFile(self.path)  # stays open: hundreds of tensors will be read
             return _stored(self._bundle, f"{self._prefix}data/{key}", whole, start, length)
-        except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, ValueError, struct.error) as error:
-            raise ModelError(f"{self.path} is damaged: {error}") from error
+        except Exception as error:  # a damaged archive can raise nearly anything
+            raise ModelError(f"{self.path} is damaged: {first_line(error)}") from error
 
 
 class _FlatSource(Source):

@@ -105,6 +105,7 @@ def _describe(
     gallery: OpenedGallery, keys: Sequence[str], images: Sequence[Picture]
 ) -> tuple[np.ndarray, list[str], list[tuple[int | None, int | None]]]:
     from retrieval.pictures import imaging
+    from retrieval.pictures.content import read_content
 
     rule = gallery.spec.image
     digests = [""] * len(keys)
@@ -113,13 +114,10 @@ def _describe(
     def load(i: int) -> np.ndarray:
         source = images[i]
         if isinstance(source, str | os.PathLike):
-            try:
-                with open(source, "rb") as file:
-                    source = file.read()
-            except OSError as error:
-                raise ImageError(error.strerror or str(error), transient=True) from error
-        if isinstance(source, bytes):
+            source, digests[i] = read_content(source)
+        elif isinstance(source, bytes):
             digests[i] = _digest(b"", source)
+        if isinstance(source, str | bytes):
             picture = imaging.load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
         else:
             pixels = np.asarray(source)

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError, UsageError
-from retrieval.files.digest import content_digest
 from retrieval.messages import say_nothing
 from retrieval.pictures import imaging
+from retrieval.pictures.content import read_content
 from retrieval.ranking.geometry import LocalFeatures, local_features, pack, unpack, verify
 
 LOCAL_FOLDER = "local"
@@ -75,16 +75,13 @@ class LocalMatcher:
             except (OSError, UsageError):  # not there yet, or damaged: found anew
                 pass
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            data, now = read_content(path)
             picture = imaging.load_picture(data, size=SIDE, exif=self.exif)
-        except (OSError, ImageError) as error:
+        except ImageError as error:
             self.warn(f"{path} cannot be verified: {error}")
             return None
         features = local_features(picture.array, POINTS, SIDE)
-        own = content_digest()
-        own.update(data)
-        if digest == own.hexdigest():  # still what the gallery describes
+        if digest == now:  # still what the gallery describes
             self._keep(digest, pack(features))
         return features
 

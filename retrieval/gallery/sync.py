@@ -16,7 +16,6 @@ import numpy as np
 
 from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryError, ImageError
-from retrieval.files.digest import content_digest
 from retrieval.files.paths import show_path
 from retrieval.gallery.compaction import compact
 from retrieval.gallery.opened import OpenedGallery
@@ -31,7 +30,6 @@ COMMIT_PICTURES = 256
 COMMIT_SECONDS = 3.0
 # A file written this shortly before it was read may change again within the clock's grain: it is looked at once more.
 _RACY_NS = 2_000_000_000
-_READ_WHOLE = 64 << 20
 
 
 def synchronise(
@@ -144,31 +142,20 @@ class _Run:
     @staticmethod
     def _read(work: Work) -> bytes | str:
         """The file's bytes (or its path, when it is very big), with size, time and hash noted as of the reading."""
-        from retrieval.pictures.limits import Limits
-        from retrieval.pictures.readers import identify, open_file
+        from retrieval.pictures.content import content_of
+        from retrieval.pictures.readers import open_file
 
         found = look(work.file, "")
         if found.problem is not None:
             raise ImageError(found.problem, transient=True)
         work.note(found.size, _settled(found.mtime_ns), found.ctime_ns, found.inode)
-        digest = content_digest()
         try:
             with open_file(work.file) as file:
                 status = os.fstat(file.fileno())
                 work.note(status.st_size, _settled(status.st_mtime_ns), status.st_ctime_ns, status.st_ino)
-                identify(file, Limits.from_environment())  # before all of it is read: it may be no picture at all
-                file.seek(0)
-                data: bytes | str
-                if status.st_size <= _READ_WHOLE:
-                    data = file.read(_READ_WHOLE) or b""
-                    digest.update(data)
-                else:
-                    data = work.file
-                    while block := file.read(1 << 20):
-                        digest.update(block)
+                data, work.digest = content_of(file, work.file)
         except OSError as error:
             raise ImageError(error.strerror or str(error), transient=True) from error
-        work.digest = digest.hexdigest()
         return data
 
     def _commit(self, ready: list[tuple[Work, np.ndarray]], settled: list[tuple[Work, ImageError | None]]) -> int:

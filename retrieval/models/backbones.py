@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retrieval.errors import ModelError
+from retrieval.files.tensors import read_tensors
 from retrieval.messages import first_line
 from retrieval.models.registry import BACKBONES, BackboneInfo
 
@@ -165,11 +167,17 @@ def create_backbone(name: str) -> Backbone:
 
 
 def read_published(path: str) -> dict[str, Tensor]:
-    """Read a ``.pth`` of tensors. Nothing in the file is executed. Raises ModelError."""
+    """Read a file of tensors, torch's or safetensors'. Nothing in the file is executed. Raises ModelError."""
     try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+        if head[8:9] == b"{" and not head.startswith(b"PK"):
+            return read_tensors(Path(path))[1]
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
+    except (OSError, ModelError) as error:
         raise ModelError(f"cannot read the weights {path}: {first_line(error)}") from error
+    except Exception as error:  # torch raises many kinds for damaged files, and advises to run what is in them
+        raise ModelError(f"{path} is no readable file of weights ({type(error).__name__})") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]  # as DeiT's authors wrap theirs
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):

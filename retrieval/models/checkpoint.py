@@ -53,7 +53,7 @@ def _spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
         raise ModelError(f"{path} is damaged: its specification does not have the hash written beside it")
     try:
         return ModelSpec.from_dict(json.loads(metadata["spec"]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: the specification inside is damaged ({error})") from error
 
 

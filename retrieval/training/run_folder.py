@@ -74,7 +74,7 @@ class RunFolder:
             for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
                 try:
                     found.append(json.loads(line))
-                except ValueError:
+                except (ValueError, RecursionError):
                     break
         return found
 
@@ -91,7 +91,7 @@ class RunFolder:
             return {}
         try:
             return json.loads(self.left_out_file.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{self.left_out_file} is damaged ({error})") from error
 
     @staticmethod

@@ -49,7 +49,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(f"{path} is not the state of a training run")
     try:
         return tensors, json.loads(metadata["facts"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {_reason(error)}") from error
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import re
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +83,61 @@ def originals() -> dict[str, bytes]:
     return files
 
 
+def giant(data: bytes, rng: np.random.Generator) -> bytes:
+    """The same file, whose header speaks of another size: somewhat larger, or as large as numbers can be."""
+    width, height = (int(2 ** rng.uniform(0, 17)) for _ in range(2))
+    place, form = 0, ""
+    if data[:4] == b"\x89PNG":
+        place, form = 16, ">II"
+    elif data[:2] == b"\xff\xd8":
+        frame = re.search(rb"\xff[\xc0-\xc2]..\x08", data, re.DOTALL)
+        place, form, (width, height) = (frame.end() if frame else 0), ">HH", (height % 65536, width % 65536)
+    elif data[:4] == b"GIF8":
+        place, form, (width, height) = 6, "<HH", (width % 65536, height % 65536)
+    elif data[:2] == b"BM":
+        place, form = 18, "<ii"
+    elif data[12:16] == b"VP8X":
+        size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        return data[:24] + size + data[30:]
+    elif data[:4] in (b"II*\0", b"II+\0"):  # two of its numbers, wherever they are
+        for _ in range(2):
+            place = int(rng.integers(8, len(data) - 4))
+            data = data[:place] + struct.pack("<I", width) + data[place + 4 :]
+        return data
+    elif (codes := data.find(b"\xff\x4f\xff\x51")) >= 0:
+        place, form = codes + 8, ">II"
+        if rng.random() < 0.5:  # and one tile for all of it
+            data = data[: codes + 24] + struct.pack(">II", width, height) + data[codes + 32 :]
+    elif (box := data.find(b"ispe")) >= 0:
+        place, form = box + 8, ">II"
+    size = struct.pack(form, width, height) if form else b""
+    return data[:place] + size + data[place + len(size) :]
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG whose chunks have the checksums that belong to them, so that what is in them gets read."""
+    if data[:4] != b"\x89PNG":
+        return data
+    out, place = bytearray(data), 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        if end + 4 > len(data):
+            break
+        out[end : end + 4] = struct.pack(">I", zlib.crc32(data[place + 4 : end]))
+        place = end + 4
+    return bytes(out)
+
+
 def trial(rng: np.random.Generator, folder: Path) -> Outcome:
     files = originals()
     name, other = (str(rng.choice(list(files))) for _ in range(2))
-    data, damages = damaged(files[name], rng, files[other])
+    data, damages = files[name], "size"
+    if large := rng.random() < 0.25:
+        data = giant(data, rng)
+    if not large or rng.random() < 0.5:
+        data, damages = damaged(data, rng, files[other])
+    if rng.random() < 0.7:
+        data = mended(data)
     size = [None, 5, 20, 64][int(rng.integers(0, 4))]
     exif, truncated = bool(rng.integers(0, 2)), bool(rng.random() < 0.25)
     source: Any = data

@@ -59,7 +59,7 @@ class Record:
             return cls(str(form["name"]), dict(form["files"]), bool(form["complete"]), form["shares"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DatasetError(f"{path} is damaged ({error})", "Delete it and download the set again.") from error
 
     def write(self, folder: Path) -> None:

@@ -237,7 +237,7 @@ class _Part:
             state = json.loads(self._state.read_bytes())
             if state["url"] == self._url:
                 self.etag, self.validator, self.total = str(state["etag"]), str(state["validator"]), state["total"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # unknown: the part is begun afresh
 
     def begin(self, total: int | None, headers: Any) -> None:

@@ -54,7 +54,7 @@ def check_entry(entry: Path) -> None:
         for name, digest in contents.items():
             if file_sha256(entry / name) != digest:
                 raise Damaged(f"{name} has changed")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise Damaged(f"{CONTENTS} or a file it names cannot be read") from error
 
 

@@ -1,0 +1,74 @@
+"""A short run of ``scripts/torture.py``: nothing fails, every trial can be had again, and what fails is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import torture  # noqa: E402
+from torture_phases import PHASES  # noqa: E402
+from torture_phases.base import Outcome, Phase, damaged, generator  # noqa: E402
+
+
+@pytest.mark.slow
+def test_a_short_run_fails_nowhere(tmp_path: Path) -> None:
+    """Slow: three processes, one of which imports torch."""
+    command = [
+        sys.executable,
+        str(SCRIPTS / "torture.py"),
+        "pictures=300",
+        "checkpoints=300",
+        "truths=300",
+        "--seed",
+        "11",
+    ]
+    done = subprocess.run([*command, "--report", str(tmp_path / "report")], capture_output=True, text=True)
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [phase["failures"] for phase in told["phases"]] == [[], [], []], done.stdout
+    assert done.returncode == 0
+    assert [phase["tried"] for phase in told["phases"]] == [300, 300, 300]
+    pictures = told["phases"][0]
+    assert len(pictures["kinds"]) > 25
+    assert (
+        min(pictures["results"].values()) > 30
+    )  # both kinds of end occur: the damages are neither too mild nor too wild
+    assert "| pictures |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_trial_is_decided_by_seed_phase_and_number(tmp_path: Path) -> None:
+    def drawn(seed: int, phase: str, number: int) -> bytes:
+        return damaged(bytes(range(256)) * 9, generator(seed, phase, number), b"other" * 99)[0]
+
+    assert drawn(1, "pictures", 5) == drawn(1, "pictures", 5)
+    assert len({drawn(seed, phase, n) for seed in (1, 2) for phase in ("a", "b") for n in range(20)}) > 70
+    first, second = (torture.trial(PHASES["truths"], 3, 8, tmp_path) for _ in range(2))
+    assert first == second
+
+
+def test_whatever_a_trial_raises_is_a_failure(tmp_path: Path) -> None:
+    def raises(rng: np.random.Generator, folder: Path) -> Outcome:
+        raise KeyError("unexpected")
+
+    outcome = torture.trial(Phase("x", "x", 1, raises), 0, 0, tmp_path)
+    assert outcome.result == "failed"
+    assert "KeyError" in outcome.detail
+
+
+def test_a_trial_that_ends_its_process_is_found_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(phase: Phase, first: int, last: int, seed: int) -> list[dict[str, object]]:
+        line = {"result": "read", "kind": "k", "detail": "", "seconds": 0.1}
+        return [{"number": n, **line} for n in range(first, min(last, 7) if first < 7 else last)]  # number 7 ends it
+
+    monkeypatch.setattr(torture, "lines", said)
+    result = torture.run(Phase("x", "x", 1, lambda rng, folder: Outcome("read", "k")), 20, 0)
+    assert [failure["number"] for failure in result["failures"]] == [7]
+    assert result["results"] == {"read": 19, "failed": 1}
+    assert "x:7" in torture.markdown([result], 0)
