@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     metavar="PATTERN",
     help="Leave out files and folders of this name or path (shell wildcards), from now on; several times.",
 )
+@click.option("--include", multiple=True, metavar="PATTERN", help="No longer leave out what an earlier --exclude said.")
 @click.option("--restore", is_flag=True, help="Take in again what `retrieve remove` took out.")
 @click.option(
     "--rehash", is_flag=True, help="Look at the content of every file, also where its size and times are the same."
@@ -78,6 +79,7 @@ def command(
     ann: str | None,
     recall: float | None,
     exclude: tuple[str, ...],
+    include: tuple[str, ...],
     restore: bool,
     rehash: bool,
     strict: bool,
@@ -138,7 +140,9 @@ def command(
         gallery = _create(folder, chosen, paths, dtype or "float32", precision or "fp32", engine, tell)
     gallery.configure_search(ann, recall)
     with gallery, progress_bar("index", quiet) as update:
-        report = gallery.index(list(paths) or None, progress=update, exclude=exclude, restore=restore, rehash=rehash)
+        report = gallery.index(
+            list(paths) or None, progress=update, exclude=exclude, include=include, restore=restore, rehash=rehash
+        )
         images = gallery.catalog.searchable_count()
     for warning in report.warnings:
         tell(f"warning: {safe(warning)}")

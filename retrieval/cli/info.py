@@ -34,6 +34,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
                 "dtype": info.dtype,
                 "precision": info.precision,
                 "roots": info.roots,
+                "exclude": list(info.exclude),
                 "images": info.images,
                 "vectors": info.vectors,
                 "pending": info.pending,
@@ -60,6 +61,8 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
         ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}, of the network in {info.precision}"),
         ("search index", _search_line(info)),
     ]
+    if info.exclude:
+        lines.append(("left out", "; ".join(safe(pattern) for pattern in info.exclude)))
     if info.index_file:
         lines.append(("in", safe(info.index_file)))
     for name, value in lines:

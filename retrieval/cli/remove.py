@@ -9,20 +9,31 @@ from retrieval.messages import safe
 
 
 @click.command("remove")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @index_option
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="FOLDER",
+    help="Forget this indexed folder, also one that is gone, and all its pictures; `retrieve info` lists them.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would be taken out.")
 @verbosity_options
-def command(names: tuple[str, ...], index: str | None, dry_run: bool, quiet: bool, verbose: int) -> int:
+def command(
+    names: tuple[str, ...], index: str | None, roots: tuple[str, ...], dry_run: bool, quiet: bool, verbose: int
+) -> int:
     """Take pictures out of the gallery: a picture of exactly this NAME, else a folder's, else what fits a pattern.
 
     A picture whose name holds * or [ is meant by its name before the characters count as wildcards. The files stay
-    untouched; the next `retrieve index` of their folder takes them in again if they are still there.
+    untouched; pictures that were taken out stay out, until `retrieve index --restore` or their own name is given to it.
     """
-    from retrieval.errors import GalleryError
+    from retrieval.errors import GalleryError, UsageError
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.selection import select
 
+    if not names and not roots:
+        raise UsageError("no picture was named", "Example: retrieve remove images/a.png, or --root images.")
     with Gallery.open(index) as gallery:
         meant = {name: select(gallery, name) for name in names}
         for name, selection in meant.items():
@@ -33,7 +44,11 @@ def command(names: tuple[str, ...], index: str | None, dry_run: bool, quiet: boo
                 )
             if selection.kind != "picture":
                 say(f"{safe(name)} is a {selection.kind} of {len(selection.records)} pictures", quiet)
-        gone = dict.fromkeys(path for name in names for path in gallery.remove_matching(name, dry_run=dry_run))
+        for root in roots:  # all are known before anything is taken out
+            gallery.remove_root(root, dry_run=True)
+        gone = dict.fromkeys(path for root in roots for path in gallery.remove_root(root, dry_run=dry_run))
+        for name in names:
+            gone.update(dict.fromkeys(gallery.remove_matching(name, dry_run=dry_run)))
     if verbose or dry_run:
         for path in gone:
             print(safe(path))

@@ -9,6 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from retrieval.gallery.exchange import export_gallery, import_descriptors
 from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, read_description, write_description
 from retrieval.gallery.planning import SyncReport
 from retrieval.gallery.search import file as ann_file
-from retrieval.gallery.selection import select
+from retrieval.gallery.selection import find_root, select
 from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
@@ -55,6 +56,7 @@ class GalleryInfo:
     search: ann_file.IndexNote | None
     changes: int
     precision: str = "fp32"
+    exclude: tuple[str, ...] = ()
 
 
 class Gallery(AskedGallery):
@@ -142,12 +144,14 @@ class Gallery(AskedGallery):
         progress: Update | None = None,
         workers: int | None = None,
         exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
         restore: bool = False,
         rehash: bool = False,
     ) -> SyncReport:
         """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
-        patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`)."""
-        self.configure_exclude(exclude)
+        patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`); ``include``: of these patterns no
+        longer."""
+        self.configure_exclude(exclude, include)
         return synchronise(self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash)
 
     def add(
@@ -207,6 +211,22 @@ class Gallery(AskedGallery):
             names = self._taken_out(catalog, select(self, pattern, catalog).records)
             self._forget_roots(catalog, pattern)
             return names
+
+    def remove_root(self, folder: str | os.PathLike[str], *, dry_run: bool = False) -> list[str]:
+        """Forget a folder that was indexed, whether or not it is still there, and take out all of its pictures. Returns their
+        names; with ``dry_run`` nothing is changed. Raises UsageError where it was not indexed."""
+        with nullcontext(self.catalog) if dry_run else self.writing() as catalog:
+            root = find_root(self, os.fspath(folder), catalog)
+            gone = list(catalog.records(root.id))
+            name = self.namer(catalog)
+            if not dry_run:
+                with catalog.writing():
+                    catalog.delete(record.id for record in gone)
+                    catalog.drop_root(root.id)
+                    catalog.bump_version()
+                    self.describe_roots(catalog)
+                self.refresh_index(catalog)
+            return [show_path(name(record)) for record in gone]
 
     def _forget_roots(self, catalog: Catalog, name: str) -> None:
         """A folder that was indexed and is taken out as a whole is forgotten: the next synchronisation does not look there."""
@@ -307,6 +327,7 @@ class Gallery(AskedGallery):
             dtype=self.description["dtype"],
             roots=[show_path(folder) for folder in folders],
             images=searchable,
+            exclude=tuple(self.exclude),
             vectors=live,
             pending=counts.get("pending", 0),
             troubled=troubled,

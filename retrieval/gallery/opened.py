@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrieval.describe.model import Model, load_model
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
 from retrieval.files.whole import write_json
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import kind as ann_kind
@@ -207,9 +208,16 @@ class OpenedGallery:
         """Patterns of files and folders that are not indexed, see :mod:`retrieval.pictures.leave_out`."""
         return list(self.description.get("exclude", []))
 
-    def configure_exclude(self, patterns: Sequence[str]) -> None:
-        """Leave out files and folders of these patterns too, from the next synchronisation on."""
-        merged = list(dict.fromkeys([*self.exclude, *patterns]))
+    def configure_exclude(self, patterns: Sequence[str], forget: Sequence[str] = ()) -> None:
+        """Leave out files and folders of these patterns too, from the next synchronisation on, and no longer those to
+        ``forget``. A path that is there, as seen from the current folder, is meant as a whole. Raises UsageError for one to
+        forget that is not remembered."""
+        unknown = [pattern for pattern in forget if not {pattern, _whole(pattern)} & {*self.exclude}]
+        if unknown:
+            known = ", ".join(map(repr, self.exclude)) or "none"
+            raise UsageError(f"{unknown[0]!r} is not left out by a pattern", f"These are remembered: {known}.")
+        dropped = {*forget, *map(_whole, forget)}
+        merged = [p for p in dict.fromkeys([*self.exclude, *map(_whole, patterns)]) if p not in dropped]
         if merged != self.exclude:
             with self.writing() as catalog:
                 self.description["exclude"] = merged
@@ -246,6 +254,13 @@ class OpenedGallery:
     def vectors_of(self, records: Sequence[Record]) -> np.ndarray:
         """Stored descriptors of these records, float32 (N, D)."""
         return self.store().take(np.array([r.row for r in records], np.int64), check=True)
+
+
+def _whole(pattern: str) -> str:
+    """A pattern that is the path of something, from the root of the disk; any other as it is."""
+    if os.sep in pattern.strip(os.sep) and not os.path.isabs(pattern) and os.path.lexists(pattern):
+        return glob.escape(os.path.abspath(pattern))
+    return pattern
 
 
 def read_description(folder: Path) -> dict[str, Any]:

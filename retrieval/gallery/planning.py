@@ -1,7 +1,7 @@
 """What a synchronisation has to do: folders compared with the catalog.
 
-Nothing is dropped on a doubtful word. A folder that is gone or holds no pictures any more, and one below it that is empty or a
-link to nothing, may be a disk that is not mounted: their pictures are kept, and the report says so.
+Nothing is dropped on a doubtful word. A folder that is gone or holds no pictures any more, and one below it that is empty, a
+link to nothing or where a disk was mounted, may be a disk that is away: their pictures are kept, and the report says so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from retrieval.files.paths import show_path
+from retrieval.gallery.mounts import Mounts
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.targets import Target, lies_in
@@ -80,7 +81,7 @@ class Plan:
         self.moved_from: dict[str, list[int]] = {}
         self._planned: set[int] = set()
         self._gone: dict[int, str] = {}  # roots that are not there any more, and their folders
-        self._leave_out = LeaveOut(gallery.exclude)
+        self._mounts = Mounts(gallery, catalog)
 
     def add(self, target: Target) -> None:
         """Compare a target with the catalog."""
@@ -132,7 +133,8 @@ class Plan:
             self._may_have_moved(known.values())
             return []
         skip = self._other_roots(target.root)
-        scan = _below(target.prefix, walk(os.path.join(folder, target.prefix), self._leave_out, skip))
+        leave_out = LeaveOut(self.gallery.exclude, folder, target.prefix)
+        scan = _below(target.prefix, walk(os.path.join(folder, target.prefix), leave_out, skip))
         scope = [path for path in known if not target.prefix or lies_in(path, target.prefix)]
         self.report.ignored += scan.ignored
         self.report.left_out += scan.left_out
@@ -150,8 +152,10 @@ class Plan:
             self._may_have_moved(known[path] for path in scope)
             return []
         doubtful = dict(scan.unreadable)
-        for name, why in scan.away.items():
-            held = [path for path in scope if lies_in(path, name)]
+        present = {found.path for found in scan.files}
+        unmounted = self._mounts.gone(folder, target.prefix, scan)
+        for name, why in {**unmounted, **scan.away}.items():
+            held = [path for path in scope if path not in present and lies_in(path, name)]
             if held:
                 doubtful[name] = why
                 self._warn(
@@ -161,6 +165,7 @@ class Plan:
                     "to drop them, retrieve remove the folder",
                 )
                 self._may_have_moved(known[path] for path in held)
+        self._mounts.remember(folder, target.prefix, scan.mounts | (unmounted.keys() & doubtful.keys()))
         sure = [path for path in scope if not any(lies_in(path, name) if name else True for name in doubtful)]
         self._note_vanished(sure, scan.files, known)
         return scan.files
@@ -203,7 +208,7 @@ class Plan:
             self.catalog.add_pending(root.id, (f.path for f in found if f.path not in known))
         if any(f.path not in known for f in found):
             known = {r.path: r for r in self.catalog.records(root.id)}
-        problems = []
+        problems, unknown = [], []
         for file in found:
             record = known[file.path]
             if file.problem is not None:
@@ -213,9 +218,15 @@ class Plan:
                 if record.id not in self._planned:
                     self._planned.add(record.id)
                     self.report.unchanged += record.status == "ok"
+                    if record.ctime_ns == -1 != file.ctime_ns:
+                        unknown.append((record, file))
             elif record.id not in self._planned:  # folders named twice, or one inside the other
                 self._planned.add(record.id)
                 self.work.append(Work(record, os.path.join(folder, file.path), file.size, file.mtime_ns))
+        if unknown:  # a gallery of before: from now on it can tell
+            with self.catalog.writing():
+                for record, file in unknown:
+                    self.catalog.set_identity(record.id, ctime_ns=file.ctime_ns, inode=file.inode)
         if problems:
             with self.catalog.writing():
                 for record, file in problems:
@@ -243,6 +254,8 @@ def _below(prefix: str, scan: Scan) -> Scan:
     return replace(
         scan,
         files=[replace(f, path=outer(f.path)) for f in scan.files],
+        mounts={outer(p) for p in scan.mounts},
+        passed={outer(p) for p in scan.passed},
         unreadable={outer(p): why for p, why in scan.unreadable.items()},
         away={outer(p): why for p, why in scan.away.items()},
     )

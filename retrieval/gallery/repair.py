@@ -104,6 +104,8 @@ def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
     valid, _ = store.verify(count)
     used = set(catalog.live_rows().tolist())
     with catalog.writing():
+        if metadata := catalog.drop_damaged_metadata():
+            done.append(f"damaged metadata of {metadata} pictures dropped")
         lost = catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
         if lost:
             catalog.bump_version()

@@ -12,10 +12,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from retrieval.files.paths import composed
+from retrieval.errors import UsageError
+from retrieval.files.paths import composed, show_path
 from retrieval.gallery.opened import OpenedGallery
-from retrieval.gallery.store.catalog import Catalog, Record
-from retrieval.gallery.targets import lies_in
+from retrieval.gallery.store.catalog import Catalog, Record, Root
+from retrieval.gallery.targets import lies_in, place_in
+from retrieval.pictures.scan import identity
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ def ids_below(gallery: OpenedGallery, folder: str, catalog: Catalog | None = Non
     return [r.id for r in select(gallery, folder, catalog, patterns=False).records if r.row is not None]
 
 
+def find_root(gallery: OpenedGallery, text: str, catalog: Catalog) -> Root:
+    """The folder that was indexed under this name, or under another name of it. Raises UsageError."""
+    roots = [root for root in catalog.roots() if root.kind != "keys"]
+    absolute = os.path.abspath(text)
+    for same in (
+        lambda folder: folder == absolute,
+        lambda folder: composed(folder) == composed(absolute),
+        lambda folder: identity(folder) is not None and identity(folder) == identity(absolute),
+    ):
+        for root in roots:
+            if same(gallery.folder_of(root)):
+                return root
+    known = ", ".join(show_path(gallery.folder_of(root)) for root in roots) or "none"
+    raise UsageError(f"{show_path(absolute)} was not indexed as a folder of its own", f"These were: {known}.")
+
+
 class _Names:
     """The names in a catalog, each picture's by its root: relative, and from the root of the disk."""
 
@@ -61,7 +79,7 @@ class _Names:
         """Those of exactly this name; those that differ in Unicode's forms alone, where there are none."""
         found: dict[int, Record] = {}
         for root, folder in self._roots.items():
-            for path in _relatives(text, folder):
+            for path in (*_relatives(text, folder), *_linked(text, folder)):
                 record = self._catalog.find(root, path)
                 if record is not None:
                     found[record.id] = record
@@ -75,7 +93,8 @@ class _Names:
         for root, folder in self._roots.items():
             if root in whole:
                 continue
-            prefixes = [path.rstrip(os.sep) + os.sep for path in _relatives(text, folder)]
+            inside = (*_relatives(text, folder), *_linked(text, folder))
+            prefixes = ["" if path == "." else path.rstrip(os.sep) + os.sep for path in inside]
             if prefixes:
                 for record in self._catalog.records(root):
                     if any(record.path.startswith(prefix) for prefix in prefixes):
@@ -113,3 +132,15 @@ def _relatives(text: str, folder: str) -> list[str]:
         if inside not in (".", *found) and not inside.startswith(".."):
             found.append(inside)
     return found
+
+
+def _linked(text: str, folder: str) -> list[str]:
+    """What ``text`` is called in a root that it reaches by another name: a link, a mount of the folder elsewhere."""
+    if not folder or lies_in(os.path.abspath(text), folder) or not os.path.exists(text):
+        return []
+    parent, name = os.path.split(os.path.abspath(text))
+    whole = place_in(os.path.abspath(text), folder) if os.path.isdir(text) else None
+    if whole is not None:
+        return [whole or "."]
+    place = place_in(parent, folder)
+    return [] if place is None else [os.path.join(place, name)]

@@ -88,6 +88,7 @@ class _Run:
         self.work = plan.work
         self.vanished = plan.vanished
         self._moved_from = plan.moved_from
+        self._origins_known: set[str] = set()
         self._lock = threading.Lock()
         self._in_flight: dict[str, list[Work]] = {}  # content hash -> other files of the same content, waiting
         self._dirty = False  # whether this commit changes which vectors can be found
@@ -195,7 +196,15 @@ class _Run:
             mtime_ns = -1 if error.transient or error.limited else work.mtime_ns
             keep = error.transient and record.row is not None
             self._dirty |= record.row is not None and not keep
-            self.catalog.set_error(record.id, size=work.size, mtime_ns=mtime_ns, error=str(error), keep_vector=keep)
+            self.catalog.set_error(
+                record.id,
+                size=work.size,
+                mtime_ns=mtime_ns,
+                error=str(error),
+                keep_vector=keep,
+                ctime_ns=work.ctime_ns,
+                inode=work.inode,
+            )
             return
         known = self.catalog.vector_of(work.digest)
         if known is None:  # its twin vanished between the two looks: the next run describes it
@@ -206,10 +215,10 @@ class _Run:
 
     def _set_ok(self, work: Work, row: int, width: int | None, height: int | None, *, new: bool) -> None:
         """Note a picture's vector, and in the report what became of the picture."""
-        record, origin = work.record, self._moved_from.get(work.digest)
-        if record.status == "pending" and origin:
+        record = work.record
+        if record.status == "pending" and (origins := self._origins(work.digest)):
             # The file's content was under a name that vanished: it was renamed, and keeps its id.
-            old = origin.pop()
+            old = origins.pop()
             self.vanished.pop(old, None)
             self.catalog.delete([record.id])
             self.catalog.rename(old, root=record.root, path=record.path)
@@ -238,6 +247,21 @@ class _Run:
             self.report.added += 1
         else:
             self.report.copied += 1
+
+    def _origins(self, digest: str) -> list[int]:
+        """Ids of pictures of this content whose files are gone, wherever they were: a new file may be one of them, moved."""
+        if digest not in self._origins_known:
+            self._origins_known.add(digest)
+            name, files = self.gallery.namer(self.catalog), {r.id for r in self.catalog.roots() if r.kind != "keys"}
+            known = set(self._moved_from.get(digest, ()))
+            gone = [
+                r.id
+                for r in self.catalog.with_hash(digest)
+                if r.row is not None and r.root in files and r.id not in known and not os.path.lexists(name(r))
+            ]
+            if gone:
+                self._moved_from.setdefault(digest, []).extend(gone)
+        return self._moved_from.get(digest, [])
 
     # -- finish --------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def lies_in(path: str, folder: str) -> bool:
 def _folder_target(gallery: OpenedGallery, catalog: Catalog, folder: str) -> Target:
     roots = catalog.roots()
     for root in roots:
-        if root.kind == "folder" and (prefix := _place_in(folder, gallery.folder_of(root))) is not None:
+        if root.kind == "folder" and (prefix := place_in(folder, gallery.folder_of(root))) is not None:
             return Target(root, prefix)
     stored = gallery.root_path(folder)
     # Single files of this very folder keep the name of their root out of the way until they are moved.
@@ -79,7 +79,7 @@ def _folder_target(gallery: OpenedGallery, catalog: Catalog, folder: str) -> Tar
     return Target(new)
 
 
-def _place_in(folder: str, root: str) -> str | None:
+def place_in(folder: str, root: str) -> str | None:
     """Where a folder lies in another, "" for the same one; None where it does not. By name, or by another name of the same
     folder (a link, a mount of it elsewhere)."""
     if lies_in(folder, root):
@@ -107,7 +107,7 @@ def _root_of_file(gallery: OpenedGallery, catalog: Catalog, file: str) -> tuple[
         if root.kind == "keys":
             continue
         folder = gallery.folder_of(root)
-        place = _place_in(parent, folder)
+        place = place_in(parent, folder)
         if place is not None and (root.kind == "folder" or place == ""):
             return root, os.path.join(place, name)
     return catalog.add_root(gallery.root_path(parent), "files"), name

@@ -1,13 +1,16 @@
 """Which files and folders are passed over: what other programs leave behind, and what the user says.
 
 A pattern without a slash is compared with every part of a path (``drafts``, ``*_thumb.jpg``), one with a slash with the whole
-of it, relative to the folder that is indexed (``2019/raw/*``). Shell wildcards, capitals matter.
+of it, relative to the folder that is indexed (``2019/raw/*``) or from the root of the disk. Shell wildcards, capitals matter.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Sequence
+
+from retrieval.files.paths import composed
 
 LEFT_BEHIND = frozenset(
     {
@@ -26,18 +29,29 @@ LEFT_BEHIND = frozenset(
     }
 )
 """Folders that NAS boxes and systems keep for themselves, in lower case. Names that begin with a dot are passed over anyway."""
-_ENDINGS = (".lrdata", ".lrcat-data", ".photoslibrary", ".aplibrary", ".cocatalog")  # of photo programs: previews
+_ENDINGS = (".lrdata", ".lrcat-data", ".cocatalog")  # of photo programs: previews
 MARKER = ".nomedia"
 """A folder that holds a file of this name is passed over, with all below it."""
 
 
 class LeaveOut:
-    """Whether something is passed over, by ``patterns`` (see above) and what other programs leave behind."""
+    """Whether something is passed over, by ``patterns`` (see above) and what other programs leave behind. ``folder``: the
+    absolute one that is indexed; ``prefix``: where in it the walk begins."""
 
-    def __init__(self, patterns: Sequence[str] = ()) -> None:
-        self.patterns = tuple(pattern.strip("/") for pattern in patterns if pattern.strip("/"))
+    def __init__(self, patterns: Sequence[str] = (), folder: str = "", prefix: str = "") -> None:
+        self.folder, self.prefix = composed(folder), prefix
+        self.patterns = tuple(composed(pattern.strip("/")) for pattern in patterns if pattern.strip("/"))
 
     def __call__(self, relative: str, name: str, *, folder: bool) -> bool:
         if folder and (name.lower() in LEFT_BEHIND or name.lower().endswith(_ENDINGS)):
             return True
-        return any(fnmatch.fnmatchcase(relative if "/" in p else name, p) for p in self.patterns)
+        if not self.patterns:
+            return False
+        name, relative = composed(name), composed(os.path.join(self.prefix, relative))
+        whole = os.path.join(self.folder, relative).lstrip("/")
+        return any(
+            fnmatch.fnmatchcase(relative, p) or fnmatch.fnmatchcase(whole, p)
+            if "/" in p
+            else fnmatch.fnmatchcase(name, p)
+            for p in self.patterns
+        )

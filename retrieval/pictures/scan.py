@@ -32,13 +32,16 @@ class Found:
 @dataclass
 class Scan:
     """What a walk found, in a fixed order; ``unreadable``: sub-folders (relative) that could not be listed; ``away``: those
-    that hold nothing at all, and links to nothing: a disk may not be mounted there; ``ignored``: how many files have no
+    that hold nothing at all, and links to nothing: a disk may not be mounted there; ``mounts``: those that lie on another
+    device than the folder they are in; ``passed``: those that were passed over by rule; ``ignored``: how many files have no
     picture's name, and of them by suffix in ``foreign`` those that ``foreign.py`` knows; ``left_out``: how many files and
     folders were passed over by rule."""
 
     files: list[Found] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
+    mounts: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
     left_out: int = 0
     ignored: int = 0
     foreign: Counter[str] = field(default_factory=Counter)
@@ -64,6 +67,11 @@ def identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def device(path: str, status: os.stat_result) -> int:
+    """What ``path``, of this ``status``, lies on."""
+    return status.st_dev
 
 
 def walk(folder: str, leave_out: LeaveOut | None = None, skip: Collection[tuple[int, int]] = ()) -> Scan:
@@ -94,24 +102,32 @@ class _Walk:
         self.links: list[tuple[str, str]] = []
 
     def run(self) -> Scan:
-        self._list(self.folder, "")
+        self._list(self.folder, "", device(self.folder, os.stat(self.folder)))
         self.scan.away.pop("", None)
         while self.links:
             path, relative = self.links.pop(0)
             target = os.path.join(os.path.realpath(path), "")
             if not os.path.join(os.path.realpath(self.folder), "").startswith(target):
-                self._enter(path, relative)
+                self._enter(path, relative, None)
         self.scan.files.sort(key=lambda found: os.fsencode(found.path))
         return self.scan
 
-    def _enter(self, path: str, relative: str) -> None:
-        status = os.stat(path)
+    def _enter(self, path: str, relative: str, above: int | None) -> None:
+        """``above``: the device of the folder it lies in, None for a link."""
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            self.scan.unreadable[relative] = error.strerror or str(error)
+            return
         key = (status.st_dev, status.st_ino)
+        own = device(path, status)
+        if above not in (None, own):
+            self.scan.mounts.add(relative)
         if key not in self.seen:
             self.seen.add(key)
-            self._list(path, relative)
+            self._list(path, relative, own)
 
-    def _list(self, folder: str, prefix: str) -> None:
+    def _list(self, folder: str, prefix: str, own: int) -> None:
         scan = self.scan
         try:
             with os.scandir(folder) as listing:
@@ -123,12 +139,13 @@ class _Walk:
             scan.away[prefix] = "it is empty now"
         if any(entry.name == MARKER for entry in entries):
             scan.left_out += 1
+            scan.passed.add(prefix)
             return
         for entry in entries:
             if not entry.name.startswith("."):
-                self._entry(entry, os.path.join(prefix, entry.name))
+                self._entry(entry, os.path.join(prefix, entry.name), own)
 
-    def _entry(self, entry: os.DirEntry[str], relative: str) -> None:
+    def _entry(self, entry: os.DirEntry[str], relative: str, own: int) -> None:
         scan, wanted = self.scan, is_picture_name(entry.name)
         try:
             status = entry.stat()
@@ -141,13 +158,15 @@ class _Walk:
         folder = stat.S_ISDIR(status.st_mode)
         if self.leave_out(relative, entry.name, folder=folder):
             scan.left_out += 1
+            if folder:
+                scan.passed.add(relative)
         elif folder:
             if wanted:
                 scan.files.append(Found(relative, -1, -1, "a folder, not a picture (what it holds was looked at)"))
             if entry.is_symlink():
                 self.links.append((entry.path, relative))  # later: a folder's own name comes first
             else:
-                self._enter(entry.path, relative)
+                self._enter(entry.path, relative, own)
         elif not wanted:
             scan.ignored += 1
             if (suffix := foreign_suffix(entry.name)) is not None:

@@ -174,7 +174,9 @@ class Catalog:
                     f"the disk is full or failing: {self.path}: {text}",
                     "What was committed is safe; free space and run again.",
                 ) from error
-            if "no such table" in text or "no such column" in text:
+            if any(
+                sign in text for sign in ("no such table", "no such column", "unsupported file format", "malformed")
+            ):
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
             raise GalleryError(f"{self.path}: {text}") from error
         except sqlite3.DatabaseError as error:
@@ -294,7 +296,10 @@ class Catalog:
     def roots(self) -> list[Root]:
         with self._errors():
             rows = self._connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
-        if not all(isinstance(path, str | bytes) and kind in ("folder", "files", "keys") for _, path, kind in rows):
+        if not all(
+            isinstance(path, str | bytes) and "\0" not in decode_path(path) and kind in ("folder", "files", "keys")
+            for _, path, kind in rows
+        ):
             raise GalleryDamaged(f"{self.path} is damaged: what it says of folders", REPAIR)
         return [Root(i, decode_path(path), kind) for i, path, kind in rows]
 
@@ -469,6 +474,12 @@ class Catalog:
             (size, mtime_ns, digest, width, height, row, ctime_ns, inode, i),
         )
 
+    def drop_damaged_metadata(self) -> int:
+        """Metadata that are no JSON object go, so that their pictures can be found again. Returns how many."""
+        damaged = "typeof(metadata) != 'text' OR NOT json_valid(metadata) OR json_type(metadata) != 'object'"
+        query = f"UPDATE images SET metadata = NULL WHERE metadata IS NOT NULL AND ({damaged})"
+        return int(self._connection.execute(query).rowcount)
+
     def set_metadata(self, i: int, metadata: str | None) -> None:
         self._connection.execute("UPDATE images SET metadata = ? WHERE id = ?", (metadata, i))
 
@@ -490,13 +501,25 @@ class Catalog:
             found = self._connection.execute(f"{query} ORDER BY id", values).fetchall()
         return _numbers(found, 1).reshape(-1)
 
-    def set_error(self, i: int, *, size: int, mtime_ns: int, error: str, keep_vector: bool) -> None:
-        """Note why a picture cannot be read. ``keep_vector``: its last good vector stays searchable."""
+    def set_error(
+        self,
+        i: int,
+        *,
+        size: int,
+        mtime_ns: int,
+        error: str,
+        keep_vector: bool,
+        ctime_ns: int = -1,
+        inode: int = -1,
+    ) -> None:
+        """Note why a picture cannot be read, and its file as it was seen. ``keep_vector``: its last good vector stays
+        searchable."""
         if not keep_vector:
             self._spare(i)
         lost = "" if keep_vector else ", status='error', row=NULL, hash=NULL, width=NULL, height=NULL"
         self._connection.execute(
-            f"UPDATE images SET size=?, mtime_ns=?, error=?{lost} WHERE id=?", (size, mtime_ns, error, i)
+            f"UPDATE images SET size=?, mtime_ns=?, ctime_ns=?, inode=?, error=?{lost} WHERE id=?",
+            (size, mtime_ns, ctime_ns, inode, error, i),
         )
 
     def set_seen(self, i: int, *, size: int, mtime_ns: int, ctime_ns: int = -1, inode: int = -1) -> None:
@@ -504,6 +527,16 @@ class Catalog:
             "UPDATE images SET size=?, mtime_ns=?, ctime_ns=?, inode=?, error=NULL WHERE id=?",
             (size, mtime_ns, ctime_ns, inode, i),
         )
+
+    def set_identity(self, i: int, *, ctime_ns: int, inode: int) -> None:
+        """What a gallery made before these were kept does not know of a file that is as it was."""
+        self._connection.execute("UPDATE images SET ctime_ns=?, inode=? WHERE id=?", (ctime_ns, inode, i))
+
+    def with_hash(self, digest: str) -> list[Record]:
+        """Pictures of this content hash, by ascending id."""
+        with self._errors():
+            query = f"SELECT {self._fields} FROM images WHERE hash = ? ORDER BY id"
+            return [_record(row) for row in self._connection.execute(query, (digest,))]
 
     def remember_taken_out(self, records: Iterable[Record]) -> None:
         """Pictures that were taken out on purpose, which stay out."""
@@ -576,6 +609,7 @@ def _record(row: tuple[Any, ...]) -> Record:
     perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
     sound = (
         isinstance(path, str | bytes)
+        and "\0" not in decode_path(path)
         and isinstance(root, int)
         and all(isinstance(value, int) for value in whole)
         and all(value is None or isinstance(value, kind) for value, kind in perhaps)
