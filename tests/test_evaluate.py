@@ -341,9 +341,6 @@ def break_set(truth: GroundTruth, how: str) -> str:
     [
         "missing picture",
         "missing query",
-        "not a picture",
-        "query is not a picture",
-        "box outside",
         "empty",
         "no right answers",
         "unknown name",
@@ -356,6 +353,25 @@ def test_wrong_sets_are_refused_before_anything_is_described(
     with pytest.raises(DatasetError, match=named):
         evaluate(truth, tmp_path)
     assert engine.described == 0
+
+
+@pytest.mark.parametrize("how", ["not a picture", "query is not a picture", "box outside"])
+def test_what_only_a_file_s_content_shows_is_refused_and_nothing_is_described_twice(
+    how: str, truth: GroundTruth, tmp_path: Path, engine: FakeEngine
+) -> None:
+    shutil.copytree(truth.root, tmp_path / "sound")
+    named = break_set(truth, how)
+    with pytest.raises(DatasetError, match=named):
+        evaluate(truth, tmp_path)
+    if how != "not a picture":  # queries come first: the gallery was not begun
+        assert engine.described < len(truth.queries)
+    for path in (tmp_path / "sound").rglob("*"):
+        if path.is_file():
+            shutil.copy2(path, truth.root / path.relative_to(tmp_path / "sound"))
+    evaluate(truth, tmp_path)
+    boxed = sum(query.bbox is not None for query in truth.queries)
+    pictures = {*truth.gallery, *(query.image for query in truth.queries if query.bbox is None)}
+    assert engine.described == len(pictures) + boxed
 
 
 def test_a_picture_that_breaks_while_it_is_decoded_is_named(
@@ -751,3 +767,27 @@ def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Pa
     for line, query in zip(printed.splitlines(), truth.queries, strict=False):
         best = os.path.relpath(json.loads(line)["results"][0]["path"], truth.root)
         assert best in query.easy
+
+
+def test_a_query_s_file_is_opened_once(tmp_path: Path, truth: GroundTruth) -> None:
+    """Counted in a process of its own by the interpreter's audit of every opening, with boxes, without, and of gallery pictures."""
+    form = truth.to_json()
+    form["queries"].append({**form["queries"][0], "image": form["gallery"][-1], "bbox": None})
+    path = truth.root / "once.json"
+    path.write_text(json.dumps(form))
+    code = f"""
+import collections, os, sys
+opened = collections.Counter()
+def listen(event, args):
+    if event == "open" and isinstance(args[0], str | bytes):
+        opened[os.path.abspath(os.fsdecode(args[0]))] += 1
+sys.addaudithook(listen)
+from retrieval import evaluate
+from retrieval.datasets.groundtruth import load_groundtruth
+truth = load_groundtruth({str(path)!r})
+evaluate(truth, "resnet18-gem@random:0", size=64, engine="torch", gallery={str(tmp_path / "g")!r})
+files = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]
+print(sorted({{opened[file] for file in files}}), len(files))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"[1] {len(form['queries'])}"

@@ -352,6 +352,15 @@ def check_boxes(truth: GroundTruth, *, oriented: bool = False) -> None:
             width, height = picture_size(os.path.join(truth.root, query.image), exif=oriented)
         except ImageError as error:
             raise DatasetError(f"{where}, image: cannot be read ({error})") from error
-        x1, y1, x2, y2 = query.bbox
-        if min(x1, y1) < -_BORDER or x2 > width + _BORDER or y2 > height + _BORDER:
-            raise DatasetError(f"{where}, bbox: {list(query.bbox)} reaches out of the picture of {width} x {height}")
+        trouble = box_trouble(query.bbox, (width, height))
+        if trouble:
+            raise DatasetError(f"{where}, {trouble}")
+
+
+def box_trouble(box: Box, size: tuple[int, int]) -> str:
+    """Why a box cannot be one of a picture of this width and height; "" where it can. A pixel beyond the border is allowed."""
+    x1, y1, x2, y2 = box
+    width, height = size
+    if min(x1, y1) < -_BORDER or x2 > width + _BORDER or y2 > height + _BORDER:
+        return f"bbox: {list(box)} reaches out of the picture of {width} x {height}"
+    return ""

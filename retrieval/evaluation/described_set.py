@@ -13,20 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
-from retrieval.describe.extraction import describe_all
-from retrieval.errors import DatasetError, GalleryError
-from retrieval.evaluation.set_cache import QUERIES_FILE, kept_queries
+from retrieval.datasets.groundtruth import GroundTruth, check_files
+from retrieval.errors import DatasetError
+from retrieval.evaluation.queries import Queries, refuse
 from retrieval.files.digest import content_hash
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.store.catalog import Record
-from retrieval.gallery.store.view import DerivedArrays, VectorView, write_arrays
+from retrieval.gallery.store.view import DerivedArrays, VectorView
 from retrieval.messages import Bars, no_bars
 from retrieval.models.whitening import Whitening
 from retrieval.ranking.rerank import Context
-
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 
 
 @dataclass(frozen=True)
@@ -89,24 +86,25 @@ def describe_set(
 ) -> DescribedSet:
     """Describe what ``gallery`` does not hold yet of the set's pictures, and its queries, each cropped to its box.
 
-    ``distractors``: all other pictures of the gallery are ranked too, except the queries' own. Before anything is described,
-    all files must be there and begin as pictures do, and boxes lie within them. Raises DatasetError that names what is wrong.
+    ``distractors``: all other pictures of the gallery are ranked too, except the queries' own. All files must be there before
+    anything is described. Each is opened once, the queries first; what cannot be used, and boxes that reach out of their
+    pictures, are named together. Raises DatasetError.
     """
     check_files(truth)
-    check_boxes(truth, oriented=gallery.spec.image.exif)
     paths = [os.path.abspath(os.path.join(truth.root, path)) for path in truth.gallery]
-    asked = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]
+    queries, own = Queries(truth, gallery), set(paths)
+    whole = [i for i, path in enumerate(queries.paths) if path in own and truth.queries[i].bbox is None]
+    queries.describe([i for i in range(len(queries.paths)) if i not in set(whole)], bars)
     known = _known(gallery, paths)
     todo = [path for path in paths if path not in known]
-    _check_headers(truth, dict.fromkeys([*todo, *asked]))
     if todo:
         with bars(truth.name) as update:
             gallery.index(todo, progress=update)
     records = dict(gallery.records())
     _check_described(truth, paths, records, gallery)
     chosen = [(path, records[path]) for path in paths]
-    own = set(paths)  # of these the gallery knows the content as it is now
-    query_hashes = [str(records[path].hash) if path in own else _hash(path) for path in asked]
+    queries.take_whole(whole, [str(records[queries.paths[i]].hash) for i in whole])
+    query_hashes = queries.hashes
     if distractors:
         hidden = set(query_hashes)
         chosen += [(p, r) for p, r in records.items() if p not in own and r.hash not in hidden]
@@ -115,7 +113,7 @@ def describe_set(
     return DescribedSet(
         truth,
         gallery.folder,
-        _describe_queries(truth, gallery, asked, query_hashes, bars),
+        queries.vectors,
         VectorView(store, np.array([record.row for _, record in chosen], np.int64)),
         [(path, str(record.hash)) for path, record in chosen],
         query_hashes,
@@ -154,28 +152,6 @@ def _known(gallery: Gallery, paths: list[str]) -> set[str]:
     return known
 
 
-def _check_headers(truth: GroundTruth, paths: dict[str, None]) -> None:
-    import warnings
-
-    from PIL import Image
-
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
-    troubles = []
-    for path in paths:
-        if path.lower().endswith((".heic", ".heif", ".hif")):
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(path, formats=formats):
-                    pass
-        except Exception as error:  # readers raise almost anything on damaged files
-            reason = getattr(error, "strerror", None) or "not a picture that can be read"
-            troubles.append((os.path.relpath(path, truth.root.resolve()), reason))
-    _refuse(truth, troubles)
-
-
 def _check_described(truth: GroundTruth, paths: list[str], records: dict[str, Record], gallery: Gallery) -> None:
     folders = {root.id: gallery.folder_of(root) for root in gallery.catalog.roots()}
     reasons = {os.path.join(folders[r.root], r.path): r.error or "" for r in gallery.catalog.troubled()}
@@ -184,60 +160,7 @@ def _check_described(truth: GroundTruth, paths: list[str], records: dict[str, Re
         for name, path in zip(truth.gallery, paths, strict=True)
         if path not in records or path in reasons
     ]
-    _refuse(truth, troubles)
-
-
-def _refuse(truth: GroundTruth, troubles: list[tuple[str, str]]) -> None:
-    if troubles:
-        named = "; ".join(f"{path!r} ({reason.rstrip('.')})" for path, reason in troubles[:5])
-        more = f" and {len(troubles) - 5} more" if len(troubles) > 5 else ""
-        raise DatasetError(
-            f"{truth.name}: {len(troubles)} pictures cannot be used: {named}{more}",
-            "Mend them or take them out of the ground truth.",
-        )
-
-
-def _describe_queries(
-    truth: GroundTruth, gallery: Gallery, asked: list[str], hashes: list[str], bars: Bars
-) -> np.ndarray:
-    boxes = [query.bbox for query in truth.queries]
-    keys = [
-        f"{digest}:{'' if box is None else ','.join(map(repr, box))}" for digest, box in zip(hashes, boxes, strict=True)
-    ]
-    kept = kept_queries(gallery)
-    out = np.empty((len(keys), gallery.spec.dim), np.float32)
-    todo = []
-    for i, key in enumerate(keys):
-        # A picture that is also in the gallery is described there already, if all of it is the query.
-        twin = gallery.catalog.vector_of(hashes[i]) if boxes[i] is None else None
-        if key in kept:
-            out[i] = kept[key]
-        elif twin is not None:
-            out[i] = gallery.store().take(np.array([twin[0]]), check=True)[0]
-        else:
-            todo.append(i)
-    if not todo:
-        return out
-    with bars("queries") as update:
-        for done, result in enumerate(
-            describe_all(todo, lambda i: gallery.model.load(asked[i], boxes[i]), gallery.model.engine), 1
-        ):
-            if result.error is not None or result.descriptor is None:
-                raise DatasetError(
-                    f"{truth.name}: queries[{result.item}] {truth.queries[result.item].image!r} cannot be used: {result.error}"
-                )
-            out[result.item] = kept[keys[result.item]] = result.descriptor
-            update(done, len(todo))
-    with suppress(GalleryError):  # a read-only gallery: they are described again the next time
-        write_arrays(
-            gallery.folder / QUERIES_FILE,
-            {
-                "fingerprint": np.array(gallery.spec.fingerprint),
-                "keys": np.array(list(kept)),
-                "vectors": np.stack(list(kept.values())),
-            },
-        )
-    return out
+    refuse(truth, troubles)
 
 
 def whitened_vectors(described: DescribedSet, whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:
