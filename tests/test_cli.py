@@ -59,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GroundTruth]:
     out, err = run("index", "set/gallery", "--size", "320", cwd=folder)
     truth = load_groundtruth(folder / "set" / "groundtruth.json")
     assert f"{len(truth.gallery)} pictures" in out
-    assert "model efficientnet_lite0-gem" in err or "resnet50-gem" in err
+    assert "model lite0_instance-gem" in err or "resnet50-gem" in err
     return folder, truth
 
 

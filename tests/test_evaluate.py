@@ -770,7 +770,7 @@ def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Pa
 
 
 def test_a_query_s_file_is_opened_once(tmp_path: Path, truth: GroundTruth) -> None:
-    """Counted in a process of its own by the interpreter's audit of every opening, with boxes, without, and of gallery pictures."""
+    """Counted in a process of its own by the interpreter's audit: queries with boxes, without, and of the gallery."""
     form = truth.to_json()
     form["queries"].append({**form["queries"][0], "image": form["gallery"][-1], "bbox": None})
     path = truth.root / "once.json"

@@ -343,7 +343,7 @@ def test_auto_takes_what_is_here_and_never_the_network(
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     said: list[str] = []
-    assert load_model("auto", say=said.append).spec.name == "efficientnet_lite0-gem"
+    assert load_model("auto", say=said.append).spec.name == "lite0_instance-gem"
     assert "retrieve models download" in said[0]
     data = b"weights"
     digest = hashlib.sha256(data).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""``retrieve models list|show|download|import``."""
+"""``retrieve models list|show|download|import|blend``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retrieval.messages import safe
 
 @click.group("models")
 def command() -> None:
-    """List, show, download and import models."""
+    """List, show, download, import and blend models."""
 
 
 @command.command("list")
@@ -142,4 +142,24 @@ def import_model(
         overwrite=overwrite,
         say=lambda line: say(safe(line), quiet),
     )
+    print(f"{out}: {safe(spec.name)}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
+
+
+@command.command("blend")
+@click.argument("first")
+@click.argument("second")
+@click.option(
+    "--alpha", type=float, default=0.5, show_default=True, help="How much of SECOND: 0 is FIRST, 1 is SECOND."
+)
+@click.option("--out", required=True, metavar="DIR", type=click.Path(), help="The new model's folder.")
+@click.option("--half", is_flag=True, help="Store float16: half the file.")
+@click.option("--overwrite", is_flag=True, help="Replace a model in DIR.")
+def blend_models(first: str, second: str, alpha: float, out: str, half: bool, overwrite: bool) -> None:
+    """Interpolate the weights of two models of one architecture, such as a model before and after training.
+
+    FIRST and SECOND are names or checkpoints; use the new model with --model DIR.
+    """
+    from retrieval.models.blend import blend
+
+    spec = blend(first, second, out, alpha=alpha, half=half, overwrite=overwrite)
     print(f"{out}: {safe(spec.name)}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")

@@ -15,7 +15,12 @@ from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.training.config import TrainingConfig
+    from retrieval.training.copies.config import CopiesConfig
 
+_COPIES_ONLY = {
+    *("also", "steps", "hours", "pairs", "view_share", "last_size", "temperature", "koleo", "head", "dark", "chunk"),
+    *("momentum", "queue"),
+}
 _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 
 
@@ -71,6 +76,22 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode pictures (default: by the processors).")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--save-every", type=int, default=100, metavar="STEPS", help="Steps between checkpoints (default: 100).")
+@click.option(
+    "--recipe", type=click.Choice(["tuples", "copies"]), default="tuples", help="copies: learn without labels."
+)
+@click.option("--also", multiple=True, metavar="PATH", help="copies: a further folder or list of pictures.")
+@click.option("--steps", type=int, help="copies: how many steps to train.")
+@click.option("--hours", type=float, help="copies: how long to train, instead of --steps.")
+@click.option("--pairs", type=int, help="copies: pairs in a step (default: 56).")
+@click.option("--view-share", type=float, help="copies: of these, views out of groups (default: 0.1).")
+@click.option("--last-size", type=int, metavar="PIXELS", help="copies: --size in the last third.")
+@click.option("--temperature", type=float, help="copies: of InfoNCE (default: 0.05).")
+@click.option("--koleo", type=float, help="copies: weight of the loss that spreads descriptors (default: 0.3).")
+@click.option("--head", type=int, help="copies: outputs of the layer that only training has (default: 512).")
+@click.option("--dark", type=float, help="copies: share of copies at night (default: 0.25).")
+@click.option("--chunk", type=int, metavar="PICTURES", help="copies: held in memory at once (default: a whole step's).")
+@click.option("--momentum", type=float, help="copies: decay of a second, slow encoder, such as 0.99.")
+@click.option("--queue", type=int, help="copies: old descriptors of that encoder to tell apart as well.")
 @click.option("--preview", metavar="FILE", help="A contact sheet of the first epoch's tuples (.jpg or .png).")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
 @verbosity_options
@@ -97,6 +118,7 @@ def command(
     """
     from retrieval.errors import UsageError
 
+    recipe = options.pop("recipe")
     quiet = quiet or os.environ.get("RANK", "0") != "0"  # under torchrun, one process speaks
     given = {
         name
@@ -115,6 +137,13 @@ def command(
                 f"--resume continues a run as it was begun: {_option(extra[0])} cannot be changed",
                 "For another run: --config and --out.",
             )
+        from retrieval.training.copies.config import is_copies_run
+
+        if is_copies_run(resume):
+            from retrieval.training.copies.run import resume_copies
+
+            say(f"trained: {safe(str(resume_copies(resume, **_without_boards(habits))))}", quiet)
+            return
         from retrieval.training.session import resume as continue_run
 
         outcome = continue_run(resume, **habits)
@@ -123,6 +152,15 @@ def command(
             raise UsageError("no folder for the run was named", "Example: retrieve train photos/ --out runs/a.")
         if preview is not None and not Path(preview).absolute().parent.is_dir():
             raise UsageError(f"the folder of {preview} does not exist")
+        if recipe == "copies" or (config_file is not None and _recipe_of(config_file) == "copies"):
+            from retrieval.training.copies.run import train_copies
+
+            copies = _copies_configuration(config_file, given, options)
+            say(f"trained: {safe(str(train_copies(copies, out, preview=preview, **_without_boards(habits))))}", quiet)
+            return
+        if odd := sorted(given & _COPIES_ONLY):
+            raise UsageError(f"{_option(odd[0])} belongs to --recipe copies")
+        options = {name: value for name, value in options.items() if name not in _COPIES_ONLY}
         config = _configuration(config_file, given, options)
         from retrieval.training.session import train
 
@@ -145,6 +183,39 @@ def _configuration(config_file: str | None, given: set[str], options: dict[str, 
     if options["data"] is None:
         raise UsageError("no training data were named", "Example: retrieve train photos/ --out runs/a.")
     return TrainingConfig(**options)
+
+
+def _copies_configuration(config_file: str | None, given: set[str], options: dict[str, Any]) -> CopiesConfig:
+    from dataclasses import fields
+
+    from retrieval.errors import UsageError
+    from retrieval.training.copies.config import CopiesConfig
+
+    known = {field.name for field in fields(CopiesConfig)}
+    if odd := sorted((given & set(options)) - known):
+        raise UsageError(f"{_option(odd[0])} does not belong to --recipe copies")
+    chosen = {name: value for name, value in options.items() if name in given and name in known}
+    if config_file is not None:
+        # One end replaces the other.
+        ends = {"steps": None, "hours": None} if given & {"steps", "hours"} else {}
+        return replace(CopiesConfig.load(config_file), **{**ends, **chosen})
+    if options["data"] is None:
+        raise UsageError("no training data were named", "Example: retrieve train photos/ --recipe copies --out runs/a.")
+    return CopiesConfig(**{"model": options["model"], **chosen})
+
+
+def _recipe_of(config_file: str) -> object:
+    from retrieval.training.copies.config import read_form
+
+    return read_form(config_file).get("recipe")
+
+
+def _without_boards(habits: dict[str, Any]) -> dict[str, Any]:
+    from retrieval.errors import UsageError
+
+    if habits["tensorboard"]:
+        raise UsageError("--tensorboard does not belong to --recipe copies", "Its figures are in metrics.jsonl.")
+    return {name: value for name, value in habits.items() if name != "tensorboard"}
 
 
 def _option(name: str) -> str:

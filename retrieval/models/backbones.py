@@ -76,6 +76,9 @@ class EfficientNetLite(Backbone):
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The package's tensors map one to one, in order, onto timm's; the last two are the classifier's.
         own = self.body.state_dict()
+        ours = {n.removeprefix("backbone."): value for n, value in weights.items() if n.startswith("backbone.")}
+        if ours:  # out of a checkpoint of this project
+            return ours
         if len(weights) != len(own) + 2:
             raise KeyError(f"{len(weights)} tensors where {len(own) + 2} were expected")
         return {f"body.{name}": value for name, value in zip(own, weights.values(), strict=False)}

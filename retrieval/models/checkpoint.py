@@ -8,19 +8,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from retrieval.errors import ModelError
 from retrieval.files.tensors import read_metadata, read_tensors
 from retrieval.files.whole import whole_file
 from retrieval.models.spec import ModelSpec, WeightsRef
 
-if TYPE_CHECKING:
-    from retrieval.models.network import RetrievalNetwork
-
 FILE_NAME = "model.safetensors"
 FORMAT = "retrieval-model-1"
 _SPEC_HASH = "spec_sha256"
+
+
+class HasWeights(Protocol):
+    """A network, or anything else that hands out its weights by name."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
 
 
 def checkpoint_path(path: str | os.PathLike[str]) -> Path:
@@ -77,9 +80,7 @@ def _byte_type() -> Any:
     return torch.uint8
 
 
-def save_checkpoint(
-    network: RetrievalNetwork, spec: ModelSpec, path: str | os.PathLike[str], origin: str = ""
-) -> ModelSpec:
+def save_checkpoint(network: HasWeights, spec: ModelSpec, path: str | os.PathLike[str], origin: str = "") -> ModelSpec:
     """Write weights and specification; returns the specification with the weights' true hash. Written atomically."""
     from safetensors.torch import save_file
 

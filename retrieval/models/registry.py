@@ -118,6 +118,24 @@ BACKBONES: dict[str, BackboneInfo] = {
             "efficientnet_lite",
             library_name="tf_efficientnet_lite0",
         ),
+        BackboneInfo(
+            "lite0_instance",
+            1280,
+            Weights(
+                id="retrieval/lite0_instance-1",
+                sha256="356b858c1830fbf1284ec7ac3be4c90b2046193880e9df4770e70a63901a57b8",
+                megabytes=6.9,
+                licence="Apache-2.0",  # of the weights it was trained from; photos: CC0, MIT, BSD, CC BY, Apache-2.0
+                origin="trained without labels by this project, from EfficientNet-Lite0; docs/lite0_instance.md",
+                mean=HALF,
+                std=HALF,
+                package="retrieval",
+                path="models/data/lite0_instance.safetensors",
+            ),
+            "efficientnet_lite",
+            size=512,
+            library_name="tf_efficientnet_lite0",
+        ),
         _resnet(18, 512, "f37072fd", 44.7),
         _resnet(34, 512, "b627a593", 83.3),
         _resnet(50, 2048, "0676ba61", 97.8),
@@ -135,5 +153,5 @@ BACKBONES: dict[str, BackboneInfo] = {
         _dinov2("b", "base", 768, 330.3, True),
     )
 }
-EMBEDDED = "efficientnet_lite0"
+EMBEDDED = "lite0_instance"
 PREFERRED = "resnet50"

@@ -17,11 +17,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from retrieval.errors import ModelError, UsageError
 from retrieval.files.whole import write_whole
 from retrieval.training.config import TrainingConfig
+
+
+class Form(Protocol):
+    """A configuration that can be written down."""
+
+    def to_json(self) -> str: ...
 
 
 class RunFolder:
@@ -39,7 +45,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: TrainingConfig, environment: Mapping[str, Any]) -> RunFolder:
+    def create(cls, path: str | os.PathLike[str], config: Form, environment: Mapping[str, Any]) -> RunFolder:
         """A new run. Raises UsageError where the folder holds anything, ModelError where it cannot be written."""
         folder = cls(Path(path))
         folder.require_free()

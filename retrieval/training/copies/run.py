@@ -1,0 +1,66 @@
+"""A run of the recipe "copies", from its configuration to a model, at the start or after an interruption."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from retrieval.describe.model import load_model
+from retrieval.errors import UsageError
+from retrieval.messages import Bars, no_bars, say_nothing
+from retrieval.models.loading import build_network, empty_network
+from retrieval.models.spec import ModelSpec
+from retrieval.system.environment import environment
+from retrieval.training.copies.config import CopiesConfig
+from retrieval.training.copies.feed import preview_pairs
+from retrieval.training.copies.things import read_things
+from retrieval.training.copies.trainer import CopiesTrainer, Say
+from retrieval.training.run_folder import RunFolder
+from retrieval.training.state import read_state
+
+
+def train_copies(
+    config: CopiesConfig,
+    out: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    preview: str | os.PathLike[str] | None = None,
+    say: Say = say_nothing,
+    bars: Bars = no_bars,
+) -> Path:
+    """Train as ``config`` says, into the new folder ``out``; returns the model's file.
+
+    ``workers``: threads that alter pictures; ``preview``: a picture file for a sheet of the first step's pairs. Raises
+    UsageError for what cannot be asked, DatasetError for data that cannot be used, ModelError for models and checkpoints.
+    """
+    folder, config = RunFolder(Path(out)), config.anchored()
+    folder.require_free()
+    model = load_model(config.model, say=say)
+    if config.model == "auto":  # which model that is may change
+        config = replace(config, model=model.spec.name)
+    if model.spec.whitening is not None:
+        raise UsageError(f"{config.model} is whitened", "Train the model that it was made of, and whiten the result.")
+    things = read_things([config.data, *config.also])
+    say(f"{len(things.single):,} pictures, and {len(things.groups)} groups of views")
+    network = build_network(model.spec, model.checkpoint)
+    folder = RunFolder.create(folder.path, config, environment())
+    trainer = CopiesTrainer(network, model.spec, things, config, folder, workers=workers, say=say, bars=bars)
+    if preview is not None:
+        preview_pairs(trainer.feed, trainer.steps, preview)
+    trainer.save()
+    return trainer.run()
+
+
+def resume_copies(
+    out: str | os.PathLike[str], *, workers: int | None = None, say: Say = say_nothing, bars: Bars = no_bars
+) -> Path:
+    """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train_copies`."""
+    folder = RunFolder(Path(out))
+    config = CopiesConfig.load(folder.config_file)
+    _, facts = read_state(folder.state)
+    spec = ModelSpec.from_dict(facts["spec"])
+    things = read_things([config.data, *config.also])
+    trainer = CopiesTrainer(empty_network(spec), spec, things, config, folder, workers=workers, say=say, bars=bars)
+    trainer.resume()
+    return trainer.run()
