@@ -581,7 +581,7 @@ def hostile(marker: Path) -> dict[str, Any]:
             _rebuild_tensor_v2, Calls(os.system, command), 0, (1,), (1,), False, None
         ),
         "rebuild from type": Calls(torch._tensor._rebuild_from_type_v2, os.system, str, (command,), {}),
-        "setattr": Calls(setattr, torch_pickle.Record, "state", 1),
+        "setattr": Calls(setattr, torch_pickle.PickledObject, "state", 1),
         "numpy": Calls(np.load, str(marker), None, True),
     }
 

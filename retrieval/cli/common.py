@@ -85,6 +85,14 @@ model_options = _options(
         help="Refuse pictures that take more memory to decode (default: $RETRIEVE_PICTURE_MEMORY, or 720).",
     ),
 )
+rows_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How results are printed; json is one row a line.",
+)
 verbosity_options = _options(
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),
     click.option("-v", "--verbose", count=True, help="Say more; -vv shows the traceback of an error."),

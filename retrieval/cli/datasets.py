@@ -58,10 +58,10 @@ def list_sets(directory: str, form: str) -> None:
 def _state(item: PublishedSet, directory: str) -> str:
     from pathlib import Path
 
-    from retrieval.datasets.published.acquire import Record
+    from retrieval.datasets.published.acquire import DownloadRecord
 
     folder = Path(directory) / item.name
-    record = Record.read(folder)
+    record = DownloadRecord.read(folder)
     if record is not None:
         return "here" if record.complete else "begun"
     return "here, put there by hand" if (folder / item.listing).exists() else "not here"

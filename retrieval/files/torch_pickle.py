@@ -1,7 +1,7 @@
 """Read the pickle inside a torch file without running it: every name that it mentions is answered with a stand-in.
 
 Tensors and arrays come out as descriptions that are read after their sizes have been checked against the file's, objects
-of other classes as inert :class:`Record`; a call of anything but the few functions that write plain data is refused.
+of other classes as inert :class:`PickledObject`; a call of anything but the few functions that write plain data is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Refused(Exception):
     """The file asks for what no checkpoint needs."""
 
 
-class Record:
+class PickledObject:
     """An object of a class that is not known here, kept as what the file says of it: its ``state`` (attributes).
 
     The class of a record is made up for it and has its full name, ``type(record).__name__``; it has no behaviour.
@@ -49,7 +49,7 @@ class Record:
 
     state: Any = None
 
-    def __new__(cls, *_: Any, **__: Any) -> Record:
+    def __new__(cls, *_: Any, **__: Any) -> PickledObject:
         return object.__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -149,7 +149,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 def _reconstructor(cls: Any, *_: Any) -> Any:
     """How protocols 0 and 1 make an object of a class."""
-    if not (isinstance(cls, type) and issubclass(cls, Record)):
+    if not (isinstance(cls, type) and issubclass(cls, PickledObject)):
         raise Refused("an object in it is malformed")
     return cls.__new__(cls)
 
@@ -162,9 +162,9 @@ def _dict(*args: Any) -> _Dict:
     return _Dict(args[0])
 
 
-def _ignored(*_: Any) -> Record:
+def _ignored(*_: Any) -> PickledObject:
     """Dates, paths, devices and the like: nothing that a model needs."""
-    return Record()
+    return PickledObject()
 
 
 def _tuple(*args: Any) -> tuple[Any, ...]:
@@ -221,7 +221,7 @@ class _Unpickler(CarefulUnpickler):
             return _STAND_INS[(module, name)]
         if module == "torch" and name in _STORAGES:
             return _StorageKind(_STORAGES[name])
-        return _Uncallable(f"{module}.{name}", (Record,), {})
+        return _Uncallable(f"{module}.{name}", (PickledObject,), {})
 
     def persistent_load(self, pid: Any) -> Any:
         if isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and pid[5:] in ((), (None,)):
@@ -283,4 +283,4 @@ def unpickle(stream: IO[bytes], source: Source) -> Any:
 
 
 def _held(item: Any) -> Any:
-    return item.state if isinstance(item, Record) else getattr(item, "value", None)
+    return item.state if isinstance(item, PickledObject) else getattr(item, "value", None)

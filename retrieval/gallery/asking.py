@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.extraction import describe_all
-from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
@@ -24,25 +22,17 @@ from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.selection import ids_below
 from retrieval.gallery.store.catalog import REPAIR, Record
 from retrieval.gallery.store.vectors import VectorStore
-from retrieval.messages import Say
 from retrieval.ranking.rerank import parse_reranker
+
+P = TypeVar("P", bound=Picture)
 
 
 class AskedGallery(OpenedGallery):
     """The half of :class:`retrieval.Gallery` that answers. Several threads may ask one gallery at the same time: describing
     runs in all of them, the search in one after the other."""
 
-    def __init__(
-        self,
-        folder: Path,
-        description: dict[str, Any],
-        engine: str = "auto",
-        warn: Say | None = None,
-        model: Model | None = None,
-    ) -> None:
-        super().__init__(folder, description, engine, warn, model)
-        # Candidates and the state of the catalog that they belong to, kept between queries.
-        self._source: tuple[Any, candidates.Source] | None = None
+    # Candidates and the state of the catalog that they belong to, kept between queries.
+    _source: tuple[Any, candidates.Source] | None = None
 
     @overload
     def query(
@@ -59,7 +49,7 @@ class AskedGallery(OpenedGallery):
     @overload
     def query(
         self,
-        image: list[Picture],
+        image: list[P],
         k: int = ...,
         bbox: None = ...,
         *,
@@ -70,7 +60,7 @@ class AskedGallery(OpenedGallery):
 
     def query(
         self,
-        image: Picture | list[Picture],
+        image: Picture | list[P],
         k: int = 10,
         bbox: Sequence[float] | None = None,
         *,
@@ -85,7 +75,7 @@ class AskedGallery(OpenedGallery):
         ``min_score``: only matches of this cosine similarity or more. Raises ImageError, UsageError, GalleryDamaged.
         """
         several = isinstance(image, list)
-        pictures = image if isinstance(image, list) else [image]
+        pictures: Sequence[Picture] = image if isinstance(image, list) else [image]
         results = list(self.answers(pictures, k, bbox, rerank=rerank, under=under, min_score=min_score))
         for result in results:
             if result.error is not None:

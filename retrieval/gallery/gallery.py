@@ -30,7 +30,7 @@ from retrieval.gallery.selection import find_root, select
 from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
-from retrieval.messages import Say, Update
+from retrieval.messages import Update
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
 
@@ -65,16 +65,7 @@ class Gallery(AskedGallery):
     Reading never waits for a writer. ``warn`` gets one-line messages about things that were worked around.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        description: dict[str, Any],
-        engine: str = "auto",
-        warn: Say | None = None,
-        model: Model | None = None,
-    ) -> None:
-        super().__init__(folder, description, engine, warn, model)
-        self._delete: Callable[[], object] | None = None  # what closing a temporary gallery does
+    _delete: Callable[[], object] | None = None  # what closing a temporary gallery does
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32") -> Gallery:

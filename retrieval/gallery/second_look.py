@@ -79,12 +79,12 @@ class RerankedSearch:
             if k > len(positions):  # the others follow as they were
                 rest = top_k(query, view, k)[0][0][len(positions) :]
                 positions = np.concatenate([positions, rest])
-        matches = self._told(query[0], positions, scores)
+        matches = self._ranked(query[0], positions, scores)
         self.query_seconds += time.monotonic() - started - (self.matcher.seconds - described)
         self.queries += 1
         return matches
 
-    def _told(self, query: np.ndarray, positions: np.ndarray, scores: Sequence[float | None]) -> list[RerankedMatch]:
+    def _ranked(self, query: np.ndarray, positions: np.ndarray, scores: Sequence[float | None]) -> list[RerankedMatch]:
         vectors = np.asarray(self.view[positions], np.float32)
         lengths = np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1), 1e-12)
         length = float(np.linalg.norm(query.astype(np.float64))) or 1.0

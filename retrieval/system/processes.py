@@ -32,7 +32,7 @@ class Processes:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
 
-    def mine(self, count: int) -> range:
+    def share_of(self, count: int) -> range:
         """Which of ``count`` items are this process's."""
         return range(self.rank, count, self.count)
 
@@ -58,7 +58,7 @@ class Processes:
             p.grad.copy_(part.view(p.shape))
 
     def gather_rows(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """All ``count`` rows, where each process computed those of :meth:`mine`: float32 (count, D)."""
+        """All ``count`` rows, where each process computed those of :meth:`share_of`: float32 (count, D)."""
         if self.count == 1:
             return rows
         whole = torch.zeros(count, rows.shape[1])

@@ -49,7 +49,7 @@ class Steps:
         """The pictures that this process needs, by tuple, from step ``first`` on."""
         place = sum(len(step) for step in steps[:first])
         for step in steps[first:]:
-            own = set(self.processes.mine(len(step)))
+            own = set(self.processes.share_of(len(step)))
             for i, found in enumerate(step):
                 if i in own:
                     positions = (found.query, found.positive, *found.negatives)
@@ -66,7 +66,7 @@ class Steps:
 
     def _by_tuple(self, tuples: Sequence[MinedTuple], groups: Groups) -> Tensor:
         losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
-        for i in self.processes.mine(len(tuples)):
+        for i in self.processes.share_of(len(tuples)):
             arrays = next(groups)
             if isinstance(arrays, Unreadable):
                 self.lost(arrays.position, arrays.reason)
@@ -81,7 +81,7 @@ class Steps:
         """The same for a loss over all pictures of the step: the batch of its tuples, each weighing as much as a tuple."""
         losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
         arrays: list[np.ndarray] = []
-        for i in self.processes.mine(len(tuples)):
+        for i in self.processes.share_of(len(tuples)):
             group = next(groups)
             if isinstance(group, Unreadable):
                 self.lost(group.position, group.reason)
@@ -95,7 +95,7 @@ class Steps:
         if not kept:
             return losses
         kept_places = [i for i, there in enumerate(used) if there]
-        own = set(self.processes.mine(len(tuples)))
+        own = set(self.processes.share_of(len(tuples)))
         rows = torch.tensor(
             [k * width + j for k, i in enumerate(kept_places) if i in own for j in range(width)], dtype=torch.long
         )
@@ -118,7 +118,7 @@ class Steps:
             exchange=exchange,
             own=lambda whole: whole[rows.to(self.device)],
         )
-        for i in self.processes.mine(len(tuples)):
+        for i in self.processes.share_of(len(tuples)):
             losses[i, 0] = value * losses[i, 1]
         return losses
 

@@ -6,17 +6,15 @@ torch's random state. So a run that is resumed from a checkpoint in the middle o
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from retrieval.errors import DatasetError, ModelError
 from retrieval.messages import Bars, no_bars
@@ -27,12 +25,13 @@ from retrieval.system.heap import keep_freed_memory
 from retrieval.system.processes import Processes
 from retrieval.training.augmentation import view_seed
 from retrieval.training.batchnorm import estimate_statistics, normalisations
+from retrieval.training.checkpoints import Place, digest, load_state, save_state
 from retrieval.training.config import TrainingConfig, default_margin
 from retrieval.training.curves import plot_curves
 from retrieval.training.frozen_folding import find_pairs
 from retrieval.training.guard import hold_in_range, probe_positions, require_apart, require_finite_weights, spread
 from retrieval.training.losses import create_loss
-from retrieval.training.mining import Mined, MinedTuple, draw_epoch, mine, require_clusters
+from retrieval.training.mining import Mined, draw_epoch, mine, require_clusters
 from retrieval.training.optimiser import (
     WeightAverage,
     create_optimiser,
@@ -52,7 +51,6 @@ from retrieval.training.pictures import (
 )
 from retrieval.training.run_folder import RunFolder
 from retrieval.training.sources import TrainingSet
-from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
 from retrieval.training.steps import Steps
 from retrieval.training.validation import Validation
 
@@ -61,23 +59,6 @@ _STATISTICS_EVERY = 20  # steps, in training from random weights
 _MOST_LOST = 0.5  # of an epoch's tuples, above which training stops
 
 Say = Callable[[str], None]
-
-
-@dataclass
-class Place:
-    """Where a run is: ``epoch`` (from 0) and ``step`` in it; ``tuples`` of this epoch once mined; sums over its steps."""
-
-    epoch: int = 0
-    step: int = 0
-    tuples: list[MinedTuple] | None = None
-    loss: float = 0.0
-    trained: int = 0  # tuples
-    lost: int = 0  # tuples, for a picture that could not be read
-    seconds: float = 0.0  # of training steps
-    negative_distance: float = math.nan
-    best: float | None = None
-    best_epoch: int = 0
-    bad: dict[int, str] = field(default_factory=dict)  # pictures that could not be read
 
 
 @dataclass(frozen=True)
@@ -170,27 +151,9 @@ class Trainer:
 
     def resume(self) -> None:
         """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed."""
-        tensors, facts = read_state(self.folder.state)
+        self.at, facts = load_state(self.folder.state, self.network, self.optimiser, self.average, self.device)
         if facts["data"] != digest(self.data):
             raise DatasetError(f"{self.data.name} is not what this run was begun with: its pictures or classes changed")
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}, "average": {}, "run": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = value
-        self.network.load_state_dict(parts["network"])
-        restore_optimiser(self.optimiser, parts["optimiser"])
-        if self.average is not None:
-            for name, value in self.average.weights.items():
-                value.copy_(parts["average"][name])
-            self.average.steps = facts["average_steps"]
-        place = facts["place"]
-        table = parts["run"].get("tuples")
-        place["tuples"] = None if table is None else [MinedTuple(q, p, tuple(n)) for q, p, *n in table.tolist()]
-        place["bad"] = {int(position): why for position, why in place["bad"].items()}
-        self.at = Place(**place)
-        torch.set_rng_state(parts["run"]["random"])
-        if "random_cuda" in parts["run"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(parts["run"]["random_cuda"], self.device)
         if self.processes.first:  # what was written after the checkpoint comes again
             self.folder.write_metrics([line for line in self.folder.metrics() if line["epoch"] <= self.at.epoch])
         self.spread = spread(self._probed()[0])
@@ -412,28 +375,7 @@ class Trainer:
             raise ModelError(f"could not write the checkpoint {path}: {error}") from error
 
     def _save_state(self) -> None:
-        at = self.at
-        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"optimiser/{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
-        tensors["run/random"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["run/random_cuda"] = torch.cuda.get_rng_state(self.device)
-        if self.average is not None:
-            tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
-        if at.tuples is not None:
-            tensors["run/tuples"] = torch.tensor([[t.query, t.positive, *t.negatives] for t in at.tuples])
-        facts = {
-            "place": asdict(replace(at, tuples=None)),
-            "average_steps": self.average.steps if self.average is not None else 0,
-            "spec": self.spec.to_dict(),
-            "random_start": self.random_start,
-            "data": digest(self.data),
-        }
-        write_state(self.folder.state, tensors, facts)
+        save_state(self.folder.state, self.network, self.optimiser, self.average, self.at, self.device, self._facts())
 
-
-def digest(data: TrainingSet) -> str:
-    """A hash over a training set's pictures, clusters and pairs: which they are, not what they show."""
-    found = hashlib.blake2b("\0".join(map(str, data.paths)).encode("utf-8", "surrogateescape"), digest_size=16)
-    found.update(np.ascontiguousarray(data.clusters).tobytes() + np.ascontiguousarray(data.pairs).tobytes())
-    return found.hexdigest()
+    def _facts(self) -> dict[str, Any]:
+        return {"spec": self.spec.to_dict(), "random_start": self.random_start, "data": digest(self.data)}

@@ -111,7 +111,7 @@ def _described(
     workers: int,
     update: Update,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    own = processes.mine(count)
+    own = processes.share_of(count)
     rows, reasons = describe_pictures(own, load, engine, workers=workers, update=update)
     return processes.gather_rows(rows, count), reasons
 

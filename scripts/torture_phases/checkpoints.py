@@ -61,7 +61,7 @@ def loaded(kind: str, path: Path) -> Any:
 
 
 def plain(value: Any) -> Any:
-    from retrieval.files.torch_pickle import Record, StoredTensor, as_array
+    from retrieval.files.torch_pickle import PickledObject, StoredTensor, as_array
 
     if isinstance(value, StoredTensor):
         tensor = value.load()
@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, Record):
+    if isinstance(value, PickledObject):
         return type(value).__name__
     array = as_array(value)
     return repr(value) if array is None else (array.shape, array.tobytes())

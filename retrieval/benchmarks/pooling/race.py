@@ -104,6 +104,6 @@ def centroid_accuracy(vectors: Vectors, labels: npt.NDArray[np.int64]) -> float:
     scores /= np.maximum(np.sqrt(squares), 1e-12).astype(np.float32)
     # sum without x: its product with x, and its squared length, follow from those of the sum.
     rest = np.sqrt(np.maximum(squares[labels] - 2 * own + lengths, 1e-12))
-    mine = (own - lengths) / rest
+    own_mean = (own - lengths) / rest
     scores[np.arange(len(labels)), labels] = -np.inf
-    return float(np.mean(mine > scores.max(axis=1)))
+    return float(np.mean(own_mean > scores.max(axis=1)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, say, verbosity_options
+from retrieval.cli.common import NumberList, print_json, rows_option, say, verbosity_options
 from retrieval.messages import safe
 
 if TYPE_CHECKING:
@@ -48,14 +48,7 @@ if TYPE_CHECKING:
     "--work", type=click.Path(exists=True, file_okay=False), help="Where galleries are made (default: $TMPDIR)."
 )
 @click.option("--save", metavar="FILE", help="Also write the figures and the machine they belong to, as JSON.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How results are printed; json is one row a line.",
-)
+@rows_option
 @verbosity_options
 def command(
     sizes: tuple[float, ...],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, say, verbosity_options
+from retrieval.cli.common import NumberList, print_json, rows_option, say, verbosity_options
 from retrieval.messages import safe
 
 if TYPE_CHECKING:
@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--index/--no-index", "whole", default=True, help="Also index all the pictures, end to end.")
 @click.option("--save", metavar="FILE", help="Also write the rows and the machine they belong to, as JSON.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How results are printed; json is one row a line.",
-)
+@rows_option
 @verbosity_options
 def command(
     model: str,

@@ -39,7 +39,7 @@ def _silent(*_: Any) -> None:
 
 
 @dataclass
-class Record:
+class DownloadRecord:
     """What ``download.json`` holds: a dict a file; ``complete`` once all pictures are in place; ``shares``: the set
     beside this one whose pictures it uses."""
 
@@ -49,7 +49,7 @@ class Record:
     shares: str | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> Record | None:
+    def read(cls, folder: Path) -> DownloadRecord | None:
         """The record in a set's folder, None where there is none. Raises DatasetError for one that is damaged."""
         path = folder / RECORD
         try:
@@ -116,7 +116,7 @@ def _download_set(
     keep_archives: bool,
     options: dict[str, Any],
 ) -> Path:
-    record = Record.read(folder) or Record(item.name)
+    record = DownloadRecord.read(folder) or DownloadRecord(item.name)
     for file in item.lists:
         entry, path = record.files.get(file.name), folder / file.name
         if entry is None and path.exists():
@@ -155,7 +155,7 @@ def _download_set(
 def _fetch_pictures(
     item: PublishedSet,
     folder: Path,
-    record: Record,
+    record: DownloadRecord,
     say: Callable[[str], None],
     report: Report,
     keep_archives: bool,
@@ -200,7 +200,7 @@ def _fetch_pictures(
         shutil.rmtree(folder / _ARCHIVES, ignore_errors=True)
 
 
-def _fetch(file: RemoteFile, target: Path, record: Record, report: Report, options: dict[str, Any]) -> None:
+def _fetch(file: RemoteFile, target: Path, record: DownloadRecord, report: Report, options: dict[str, Any]) -> None:
     before = record.files.get(file.name)
     fetched: Fetched = download(
         file.address(),
@@ -240,7 +240,7 @@ def verify_set(
     if not folder.is_dir():
         raise DatasetError(f"{item.name} is not in {directory}", f"Run: retrieve datasets download {item.name}.")
     outcome = Verified()
-    record = Record.read(folder)
+    record = DownloadRecord.read(folder)
     expected = dict(_recorded(item, folder, record)) if record is not None else {}
     done, total = 0, sum(size for size, _, _ in expected.values())
     for path, (size, digest, make) in expected.items():
@@ -263,7 +263,7 @@ def verify_set(
 
 
 def _recorded(
-    item: PublishedSet, folder: Path, record: Record
+    item: PublishedSet, folder: Path, record: DownloadRecord
 ) -> Iterator[tuple[str, tuple[int, str, Callable[[], Any]]]]:
     """Every recorded file of a set: its path, and its size, digest and kind of digest."""
     for file in item.lists:
@@ -301,7 +301,7 @@ def _lender(item: PublishedSet, folder: Path) -> str | None:
     """A complete set beside ``folder`` whose pictures come from the same archives."""
     for other in SETS.values():
         if other.name != item.name and (other.archives, other.folder) == (item.archives, item.folder):
-            record = Record.read(folder.parent / other.name)
+            record = DownloadRecord.read(folder.parent / other.name)
             if record is not None and record.complete and record.shares is None:
                 return other.name
     return None

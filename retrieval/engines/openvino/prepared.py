@@ -64,7 +64,7 @@ def compiled_model(
     Raises EngineUnavailable where the network cannot be converted; what happens to the cache is only said.
     """
     core = openvino.Core()
-    key = model_key(spec) if given is None else _given_key(given)
+    key = model_key(spec) if given is None else _quantised_key(given)
     filtered = given is None and winograd.pays_here() and winograd_openvino.suits(spec)
     way = ["winograd"] if filtered else []
     compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core), *way)
@@ -75,7 +75,7 @@ def compiled_model(
     except (cache.Damaged, OSError, RuntimeError) as error:
         say(f"the compiled model in the cache is damaged ({first_line(error)}); it is made again")
         cache.discard(compiled_key)
-    model = load_model(spec, checkpoint, say) if given is None else _read_given(core, given)
+    model = load_model(spec, checkpoint, say) if given is None else _read_quantised(core, given)
     if filtered:
         winograd_openvino.use_winograd(model)
     compiled = core.compile_model(model, "CPU", settings)
@@ -117,14 +117,14 @@ def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: 
     return model
 
 
-def _given_key(folder: Path) -> str:
+def _quantised_key(folder: Path) -> str:
     try:
         return cache.key_of("given", (folder / cache.CONTENTS).read_text("utf-8"))
     except OSError as error:
         raise ModelError(f"{folder} cannot be read ({first_line(error)})", "Index into a new gallery.") from error
 
 
-def _read_given(core: openvino.Core, folder: Path) -> openvino.Model:
+def _read_quantised(core: openvino.Core, folder: Path) -> openvino.Model:
     try:
         cache.check_entry(folder)
         return core.read_model(folder / XML)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import ModelError, UsageError
-from retrieval.files.torch_pickle import Record, as_array
+from retrieval.files.torch_pickle import PickledObject, as_array
 from retrieval.models.foreign.common import AUTO, NONE, Foreign, Whitening, Wishes, assign, exponent, state_dict, triple
 from retrieval.models.foreign.torchvision import depth_of, named
 from retrieval.models.registry import IMAGENET_MEAN, IMAGENET_STD
@@ -27,7 +27,7 @@ _POWER = 0.25
 def _options(loaded: dict[Any, Any]) -> dict[Any, Any]:
     for key in ("model_options", "options"):
         value = loaded.get(key)
-        if isinstance(value, Record):
+        if isinstance(value, PickledObject):
             value = value.state
         if isinstance(value, dict) and "arch" in value:
             return value
@@ -95,7 +95,7 @@ def read(file: Path, loaded: dict[Any, Any], wishes: Wishes) -> Foreign:
 
 def _whitening(file: Path, learned: Any, wishes: Wishes, notes: list[str]) -> Whitening | None:
     """The PCA that was asked for (``NAME`` or ``NAME:POWER``), or the usual one."""
-    if isinstance(learned, Record):
+    if isinstance(learned, PickledObject):
         learned = {_USUAL: learned}
     learned = learned if isinstance(learned, dict) else {}
     listed = ", ".join(str(name)[:60] for name in learned) or "none"
@@ -112,7 +112,7 @@ def _whitening(file: Path, learned: Any, wishes: Wishes, notes: list[str]) -> Wh
         if name not in learned or not 0 <= power <= 1:
             raise UsageError(f"{file} has no whitening {wishes.whitening}", f"It has: {listed}; powers from 0 to 1.")
     entry = learned[name]
-    state = entry.state if isinstance(entry, Record) and isinstance(entry.state, dict) else {}
+    state = entry.state if isinstance(entry, PickledObject) and isinstance(entry.state, dict) else {}
     matrix, mean, variance = (as_array(state.get(key)) for key in ("components_", "mean_", "explained_variance_"))
     if matrix is None or mean is None or variance is None or variance.shape != matrix.shape[:1]:
         raise ModelError(f"{file}: its PCA {name} has no arrays components_, mean_ and explained_variance_")

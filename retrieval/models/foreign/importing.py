@@ -16,7 +16,7 @@ import numpy as np
 
 from retrieval.errors import ModelError, UsageError
 from retrieval.files.torch_file import read_torch_file
-from retrieval.files.torch_pickle import Record
+from retrieval.files.torch_pickle import PickledObject
 from retrieval.messages import say_nothing
 from retrieval.models.checkpoint import FILE_NAME, save_checkpoint
 from retrieval.models.foreign import cirtorch as foreign_cirtorch
@@ -87,7 +87,7 @@ def import_checkpoint(
 
 
 def _recognise(file: Path, loaded: Any, wishes: Wishes) -> Foreign:
-    if isinstance(loaded, Record):
+    if isinstance(loaded, PickledObject):
         raise ModelError(
             f"{file} holds a whole object ({type(loaded).__name__[:80]}), not weights",
             "Save its state_dict() where the object's code is at hand.",
