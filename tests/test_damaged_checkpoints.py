@@ -110,7 +110,8 @@ def test_a_tiny_picture_is_described_as_if_its_pixels_were_larger() -> None:
 
 def test_what_an_engine_is_given_and_gives() -> None:
     assert checked(np.zeros((2, 64, 3, 3), np.uint8)).shape == (2, 64, 3, 3)
-    assert checked(np.zeros((2, 20, 30, 3), np.uint8)).shape == (2, 60, 90, 3)
+    assert checked(np.zeros((2, 20, 30, 3), np.uint8)).shape == (2, 20, 30, 3)
+    assert checked(np.zeros((2, 10, 15, 3), np.uint8)).shape == (2, 50, 75, 3)
     for wrong in (np.zeros((2, 64, 64, 3)), np.zeros((64, 64, 3), np.uint8), np.zeros((1, 0, 64, 3), np.uint8)):
         with pytest.raises(UsageError, match="an engine takes uint8"):
             checked(wrong)

@@ -10,6 +10,7 @@ from retrieval.errors import ModelError, UsageError
 
 ENGINES = ("auto", "torch", "openvino")
 PRECISIONS = ("fp32", "int8")
+_FEW_PIXELS = 16  # the smallest size that can be asked for: descriptors of such pictures and larger stay what they were
 _LEAST_SIDE = 64
 
 
@@ -31,12 +32,13 @@ class Engine(Protocol):
 def checked(images: np.ndarray) -> np.ndarray:
     """The pictures, uint8 (N, H, W, 3), as a network can see them; UsageError for another shape or type.
 
-    Of a picture of a few pixels a network sees its own padding, and gives next to nothing: each pixel is repeated until
-    the longest side has at least 64, twice the stride of most backbones.
+    Of a picture of a few pixels a network sees its own padding, and gives next to nothing: where the longest side
+    has less than 16, each pixel is repeated until it has at least 64, twice the stride of most backbones.
     """
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise UsageError(f"an engine takes uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
-    times = -(-_LEAST_SIDE // max(images.shape[1:3]))
+    longest = max(images.shape[1:3])
+    times = -(-_LEAST_SIDE // longest) if longest < _FEW_PIXELS else 1
     return images if times == 1 else images.repeat(times, axis=1).repeat(times, axis=2)
 
 
