@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     help="Share of the true first 10 that an approximate search index must find, kept with the gallery (default: 0.98).",
 )
 @click.option(
+    "--local/--no-local",
+    default=None,
+    help="Keep a local index, by which the same thing is found and verified (default: yes), or none, from now on.",
+)
+@click.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
@@ -78,6 +83,7 @@ def command(
     no_exif: bool,
     ann: str | None,
     recall: float | None,
+    local: bool | None,
     exclude: tuple[str, ...],
     include: tuple[str, ...],
     restore: bool,
@@ -139,6 +145,7 @@ def command(
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
         gallery = _create(folder, chosen, paths, dtype or "float32", precision or "fp32", engine, tell)
     gallery.configure_search(ann, recall)
+    gallery.configure_local(local)
     with gallery, progress_bar("index", quiet) as update:
         report = gallery.index(
             list(paths) or None, progress=update, exclude=exclude, include=include, restore=restore, rehash=rehash
@@ -154,6 +161,8 @@ def command(
         print(
             f"{images} pictures in {safe(str(folder))}: {', '.join(parts) or 'nothing to do'} ({report.seconds:.1f} s)"
         )
+        if report.local > report.embedded:
+            print(f"{report.local - report.embedded} known pictures were looked at for the local index")
         if troubles:
             print(f"{troubles} could not be read; `retrieve info` says which and why")
         if report.ignored and not images:

@@ -42,6 +42,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
                 "bytes": info.bytes_total,
                 "ann": info.index_file,
                 "search": _search(info),
+                "local": _local(info),
             }
         )
         return
@@ -61,6 +62,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
         ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}, of the network in {info.precision}"),
         ("search index", _search_line(info)),
     ]
+    lines.append(("local index", _local_line(info)))
     if info.exclude:
         lines.append(("left out", "; ".join(safe(pattern) for pattern in info.exclude)))
     if info.index_file:
@@ -93,6 +95,24 @@ def _search(info: GalleryInfo) -> dict[str, object]:
             "seconds": note.seconds,
         }
     return out
+
+
+def _local(info: GalleryInfo) -> dict[str, object] | None:
+    if info.local is None:
+        return None
+    return {"codebook": info.local.codebook, "pictures": info.local.pictures, "bytes": info.local.bytes}
+
+
+def _local_line(info: GalleryInfo) -> str:
+    local = info.local
+    if local is None:
+        return "none (retrieve index --local makes it)"
+    if not local.pictures:
+        return "empty until the next retrieve index"
+    lacking = max(info.vectors - local.pictures, 0)
+    beside = f"; {lacking} pictures are not in it" if lacking else ""
+    each = human_bytes(local.bytes // local.pictures)
+    return f"{local.pictures} pictures, {human_bytes(local.bytes)}, {each} a picture{beside}"
 
 
 def _search_line(info: GalleryInfo) -> str:

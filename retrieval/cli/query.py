@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from retrieval.gallery.gallery import Gallery
 
 STANDARD_INPUT = "-"
+NO_MATCH = 3  # exit status
 
 
 @click.command("query")
@@ -57,8 +58,19 @@ STANDARD_INPUT = "-"
     metavar="NAME",
     help="Look twice: qe, alpha-qe, dba, k-reciprocal, diffusion, spectral or verify, as NAME[:key=value,...].",
 )
+@click.option(
+    "--rank",
+    type=click.Choice(["fused", "cosine", "local"]),
+    help="What the order follows: all evidence (default, where there is a local index), the descriptor's cosine, local features.",
+)
 @click.option("--under", metavar="FOLDER", help="Only pictures in this folder of the gallery.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Only matches of this cosine similarity or more.")
+@click.option(
+    "--min-probability",
+    type=click.FloatRange(0, 1),
+    help="Only matches that show the same thing with this probability.",
+)
+@click.option("--require-match", is_flag=True, help="Exit status 3 when for some query nothing shows the same thing.")
 @verbosity_options
 def command(
     images: tuple[str, ...],
@@ -73,15 +85,19 @@ def command(
     null: bool,
     sheet: str | None,
     rerank: str | None,
+    rank: str | None,
     under: str | None,
     min_score: float | None,
+    min_probability: float | None,
+    require_match: bool,
     quiet: bool,
     verbose: int,
 ) -> int:
     """Find the pictures most similar to IMAGE: files, folders, quoted globs, or - for one on standard input.
 
     One ranking a query; json prints one object a line. A query that cannot be read is reported and the others go on.
-    Scores are cosine similarities; with --rerank, ranks follow the re-ranker's own score, which is printed beside them.
+    Each match is the same thing, likely so, only similar, or none of these (-), with the probability that it is the same;
+    scores are cosine similarities. With --rerank, ranks follow the re-ranker's own score, which is printed beside them.
     """
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.second_look import RerankedSearch
@@ -100,16 +116,37 @@ def command(
             from retrieval.views.sheet import check_sheet_path
 
             check_sheet_path(sheet)
+        by = gallery.rank_by(rank, reranker is not None, min_probability is not None)
+        if require_match and by == "cosine":
+            raise UsageError(
+                "--require-match needs verdicts", "They need a local index, and no --rerank or --rank cosine."
+            )
         search = None if reranker is None else RerankedSearch(gallery, reranker, under)
         sources = [piped if name == STANDARD_INPUT else name for name in files]
-        printer = _Printer(gallery, form, len(files) > 1, None if reranker is None else reranker.name, null)
+        printer = _Printer(
+            gallery, form, len(files) > 1, None if reranker is None else reranker.name, null, by != "cosine"
+        )
         answered: list[QueryResult] = []
-        failed = 0
-        for result in gallery.answers(sources, k, bbox, rerank=search, under=under, min_score=min_score):
+        failed = unmatched = 0
+        for result in gallery.answers(
+            sources,
+            k,
+            bbox,
+            rerank=search,
+            under=under,
+            min_score=min_score,
+            rank=rank,
+            min_probability=min_probability,
+        ):
             result = replace(result, query=result.query or STANDARD_INPUT)
             if result.error is not None:
                 say(f"retrieve: {safe(result.query)}: {result.error}")
                 failed += 1
+            elif by != "cosine" and not result.found:
+                unmatched += 1
+                if form == "table":
+                    rest = " The most similar pictures:" if result.matches else ""
+                    say(f"no match: nothing here shows what is on {safe(result.query)}.{rest}", quiet)
             if result.matches or form == "json":
                 printer.show(result)
             if result.matches and sheet is not None:
@@ -125,7 +162,9 @@ def command(
             say(f"contact sheet: {safe(sheet)}", quiet)
         if not gallery.catalog.any_searchable():
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
-    return 1 if failed else 0
+    if failed:
+        return 1
+    return NO_MATCH if require_match and unmatched else 0
 
 
 def _piped() -> bytes:
@@ -164,15 +203,26 @@ def _expand(images: tuple[str, ...]) -> list[str]:
 class _Printer:
     """Prints rankings, one query at a time."""
 
-    def __init__(self, gallery: Gallery, form: str, many: bool, rerank: str | None = None, null: bool = False) -> None:
+    def __init__(
+        self,
+        gallery: Gallery,
+        form: str,
+        many: bool,
+        rerank: str | None = None,
+        null: bool = False,
+        judged: bool = False,
+    ) -> None:
+        """``judged``: whether answers come with verdicts."""
         self.gallery = gallery
         self.form = form
         self.many = many
         self.rerank = rerank
+        self.judged = judged
         self.end = "\0" if null else "\n"
         self.csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
-            self.csv.writerow(["query", "rank", "score", "id", "path"] + ["rerank_score"] * (rerank is not None))
+            columns = ["rerank_score"] * (rerank is not None) + list(_JUDGED) * judged
+            self.csv.writerow(["query", "rank", "score", "id", "path", *columns])
 
     def show(self, result: QueryResult) -> None:
         if self.form == "json":
@@ -205,15 +255,29 @@ class _Printer:
                 print(f"{safe(result.query)}:")
             width = len(str(result.matches[-1].rank))
             for m in result.matches:
-                second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in self._second(m).values())
-                print(f"{m.rank:>{width}}  {m.score:.4f}  {second}{safe(m.path)}")
+                said = f"{m.verdict or '-':<7}  {m.probability or 0:4.0%}  " if self.judged else ""
+                more = {} if self.judged else self._second(m)
+                second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in more.values())
+                print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {second}{safe(m.path)}")
 
     def _more(self, match: Match) -> dict[str, Any]:
         return {**self._second(match), **({} if match.metadata is None else {"metadata": match.metadata})}
 
-    def _second(self, match: Match) -> dict[str, float | None]:
-        """The re-ranker's own score, where there is one: None for pictures that it did not look at."""
-        return {} if self.rerank is None else {"rerank_score": getattr(match, "rerank_score", None)}
+    def _second(self, match: Match) -> dict[str, Any]:
+        """The re-ranker's own score, where there is one: None for pictures that it did not look at; what a verdict rests on."""
+        if self.rerank is not None:
+            return {"rerank_score": getattr(match, "rerank_score", None)}
+        if not self.judged:
+            return {}
+        values = {name: getattr(match, name) for name in _JUDGED}
+        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+
+
+_JUDGED = ("local", "fused", "inliers", "probability", "verdict")
+
+
+def _caption(match: Match) -> str:
+    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or '-'} {match.probability:.0%}"
 
 
 def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str, piped: bytes) -> None:
@@ -222,7 +286,7 @@ def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str, piped:
     rows = [
         SheetRow(
             SheetCell(piped if r.query == STANDARD_INPUT else r.query, "", os.path.basename(r.query), bbox=r.bbox),
-            [SheetCell(m.path, f"{m.score:.3f}", os.path.basename(m.path)) for m in r.matches],
+            [SheetCell(m.path, _caption(m), os.path.basename(m.path)) for m in r.matches],
         )
         for r in results
     ]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryError, ImageError, UsageError
 from retrieval.files.digest import content_digest
+from retrieval.gallery.local.collecting import Collector
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Root
 
@@ -42,12 +43,15 @@ def add_pictures(
     if vectors is not None:
         found = _checked_vectors(vectors, len(keys), gallery.spec.dim)
         digests = [_digest(b"vector", row.tobytes()) for row in found]
+        collector = None
         sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(keys)
     else:
         assert images is not None
-        found, digests, sizes = _describe(gallery, keys, images)
+        found, digests, sizes, collector = _describe(gallery, keys, images)
     with gallery.writing() as catalog:
         gallery.allow_keys(catalog)
+        if collector is not None:
+            collector.keep()
         return _commit(gallery, catalog, keys, found, digests, sizes, notes)
 
 
@@ -103,11 +107,12 @@ def _root(catalog: Catalog) -> Root:
 
 def _describe(
     gallery: OpenedGallery, keys: Sequence[str], images: Sequence[Picture]
-) -> tuple[np.ndarray, list[str], list[tuple[int | None, int | None]]]:
+) -> tuple[np.ndarray, list[str], list[tuple[int | None, int | None]], Collector | None]:
     from retrieval.pictures import imaging
     from retrieval.pictures.content import read_content
 
     rule = gallery.spec.image
+    collector = None if gallery.local is None else Collector(gallery.local, rule)
     digests = [""] * len(keys)
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(keys)
 
@@ -124,6 +129,8 @@ def _describe(
             digests[i] = _digest(str(pixels.shape).encode(), np.ascontiguousarray(pixels).tobytes())
             picture = imaging.picture_from_array(source, size=rule.size, interpolation=rule.interpolation)
         sizes[i] = picture.width, picture.height
+        if collector is not None and collector.claim(digests[i]):
+            collector.look(digests[i], picture.array, source if isinstance(source, str | bytes) else None)
         return picture.array
 
     vectors = np.empty((len(keys), gallery.spec.dim), np.float32)
@@ -132,7 +139,7 @@ def _describe(
             raise ImageError(f"{keys[result.item]}: {result.error}", "Nothing was added.") from result.error
         assert result.descriptor is not None
         vectors[result.item] = result.descriptor
-    return vectors, digests, sizes
+    return vectors, digests, sizes, collector
 
 
 def _digest(kind: bytes, data: bytes) -> str:

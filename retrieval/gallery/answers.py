@@ -10,18 +10,29 @@ import numpy as np
 from retrieval.errors import ImageError
 from retrieval.gallery.search import candidates
 from retrieval.gallery.store.vectors import VectorStore
+from retrieval.ranking.evidence import LIKELY, SAME
 
 
 @dataclass(frozen=True)
 class Match:
     """One answer: ``score`` is the cosine similarity in [-1, 1]; ``path`` opens as printed from the current folder, or is the
-    key under which a program added the picture; ``metadata`` is what it added with it."""
+    key under which a program added the picture; ``metadata`` is what it added with it.
+
+    Where the gallery has a local index: ``probability`` that it shows the same thing, ``verdict`` ("same", "likely", "similar" or
+    None), ``fused`` the log-odds that the order follows, ``local`` the similarity of local features in [0, 1], ``inliers`` how
+    many of these agree in one pose. None where it was not computed.
+    """
 
     rank: int
     score: float
     id: int
     path: str
     metadata: dict[str, Any] | None = None
+    local: float | None = None
+    fused: float | None = None
+    inliers: int | None = None
+    probability: float | None = None
+    verdict: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,15 @@ class QueryResult:
     matches: list[Match] = field(default_factory=list)
     error: ImageError | None = None
 
+    @property
+    def found(self) -> bool | None:
+        """Whether a match shows the same thing, for sure or likely; None where no verdict was given."""
+        if not any(match.probability is not None for match in self.matches):
+            return None
+        return any(match.verdict in (SAME, LIKELY) for match in self.matches)
 
-def rank(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:
+
+def nearest(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:
     """Ids and scores of the ``k`` best, by descending score, then ascending id."""
     stage = 0
     while True:
@@ -47,7 +65,7 @@ def rank(vector: np.ndarray, k: int, source: candidates.Source, store: VectorSto
         stage += 1
 
 
-def rank_rows(
+def nearest_rows(
     vector: np.ndarray, k: int, ids: np.ndarray, rows: np.ndarray, store: VectorStore
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same among these pictures alone, all of which are looked at: ``ids`` and their ``rows``, both int64 (N,)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -14,7 +15,10 @@ from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
-from retrieval.gallery.answers import Match, QueryResult, rank, rank_rows
+from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows
+from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
+from retrieval.gallery.local.querying import QueryCodes
+from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import candidates
 from retrieval.gallery.search.index import open_source
@@ -22,6 +26,7 @@ from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.selection import ids_below
 from retrieval.gallery.store.catalog import REPAIR, Record
 from retrieval.gallery.store.vectors import VectorStore
+from retrieval.ranking.asmk import LocalCodes
 from retrieval.ranking.rerank import parse_reranker
 
 P = TypeVar("P", bound=Picture)
@@ -44,6 +49,8 @@ class AskedGallery(OpenedGallery):
         rerank: str | RerankedSearch | None = ...,
         under: str | None = ...,
         min_score: float | None = ...,
+        rank: str | None = ...,
+        min_probability: float | None = ...,
     ) -> QueryResult: ...
 
     @overload
@@ -56,6 +63,8 @@ class AskedGallery(OpenedGallery):
         rerank: str | RerankedSearch | None = ...,
         under: str | None = ...,
         min_score: float | None = ...,
+        rank: str | None = ...,
+        min_probability: float | None = ...,
     ) -> list[QueryResult]: ...
 
     def query(
@@ -67,16 +76,31 @@ class AskedGallery(OpenedGallery):
         rerank: str | RerankedSearch | None = None,
         under: str | None = None,
         min_score: float | None = None,
+        rank: str | None = None,
+        min_probability: float | None = None,
     ) -> QueryResult | list[QueryResult]:
         """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox`` (x1, y1, x2, y2
         in pixels of the whole picture). A list of pictures gives a list of results.
 
         ``rerank``: look twice, by name such as "alpha-qe" or "verify"; ``under``: only pictures in this folder;
-        ``min_score``: only matches of this cosine similarity or more. Raises ImageError, UsageError, GalleryDamaged.
+        ``min_score``: only matches of this cosine similarity or more; ``min_probability``: only such as show the same thing
+        with this probability or more. ``rank``: what the order follows, "fused" (the default where there is a local index),
+        "cosine" or "local"; with ``rerank`` it is the re-ranker. Raises ImageError, UsageError, GalleryDamaged.
         """
         several = isinstance(image, list)
         pictures: Sequence[Picture] = image if isinstance(image, list) else [image]
-        results = list(self.answers(pictures, k, bbox, rerank=rerank, under=under, min_score=min_score))
+        results = list(
+            self.answers(
+                pictures,
+                k,
+                bbox,
+                rerank=rerank,
+                under=under,
+                min_score=min_score,
+                rank=rank,
+                min_probability=min_probability,
+            )
+        )
         for result in results:
             if result.error is not None:
                 if several and result.query:
@@ -93,6 +117,8 @@ class AskedGallery(OpenedGallery):
         rerank: str | RerankedSearch | None = None,
         under: str | None = None,
         min_score: float | None = None,
+        rank: str | None = None,
+        min_probability: float | None = None,
     ) -> Iterator[QueryResult]:
         """What :meth:`query` gives, for one picture after the other, in order, each as soon as it is there. A picture that
         cannot be read gives a result with an ``error``, and the others go on."""
@@ -100,25 +126,87 @@ class AskedGallery(OpenedGallery):
             raise UsageError("a box goes with one picture, not with a list")
         box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
         k = whole_number("k", k)
+        by = self.rank_by(rank, rerank is not None, min_probability is not None)
         second = RerankedSearch(self, parse_reranker(rerank), under) if isinstance(rerank, str) else rerank
         done: dict[int, QueryResult] = {}
         position = 0
-        for described in describe_all(
-            range(len(images)), lambda i: self.model.load(images[i], bbox), self.model.engine
-        ):
-            source = images[described.item]
-            name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-            matches: list[Match] = []
-            if described.descriptor is not None:
-                if second is None:
-                    matches = self.search(described.descriptor[None], k, under=under, min_score=min_score)[0]
-                else:
-                    matches = [*second.search(described.descriptor, k, source, box)]
-                    matches = [m for m in matches if min_score is None or m.score >= min_score]
-            done[described.item] = QueryResult(name, box, matches, described.error)
-            while position in done:
-                yield done.pop(position)
-                position += 1
+        index = None if by == "cosine" else self.local
+        with nullcontext() if index is None else QueryCodes(index, self.model) as codes:
+
+            def load(i: int) -> np.ndarray:
+                array = self.model.load(images[i], bbox)
+                if codes is not None:
+                    codes.begin(i, array, images[i], bbox)
+                return array
+
+            for described in describe_all(range(len(images)), load, self.model.engine):
+                source = images[described.item]
+                name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+                matches: list[Match] = []
+                if described.descriptor is not None:
+                    if second is not None:
+                        matches = [*second.search(described.descriptor, k, source, box)]
+                    elif codes is not None:
+                        matches = self._weighed(described.descriptor, codes.of(described.item), k, under, by)
+                    else:
+                        matches = self.search(described.descriptor[None], k, under=under)[0]
+                matches = [m for m in matches if min_score is None or m.score >= min_score]
+                matches = [m for m in matches if min_probability is None or (m.probability or 0) >= min_probability]
+                done[described.item] = QueryResult(name, box, matches, described.error)
+                while position in done:
+                    yield done.pop(position)
+                    position += 1
+
+    def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
+        """What the order of answers follows: as asked, else "fused" where the gallery has a local index. ``judged``: whether
+        probabilities are asked for. Raises UsageError for what cannot be had."""
+        if rank is not None and rank not in RANKS:
+            raise UsageError(f"unknown ranking {rank!r}", f"There are: {', '.join(RANKS)}.")
+        if reranked and (rank not in (None, "cosine") or judged):
+            raise UsageError("a re-ranker starts from the cosine", "Leave out the other ranking and probabilities.")
+        has = self.local is not None and len(self.local.blocks()) > 0
+        if not has and (rank in ("fused", "local") or judged):
+            raise UsageError(
+                f"the gallery {self.folder} has no local index",
+                "Make it with: retrieve index --local (opens each picture).",
+            )
+        if judged and rank == "cosine":
+            raise UsageError("the cosine alone gives no probability", "Leave out the ranking by cosine.")
+        return "cosine" if reranked or not has else rank or "fused"
+
+    def _weighed(self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | None, by: str) -> list[Match]:
+        """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
+        catalog, index = self.catalog, self.local
+        assert index is not None
+        with catalog.reading():
+            if not catalog.any_searchable():
+                return []
+            count, store = self._sound_store()
+            among = None
+            most = max(k, CANDIDATES)
+            if under is None:
+                ids, _ = nearest(vector, most, self._candidates(count, store), store)
+            else:
+                among = np.array(ids_below(self, under), np.int64)
+                ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
+            weigher = Weigher(vector, LocalSearch(index.blocks(), codes), catalog, store, count)
+            found = weigher.ranked(k, ids, among, by)
+            name = self.namer()
+        return [
+            Match(
+                place,
+                w.score,
+                w.record.id,
+                show_path(name(w.record)),
+                _metadata(w.record),
+                w.local,
+                w.fused,
+                w.inliers,
+                w.probability,
+                w.verdict,
+            )
+            for place, w in enumerate(found, 1)
+        ]
 
     def search(
         self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
@@ -139,16 +227,14 @@ class AskedGallery(OpenedGallery):
         with catalog.reading():
             if not catalog.any_searchable():
                 return [[] for _ in queries]
-            count, store = catalog.number("vector_count"), self.store()
-            store.check_sizes(count)
-            catalog.check_rows(count)
+            count, store = self._sound_store()
             if under is None:
                 source = self._candidates(count, store)
-                ranked = [rank(vector, k, source, store) for vector in queries]
+                ranked = [nearest(vector, k, source, store) for vector in queries]
             else:
                 ids = np.array(ids_below(self, under), np.int64)
                 rows = catalog.rows_of(ids)
-                ranked = [rank_rows(vector, k, ids, rows, store) for vector in queries]
+                ranked = [nearest_rows(vector, k, ids, rows, store) for vector in queries]
             wanted = sorted({int(i) for found, _ in ranked for i in found})
             records = catalog.by_ids(wanted)
             if len(records) < len(wanted):
@@ -163,6 +249,13 @@ class AskedGallery(OpenedGallery):
             ]
             for found, scores in ranked
         ]
+
+    def _sound_store(self) -> tuple[int, VectorStore]:
+        """How many rows of vectors count, and where they are. Raises GalleryDamaged."""
+        count, store = self.catalog.number("vector_count"), self.store()
+        store.check_sizes(count)
+        self.catalog.check_rows(count)
+        return count, store
 
     def _candidates(self, count: int, store: VectorStore) -> candidates.Source:
         """Where candidates come from in the catalog's present state."""

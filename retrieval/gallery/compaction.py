@@ -35,6 +35,8 @@ def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
         catalog.set_meta("vector_count", len(live))
         catalog.set_meta("generation", new.generation)
         catalog.bump_version()
+    if gallery.local is not None:
+        gallery.local.keep_only(record.hash for record in catalog.records() if record.hash is not None)
 
 
 def _pieces(rows: np.ndarray, size: int = 8192) -> Iterator[tuple[int, np.ndarray]]:

@@ -56,7 +56,9 @@ def derive_gallery(
     check_free(folder)
     temporary = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.derived")
     try:
-        gallery = Gallery.create(temporary, model, dtype=source.description["dtype"])
+        gallery = Gallery.create(temporary, model, dtype=source.description["dtype"], local=source.local is not None)
+        if source.local is not None and gallery.local is not None and source.local.folder.is_dir():
+            shutil.copytree(source.local.folder, gallery.local.folder)  # of the same contents, whatever their vectors
         with source.catalog.reading():
             rows, store = source.catalog.live_rows(), source.store()
             count = source.catalog.number("vector_count")

@@ -23,16 +23,26 @@ from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture, add_pictures
 from retrieval.gallery.asking import AskedGallery
 from retrieval.gallery.exchange import export_gallery, import_descriptors
-from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, read_description, write_description
+from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, read_description
 from retrieval.gallery.planning import SyncReport
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.selection import find_root, select
+from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
 from retrieval.messages import Update
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class LocalInfo:
+    """The local index: name of the ``codebook``, how many different ``pictures`` it holds, ``bytes`` on the disk."""
+
+    codebook: str
+    pictures: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class GalleryInfo:
     changes: int
     precision: str = "fp32"
     exclude: tuple[str, ...] = ()
+    local: LocalInfo | None = None
 
 
 class Gallery(AskedGallery):
@@ -68,10 +79,13 @@ class Gallery(AskedGallery):
     _delete: Callable[[], object] | None = None  # what closing a temporary gallery does
 
     @classmethod
-    def create(cls, folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32") -> Gallery:
+    def create(
+        cls, folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32", local: bool = True
+    ) -> Gallery:
         """A new, empty gallery that describes with this very ``model``.
 
-        ``dtype``: how vectors are stored, "float32" or "float16" (half the size).
+        ``dtype``: how vectors are stored, "float32" or "float16" (half the size). ``local``: whether it keeps a local index,
+        by which the same thing is found and verified.
 
         Raises GalleryError when the folder already holds a gallery or something else, or cannot be made.
         """
@@ -91,6 +105,7 @@ class Gallery(AskedGallery):
             "precision": "fp32" if model.quantised is None else "int8",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "roots": [],
+            "local": local,
         }
         # Made under another name and renamed: a gallery is there whole or not at all.
         temporary = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.tmp")
@@ -113,11 +128,11 @@ class Gallery(AskedGallery):
         return cls(folder, description, warn=model.say, model=model)
 
     @classmethod
-    def temporary(cls, model: Model, *, dtype: str = "float32") -> Gallery:
+    def temporary(cls, model: Model, *, dtype: str = "float32", local: bool = True) -> Gallery:
         """A gallery for scripts and tests, in memory where the system keeps such files; closing it deletes it."""
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         folder = tempfile.mkdtemp(prefix="retrieval-", dir=base)
-        gallery = cls.create(Path(folder) / DEFAULT_FOLDER, model, dtype=dtype)
+        gallery = cls.create(Path(folder) / DEFAULT_FOLDER, model, dtype=dtype, local=local)
         gallery._delete = weakref.finalize(gallery, shutil.rmtree, folder, ignore_errors=True)
         return gallery
 
@@ -330,6 +345,9 @@ class Gallery(AskedGallery):
             search=note,
             changes=changes,
             precision=self.description.get("precision", "fp32"),
+            local=None
+            if (index := self.local) is None
+            else LocalInfo(index.codebook.name, len(index), index.bytes_on_disk()),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import os
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrieval.describe.model import Model, load_model
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
-from retrieval.files.whole import write_json
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
+from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search import index as ann
-from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.settings import FORMAT, GallerySettings
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
@@ -29,7 +28,6 @@ from retrieval.models.spec import ModelSpec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-FORMAT = 2  # 2: pictures under keys of a program; 1: all others
 _FEW_CHANGES = 1000
 DEFAULT_FOLDER = ".retrieval"
 INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
@@ -44,7 +42,7 @@ def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathL
     return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)
 
 
-class OpenedGallery:
+class OpenedGallery(GallerySettings):
     """A gallery on disk, opened: what reads and writes it builds on. :class:`retrieval.Gallery` is its face.
 
     ``model``: the one to describe with (default: made from the description). ``warn`` gets one-line messages about things
@@ -70,6 +68,7 @@ class OpenedGallery:
         self.model = model
         self._catalog: Catalog | None = None
         self._store: VectorStore | None = None  # the reader's, of the present generation
+        self._local: LocalIndex | None = None
 
     # -- opening -------------------------------------------------------------------------------------------------
 
@@ -122,6 +121,13 @@ class OpenedGallery:
             self._store = store
         return store
 
+    @property
+    def local(self) -> LocalIndex | None:
+        """The local index, None in a gallery that keeps none."""
+        if self._local is None and self.local_setting:
+            self._local = LocalIndex(self.folder, self.warn)
+        return self._local if self.local_setting else None
+
     @contextmanager
     def writing(self) -> Iterator[Catalog]:
         """Hold the gallery for writing. Raises GalleryLocked when somebody else does."""
@@ -166,73 +172,6 @@ class OpenedGallery:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def describe_roots(self, catalog: Catalog) -> None:
-        """Keep the readable copy of the roots in ``gallery.json``, and a copy of that in the catalog."""
-        roots = [{"path": os.fsencode(r.path).decode("utf-8", "replace"), "kind": r.kind} for r in catalog.roots()]
-        if roots != self.description.get("roots"):
-            self.description["roots"] = roots
-            catalog.set_meta("description", json.dumps(self.description))
-            write_description(self.folder, self.description)
-
-    def configure_search(self, kind: str | None = None, recall: float | None = None) -> None:
-        """What search index the gallery keeps from its next synchronisation on; None leaves a setting as it is.
-
-        ``kind``: "auto" (exact while that is fast, then inverted lists), "flat", "hnsw", "ivf", "ivfpq" or a FAISS factory
-        string; ``recall``: the share of the true first 10 that an approximate one must find, measured on the gallery itself.
-        Raises UsageError.
-        """
-        kind = kind or self.search_kind
-        recall = self.search_recall if recall is None else recall
-        ann_kind.check_request(kind, self.spec.dim, recall)
-        if (kind, recall) != (self.search_kind, self.search_recall):
-            with self.writing() as catalog:
-                self.description["ann"] = {"kind": kind, "recall": recall}
-                with catalog.writing():
-                    catalog.set_meta("description", json.dumps(self.description))
-                write_description(self.folder, self.description)
-
-    @property
-    def search_kind(self) -> str:
-        """The kind of search index asked for, see :meth:`configure_search`."""
-        result: str = self.description.get("ann", {}).get("kind", "auto")
-        return result
-
-    @property
-    def search_recall(self) -> float:
-        """The recall asked of an approximate search index."""
-        result: float = self.description.get("ann", {}).get("recall", ann_kind.DEFAULT_RECALL)
-        return result
-
-    @property
-    def exclude(self) -> list[str]:
-        """Patterns of files and folders that are not indexed, see :mod:`retrieval.pictures.leave_out`."""
-        return list(self.description.get("exclude", []))
-
-    def configure_exclude(self, patterns: Sequence[str], forget: Sequence[str] = ()) -> None:
-        """Leave out files and folders of these patterns too, from the next synchronisation on, and no longer those to
-        ``forget``. A path that is there, as seen from the current folder, is meant as a whole. Raises UsageError for one to
-        forget that is not remembered."""
-        unknown = [pattern for pattern in forget if not {pattern, _whole(pattern)} & {*self.exclude}]
-        if unknown:
-            known = ", ".join(map(repr, self.exclude)) or "none"
-            raise UsageError(f"{unknown[0]!r} is not left out by a pattern", f"These are remembered: {known}.")
-        dropped = {*forget, *map(_whole, forget)}
-        merged = [p for p in dict.fromkeys([*self.exclude, *map(_whole, patterns)]) if p not in dropped]
-        if merged != self.exclude:
-            with self.writing() as catalog:
-                self.description["exclude"] = merged
-                with catalog.writing():
-                    catalog.set_meta("description", json.dumps(self.description))
-                write_description(self.folder, self.description)
-
-    def allow_keys(self, catalog: Catalog) -> None:
-        """From now on the gallery may hold keys; a program that would take them for vanished files refuses it."""
-        if self.description["format"] < FORMAT:
-            self.description["format"] = FORMAT
-            with catalog.writing():
-                catalog.set_meta("description", json.dumps(self.description))
-            write_description(self.folder, self.description)
-
     def refresh_index(self, catalog: Catalog, *, eagerly: bool = True) -> bool:
         """Bring the search index in line with the catalog, see ``gallery/search/index.py``. True when it was written.
 
@@ -254,13 +193,6 @@ class OpenedGallery:
     def vectors_of(self, records: Sequence[Record]) -> np.ndarray:
         """Stored descriptors of these records, float32 (N, D)."""
         return self.store().take(np.array([r.row for r in records], np.int64), check=True)
-
-
-def _whole(pattern: str) -> str:
-    """A pattern that is the path of something, from the root of the disk; any other as it is."""
-    if os.sep in pattern.strip(os.sep) and not os.path.isabs(pattern) and os.path.lexists(pattern):
-        return glob.escape(os.path.abspath(pattern))
-    return pattern
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -289,15 +221,6 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
     result: dict[str, Any] = description
     return result
-
-
-def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
-    path = folder / "gallery.json"
-    try:
-        write_json(path, description)
-    except OSError as error:
-        raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
 
 
 def _summary(spec: ModelSpec) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from retrieval.files.paths import show_path
+from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.mounts import Mounts
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
@@ -23,7 +24,8 @@ from retrieval.pictures.scan import Found, Scan, identity, look, walk
 class SyncReport:
     """What one run did, in pictures. ``troubles``: (path, reason) of those that could not be read in this run or before;
     ``foreign``: how many files were passed over that a photographer would call pictures, by suffix; ``left_out``: how many
-    files and folders by rule; ``stayed_out``: how many pictures because they were once taken out of the gallery."""
+    files and folders by rule; ``stayed_out``: how many pictures because they were once taken out of the gallery; ``local``: how
+    many got codes in the local index."""
 
     added: int = 0
     changed: int = 0
@@ -35,6 +37,7 @@ class SyncReport:
     ignored: int = 0
     left_out: int = 0
     stayed_out: int = 0
+    local: int = 0
     foreign: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     troubles: list[tuple[str, str]] = field(default_factory=list)
@@ -73,8 +76,11 @@ class Plan:
         *,
         restore: bool = False,
         rehash: bool = False,
+        local: LocalIndex | None = None,
     ) -> None:
+        """``local``: pictures that it lacks are looked at too."""
         self.gallery, self.catalog, self.report = gallery, catalog, report
+        self.local = local
         self.restore, self.rehash = restore, rehash
         self.work: list[Work] = []
         self.vanished: dict[int, Record] = {}
@@ -178,6 +184,14 @@ class Plan:
         others = (r for r in self.catalog.roots() if r.kind == "folder" and r.id != own.id)
         return {found for r in others if (found := identity(self.gallery.folder_of(r))) is not None}
 
+    def _lacks_codes(self, record: Record) -> bool:
+        return (
+            self.local is not None
+            and record.row is not None
+            and record.hash is not None
+            and record.hash not in self.local
+        )
+
     def _may_have_moved(self, records: Iterable[Record]) -> None:
         for record in records:
             if record.hash is not None and record.row is not None:
@@ -217,6 +231,9 @@ class Plan:
             elif record.status != "pending" and not self.rehash and _is_same(record, file):
                 if record.id not in self._planned:
                     self._planned.add(record.id)
+                    if self._lacks_codes(record):
+                        self.work.append(Work(record, os.path.join(folder, file.path), file.size, file.mtime_ns))
+                        continue
                     self.report.unchanged += record.status == "ok"
                     if record.ctime_ns == -1 != file.ctime_ns:
                         unknown.append((record, file))

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
-from retrieval.gallery.opened import read_description, write_description
+from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
+from retrieval.gallery.opened import read_description
+from retrieval.gallery.search.intact import SUFFIX as SEEN
+from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
@@ -36,6 +39,8 @@ def repair(folder: Path) -> list[str]:
             catalog.close()
         for path in (folder / "ann").glob("*"):
             path.unlink()
+        for path in (folder / LOCAL_FOLDER).glob(f"*/*{SEEN}"):
+            path.unlink()  # the local index is compared with its hashes anew
     return done
 
 

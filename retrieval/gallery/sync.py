@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryError, ImageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.compaction import compact
+from retrieval.gallery.local.collecting import Collector
+from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.planning import Plan, SyncReport, Work
 from retrieval.gallery.store.catalog import Catalog
@@ -53,13 +56,15 @@ def synchronise(
     with gallery.writing() as catalog:
         gallery.store(catalog).check_sizes(catalog.number("vector_count"))
         gallery.store(catalog).remove_other_generations()
-        plan = Plan(gallery, catalog, report, restore=restore, rehash=rehash)
+        local = _local_index(gallery, catalog)
+        plan = Plan(gallery, catalog, report, restore=restore, rehash=rehash, local=local)
         for target in targets_of(gallery, catalog, paths):
             plan.add(target)
         plan.look_for_moved()
         run = _Run(gallery, catalog, report, plan)
         version = catalog.number("version")
-        run.describe(progress or no_update, workers)
+        with run.local.working() if run.local is not None and plan.work else nullcontext():
+            run.describe(progress or no_update, workers)
         run.finish()
         plan.tell_of_gone_roots()
         # Not in a run that dropped pictures: should they come back, their vectors are still there. In the next one.
@@ -70,6 +75,22 @@ def synchronise(
         report.troubles = [(show_path(name(r)), r.error or "") for r in catalog.troubled()]
     report.seconds = time.monotonic() - started
     return report
+
+
+def _local_index(gallery: OpenedGallery, catalog: Catalog) -> LocalIndex | None:
+    """The local index, ready to be written; a gallery made before there was one gets it, one that wants none loses it."""
+    if gallery.local_setting is None:
+        gallery.set_local(catalog, True)
+        if catalog.any_searchable():
+            gallery.warn(
+                "This gallery gets a local index, by which the same thing is found and verified: its pictures are opened once "
+                "more (--no-local does without)."
+            )
+    if gallery.local is None:
+        LocalIndex(gallery.folder).remove()
+    else:
+        gallery.local.prepare()
+    return gallery.local
 
 
 def _settled(mtime_ns: int) -> int:
@@ -87,6 +108,7 @@ class _Run:
         self.store: VectorStore = gallery.store(catalog)
         self.work = plan.work
         self.vanished = plan.vanished
+        self.local = None if plan.local is None else Collector(plan.local, gallery.spec.image)
         self._moved_from = plan.moved_from
         self._origins_known: set[str] = set()
         self._lock = threading.Lock()
@@ -132,13 +154,23 @@ class _Run:
                 work.waits = True
                 self._in_flight[work.digest].append(work)
                 return None
-            if self._reader.vector_of(work.digest) is not None:
-                return None
-            self._in_flight[work.digest] = []
+            known = self._reader.vector_of(work.digest) is not None
+            if not known:
+                self._in_flight[work.digest] = []
+        codeless = self.local is not None and self.local.claim(work.digest)
+        if known and not codeless:
+            return None
         rule = self.gallery.spec.image
-        picture = imaging.load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
+        try:
+            picture = imaging.load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
+        except ImageError:
+            if known:  # it was read before: its vector stays
+                return None
+            raise
         work.width, work.height = picture.width, picture.height
-        return picture.array
+        if self.local is not None and codeless:
+            self.local.look(work.digest, picture.array, source)
+        return None if known else picture.array
 
     @staticmethod
     def _read(work: Work) -> bytes | str:
@@ -163,6 +195,8 @@ class _Run:
         """Make vectors and outcomes count; empties both lists, then fills ``settled`` with those that waited for them."""
         catalog = self.catalog
         count = catalog.number("vector_count")
+        if self.local is not None:
+            self.local.keep()
         if ready:
             try:
                 self.store.write(count, np.stack([vector for _, vector in ready]), [work.digest for work, _ in ready])
@@ -267,6 +301,10 @@ class _Run:
 
     def finish(self) -> None:
         self._reader.close()
+        if self.local is not None:
+            self.local.keep()
+            self.local.index.settle()
+            self.report.local = self.local.looked
         if self.vanished:
             with self.catalog.writing():
                 self.catalog.delete(self.vanished)

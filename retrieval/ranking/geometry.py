@@ -49,7 +49,15 @@ class Verification:
     homography: npt.NDArray[np.float64] | None
 
 
-def local_features(image: npt.NDArray[np.uint8], max_points: int = 1000, longest_side: int = 640) -> LocalFeatures:
+@dataclass(frozen=True)
+class OrientedFeatures(LocalFeatures):
+    """Points, strongest first, with ``shapes`` (N, 2) float32: their diameter in pixels of the image, and their orientation in
+    degrees, clockwise from the right, in [0, 360)."""
+
+    shapes: npt.NDArray[np.float32]
+
+
+def local_features(image: npt.NDArray[np.uint8], max_points: int = 1000, longest_side: int = 640) -> OrientedFeatures:
     """The strongest SIFT points (Lowe, IJCV 2004) of an RGB image, uint8 (H, W, 3), with root-SIFT descriptors.
 
     Root-SIFT is the element-wise root of the L1-normalised descriptor (Arandjelovic and Zisserman, CVPR 2012). Points
@@ -68,12 +76,17 @@ def local_features(image: npt.NDArray[np.uint8], max_points: int = 1000, longest
         grey = cv2.resize(grey, reduced, interpolation=cv2.INTER_AREA)
     found, sift = cv2.SIFT.create(nfeatures=max_points).detectAndCompute(grey, None)
     if not found:
-        return LocalFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), (width, height))
+        nothing = np.zeros((0, 2), np.float32)
+        return OrientedFeatures(nothing, np.zeros((0, 128), np.uint8), (width, height), nothing)
+    table = np.array([(*point.pt, point.size, point.angle, point.response) for point in found])
+    order = np.argsort(-table[:, 4], kind="stable")
+    table, sift = table[order], sift[order]
     shrink = np.array([grey.shape[1] / width, grey.shape[0] / height])
-    points = (np.array([point.pt for point in found]) + 0.5) / shrink - 0.5  # a pixel's centre has whole coordinates
+    points = (table[:, :2] + 0.5) / shrink - 0.5  # a pixel's centre has whole coordinates
+    shapes = np.stack([table[:, 2] / shrink.mean(), table[:, 3] % 360], axis=1)
     root = np.sqrt(sift / np.maximum(sift.sum(axis=1, keepdims=True), 1e-6))
     descriptors = np.minimum(np.rint(root * _SCALE), 255).astype(np.uint8)
-    return LocalFeatures(points.astype(np.float32), descriptors, (width, height))
+    return OrientedFeatures(points.astype(np.float32), descriptors, (width, height), shapes.astype(np.float32))
 
 
 def pack(features: LocalFeatures) -> bytes:

@@ -538,6 +538,16 @@ class Catalog:
             query = f"SELECT {self._fields} FROM images WHERE hash = ? ORDER BY id"
             return [_record(row) for row in self._connection.execute(query, (digest,))]
 
+    def ids_of_hashes(self, digests: Sequence[str]) -> list[int]:
+        """Ids of the pictures with a vector that have one of these contents."""
+        found: list[int] = []
+        with self._errors():
+            for begin in range(0, len(digests), 500):
+                part = list(digests[begin : begin + 500])
+                query = f"SELECT id FROM images WHERE row IS NOT NULL AND hash IN ({','.join('?' * len(part))})"
+                found += [i for (i,) in self._connection.execute(query, part)]
+        return found
+
     def remember_taken_out(self, records: Iterable[Record]) -> None:
         """Pictures that were taken out on purpose, which stay out."""
         rows = ((record.root, encode_path(record.path)) for record in records)

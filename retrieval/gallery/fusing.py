@@ -1,0 +1,103 @@
+"""The ranking by fused evidence: candidates from descriptors and from local features, weighed together, the first verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.errors import GalleryDamaged
+from retrieval.gallery.answers import cosines
+from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.store.catalog import REPAIR, Catalog, Record
+from retrieval.gallery.store.vectors import VectorStore
+from retrieval.ranking import evidence
+
+CANDIDATES = 100  # from each list, or as many as are asked for
+VERIFIED = 30  # first answers whose geometry is looked at
+_SAMPLE = 512  # vectors whose cosines are the background
+RANKS = ("fused", "cosine", "local")
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """One answer: ``score`` the cosine, ``local`` the kernel's value (None: no codes), ``inliers`` (None: not looked at),
+    ``fused`` the log-odds that it shows the same thing, ``probability`` and ``verdict`` what that means."""
+
+    record: Record
+    score: float
+    local: float | None
+    inliers: int | None
+    fused: float
+    probability: float
+    verdict: str | None
+
+
+class Weigher:
+    """Weighs the answers to one query: its descriptor (D,) and what its local codes share with the gallery."""
+
+    def __init__(
+        self, vector: np.ndarray, local: LocalSearch, catalog: Catalog, store: VectorStore, count: int
+    ) -> None:
+        """``count``: rows of vectors."""
+        self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
+        rows = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+        self.cosine_background = evidence.background(cosines(vector, store, rows), evidence.PRIOR_COSINE)
+        self.local_background = evidence.background(local.similarities, evidence.PRIOR_LOCAL)
+
+    def ranked(self, k: int, ids: np.ndarray, among: np.ndarray | None = None, by: str = "fused") -> list[Weighed]:
+        """The ``k`` best of the pictures ``ids`` (by cosine) and the best by local features, ``among`` these ids alone.
+        ``by``: "fused", or "local" for the local similarity alone. Equal ones by ascending id."""
+        records = self.catalog.by_ids(sorted({*map(int, ids), *self._found_locally(max(k, CANDIDATES), among)}))
+        if len(records) < len(ids):
+            raise GalleryDamaged(f"{self.catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
+        chosen = [record for record in records.values() if record.row is not None]
+        chosen.sort(key=lambda record: record.id)
+        scores = cosines(self.vector, self.store, np.array([record.row for record in chosen], np.int64))
+        local = np.array([self.local.similarity(record.hash) for record in chosen])
+        z_cosine, z_local = self.cosine_background.z(scores), self.local_background.z(local)
+        inliers = np.zeros(len(chosen), np.int64)
+        first = evidence.log_odds(z_cosine, z_local, inliers)
+        looked = self._look(chosen, np.argsort(-first, kind="stable")[:VERIFIED], inliers)
+        odds = evidence.log_odds(z_cosine, z_local, inliers)
+        chances = evidence.probability(odds)
+        key = odds if by == "fused" else np.nan_to_num(local, nan=-1.0)
+        return [
+            Weighed(
+                chosen[i],
+                float(scores[i]),
+                None if np.isnan(local[i]) else float(local[i]),
+                int(inliers[i]) if looked[i] else None,
+                float(odds[i]),
+                float(chances[i]),
+                evidence.verdict(float(chances[i]), int(inliers[i]), float(z_cosine[i])),
+            )
+            for i in np.argsort(-key, kind="stable")[:k]
+        ]
+
+    def _look(self, chosen: Sequence[Record], places: np.ndarray, inliers: np.ndarray) -> np.ndarray:
+        """Fill in the inliers at these places; returns which were compared, bool."""
+        looked = np.zeros(len(chosen), bool)
+        known: dict[str | None, int | None] = {}
+        for i in places:
+            digest = chosen[i].hash
+            if digest not in known:
+                pose = self.local.pose(digest)
+                known[digest] = None if pose is None else pose.inliers
+            found = known[digest]
+            if found is not None:
+                looked[i], inliers[i] = True, found
+        return looked
+
+    def _found_locally(self, count: int, among: np.ndarray | None) -> set[int]:
+        """Ids of pictures of the best contents, at least so many where there are; contents that no picture has any more are
+        passed over."""
+        found: set[int] = set()
+        allowed = None if among is None else set(among.tolist())
+        first, step = 0, count
+        while len(found) < count and (digests := self.local.best(first, step)):
+            ids = self.catalog.ids_of_hashes(digests)
+            found.update(i for i in ids if allowed is None or i in allowed)
+            first, step = first + step, 4 * step
+        return found

@@ -1,0 +1,215 @@
+"""The local index: for each picture content the codes of its local features, in sealed blocks and a tail that grows.
+
+Codes belong to contents, not to rows or names: copies share theirs, a renamed picture keeps them, and vectors may be compacted
+without them. So they need no commit of their own: a record that is whole counts, and what is missing is made at the next run.
+
+A run appends to the tail; once that holds enough it becomes a block, and blocks of like size are merged, so that there are few
+of them. Files are whole at every moment: a block is there before the tail that it holds goes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import GalleryDamaged, GalleryError
+from retrieval.gallery.local import tail
+from retrieval.gallery.local.block import Block, block_of, is_block, number_of, open_block, remove_block, write_block
+from retrieval.messages import Say, say_nothing
+from retrieval.ranking.asmk import Codebook, LocalCodes, standard_codebook
+from retrieval.ranking.geometry import local_features
+from retrieval.ranking.inverted import MOST_PICTURES
+
+FOLDER = "local"
+POINTS, SIDE = 500, 400  # of a picture: 20 ms, as good as twice the points at 640 px
+_SEAL_WITHIN, _SEAL_AFTER = 4096, 256  # contents in the tail that become a block: during a run, at its end
+_TRIES = 5
+_KEPT = ("sift",)  # of other folders beside ours: points kept for verification
+
+
+class LocalIndex:
+    """The local index in a gallery's folder. One writer, which holds the gallery's lock; readers never wait."""
+
+    def __init__(self, gallery: Path, say: Say = say_nothing, codebook: Codebook | None = None) -> None:
+        self.codebook = codebook or standard_codebook()
+        self.folder = gallery / FOLDER / self.codebook.name
+        self.say = say
+        self._turn = threading.RLock()
+        self._state: object = None
+        self._blocks: list[Block] = []
+        self._contents: set[bytes] | None = None
+        self._told: set[str] = set()
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def describe(self, image: npt.NDArray[np.uint8], *, query: bool = False) -> LocalCodes:
+        """The codes of an RGB picture, uint8 (H, W, 3); of a query, with three words a point."""
+        return self.codebook.aggregate(local_features(image, POINTS, SIDE), query=query)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def blocks(self) -> list[Block]:
+        """What there is now, the tail as the last block. Of damaged parts ``say`` tells once; they are left out."""
+        with self._turn:
+            for _ in range(_TRIES):
+                state = self._now()
+                if state == self._state and all(block.unchanged() for block in self._blocks):
+                    break
+                try:
+                    self._blocks = self._open(state)
+                except FileNotFoundError:  # a writer has merged it meanwhile
+                    continue
+                self._state, self._contents = state, None
+                break
+            return self._blocks
+
+    def __contains__(self, digest: str) -> bool:
+        with self._turn:
+            blocks = self.blocks()
+            if self._contents is None:
+                self._contents = {h.tobytes() for block in blocks for h in block.hashes}
+            return bytes.fromhex(digest) in self._contents
+
+    def __len__(self) -> int:
+        """How many contents have codes."""
+        return len({h.tobytes() for block in self.blocks() for h in block.hashes})
+
+    def bytes_on_disk(self) -> int:
+        return sum(size for _, size, _ in self._now())
+
+    def _now(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of every file, in order."""
+        try:
+            with os.scandir(self.folder) as entries:
+                found = [(e.name, e.stat()) for e in entries if is_block(e.name) or e.name == tail.NAME]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise GalleryError(f"{self.folder} cannot be read ({error.strerror or error})") from error
+        return sorted((name, status.st_size, status.st_mtime_ns) for name, status in found)
+
+    def _open(self, state: list[tuple[str, int, int]]) -> list[Block]:
+        words = len(self.codebook)
+        known = {block.path: block for block in self._blocks if block.path is not None and block.unchanged()}
+        found, growing = [], {}
+        for name, _, _ in state:
+            path = self.folder / name
+            if name == tail.NAME:
+                growing = tail.read(path, words)
+                continue
+            try:
+                found.append(known.get(path) or open_block(path, words))
+            except GalleryDamaged as damage:
+                if name not in self._told:
+                    self._told.add(name)
+                    self.say(f"{damage} Without it, its pictures are ranked by their descriptors alone.")
+        fresh = {d: c for d, c in growing.items() if all(block.find(d) is None for block in found)}
+        return [*found, block_of(fresh, words)] if fresh else found
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def append(self, pictures: Mapping[str, LocalCodes]) -> None:
+        """Keep the codes of these contents, by hash in hexadecimal: on the disk when this returns. Raises GalleryError."""
+        if not pictures:
+            return
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tail.append(self.folder / tail.NAME, {bytes.fromhex(d): codes for d, codes in pictures.items()})
+        self._seal(_SEAL_WITHIN)
+
+    def settle(self) -> None:
+        """At the end of a run: the tail becomes a block where it is not short, and blocks of like size become one."""
+        self._seal(_SEAL_AFTER)
+        while len(blocks := sorted(self._sealed(), key=len)) > 1:
+            pair = next(
+                (p for p in pairwise(blocks) if _belong(*p)),
+                None,
+            )
+            if pair is None:
+                return
+            self._replace(pair, {d: c for block in pair for d, c in _pictures(block).items()})
+
+    def prepare(self) -> None:
+        """Before a run: damaged blocks and those of other codebooks go; their pictures are looked at again."""
+        healthy = {block.path for block in self._sealed()}
+        with self._writing():
+            for name, _, _ in self._now():
+                if is_block(name) and self.folder / name not in healthy:
+                    remove_block(self.folder / name)
+            beside = self.folder.parent
+            for other in beside.iterdir() if beside.is_dir() else ():
+                if other != self.folder and other.is_dir() and not other.name.startswith(_KEPT):
+                    shutil.rmtree(other)
+                    self.say("The local index is made anew: it was made with another codebook.")
+
+    def keep_only(self, digests: Iterable[str]) -> None:
+        """Drop the codes of all other contents."""
+        wanted = {bytes.fromhex(d) for d in digests}
+        blocks = self.blocks()
+        for block in blocks:
+            pictures = _pictures(block)
+            kept = {d: c for d, c in pictures.items() if d in wanted}
+            if len(kept) < len(pictures):
+                self._replace([block], kept)
+
+    def remove(self) -> None:
+        """All of it goes."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sealed(self) -> list[Block]:
+        return [block for block in self.blocks() if block.path is not None]
+
+    def _seal(self, least: int) -> None:
+        growing = [block for block in self.blocks() if block.path is None]
+        if growing and len(growing[0]) >= least:
+            self._replace(growing, _pictures(growing[0]))
+
+    def _replace(self, old: Iterable[Block], pictures: Mapping[bytes, LocalCodes]) -> None:
+        """Write these pictures as blocks; then the ``old`` ones go."""
+        number = 1 + max((number_of(name) for name, _, _ in self._now()), default=0)
+        digests = sorted(pictures)
+        with self._writing():
+            for begin in range(0, len(digests), MOST_PICTURES):
+                part = {d: pictures[d] for d in digests[begin : begin + MOST_PICTURES]}
+                write_block(self.folder, number, block_of(part, len(self.codebook)))
+                number += 1
+            for block in old:
+                if block.path is None:
+                    (self.folder / tail.NAME).unlink(missing_ok=True)
+                else:
+                    remove_block(block.path)
+
+    def _writing(self) -> _Writing:
+        return _Writing(self.folder)
+
+
+class _Writing:
+    """Says of the disk's errors what they mean."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise GalleryError(
+                f"could not write the local index in {self.folder}: {error.strerror or error}",
+                "What was committed is safe; free space and run the same command again.",
+            ) from error
+
+
+def _belong(smaller: Block, larger: Block) -> bool:
+    return len(larger) <= 2 * len(smaller) and len(smaller) + len(larger) <= MOST_PICTURES
+
+
+def _pictures(block: Block) -> dict[bytes, LocalCodes]:
+    return dict(zip((h.tobytes() for h in block.hashes), block.inverted.pictures(), strict=True))

@@ -1,0 +1,59 @@
+"""One query in the local index: every content's similarity, and for single ones the geometry of what they share."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.gallery.local.block import Block
+from retrieval.ranking.asmk import LocalCodes
+from retrieval.ranking.pose import Pose, estimate
+
+
+class LocalSearch:
+    """What a query's codes share with the contents of all blocks. ``similarities`` float64 (C,): of every content."""
+
+    def __init__(self, blocks: list[Block], query: LocalCodes) -> None:
+        self.blocks, self.query = blocks, query
+        self._hits = [block.inverted.hits(query) for block in blocks]
+        self._each = [b.inverted.similarities(query, h) for b, h in zip(blocks, self._hits, strict=True)]
+        self.similarities: npt.NDArray[np.float64] = np.concatenate([np.zeros(0), *self._each])
+        self._ends = np.cumsum([len(block) for block in blocks])
+        self._order: npt.NDArray[np.int64] | None = None
+
+    def best(self, first: int, count: int) -> list[str]:
+        """The contents from place ``first`` on, best first, by hash in hexadecimal; only such as share anything."""
+        if self._order is None:
+            some = np.flatnonzero(self.similarities > 0)
+            self._order = some[np.argsort(-self.similarities[some], kind="stable")]
+        found = []
+        for i in self._order[first : first + count]:
+            block = int(np.searchsorted(self._ends, i, side="right"))
+            inside = int(i) - (int(self._ends[block - 1]) if block else 0)
+            found.append(self.blocks[block].hashes[inside].tobytes().hex())
+        return found
+
+    def similarity(self, digest: str | None) -> float:
+        """Of this content; NaN where it has no codes."""
+        found = self._find(digest)
+        return float("nan") if found is None else float(self._each[found[0]][found[1]])
+
+    def pose(self, digest: str | None) -> Pose | None:
+        """How the query lies in this content; None where it has no codes."""
+        found = self._find(digest)
+        if found is None:
+            return None
+        block, number = found
+        hits = self._hits[block]
+        shared = np.flatnonzero(hits.pictures == number)
+        shared = shared[np.argsort(hits.distances[shared], kind="stable")]
+        places = self.blocks[block].inverted.places[hits.entries[shared]]
+        return estimate(self.query.places[hits.query_words[shared]], places)
+
+    def _find(self, digest: str | None) -> tuple[int, int] | None:
+        if digest is not None:
+            for i, block in enumerate(self.blocks):
+                number = block.find(bytes.fromhex(digest))
+                if number is not None:
+                    return i, number
+        return None

@@ -1,0 +1,77 @@
+"""The part of the local index that still grows: records one after the other, each with its picture's hash and a checksum.
+
+A record counts when it is whole. What a kill or a power cut left half written ends the readable part; the next writer cuts it
+off, and its picture is looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.files.digest import HASH_BYTES
+from retrieval.ranking.asmk import CODE_BYTES, LocalCodes
+
+NAME = "tail"
+_RECORD = struct.Struct(f"<I{HASH_BYTES}sH")  # CRC of all that follows it in the record; content hash; words
+_ENTRY = 2 + CODE_BYTES + 4
+
+
+def append(path: Path, pictures: Mapping[bytes, LocalCodes]) -> None:
+    """Add pictures, by content hash, and force them to the disk; what an interrupted call left is cut off first. OSError."""
+    data = b"".join(_packed(digest, codes) for digest, codes in pictures.items())
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end = sum(length for _, _, length in _records(_whole(descriptor)))
+        os.ftruncate(descriptor, end)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, end)
+            view, end = view[written:], end + written
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, words: int) -> dict[bytes, LocalCodes]:
+    """All whole records up to the first that is not, of a codebook of so many ``words``. Raises OSError."""
+    found = {}
+    for digest, codes, _ in _records(path.read_bytes()):
+        if not len(codes) or int(codes.words[-1]) < words:
+            found[digest] = codes
+    return found
+
+
+def _packed(digest: bytes, codes: LocalCodes) -> bytes:
+    body = codes.words.astype("<u2").tobytes() + codes.codes.tobytes() + codes.places.tobytes()
+    head = _RECORD.pack(0, digest, len(codes))
+    return struct.pack("<I", zlib.crc32(head[4:] + body)) + head[4:] + body
+
+
+def _records(data: bytes) -> Iterator[tuple[bytes, LocalCodes, int]]:
+    """(content hash, codes, length in bytes) of each."""
+    at = 0
+    while at + _RECORD.size <= len(data):
+        crc, digest, count = _RECORD.unpack_from(data, at)
+        end = at + _RECORD.size + _ENTRY * count
+        if end > len(data) or zlib.crc32(memoryview(data)[at + 4 : end]) != crc:
+            return
+        begin = at + _RECORD.size
+        words = np.frombuffer(data, "<u2", count, begin).astype(np.uint16)
+        codes = np.frombuffer(data, np.uint8, CODE_BYTES * count, begin + 2 * count).reshape(count, CODE_BYTES)
+        places = np.frombuffer(data, np.uint8, 4 * count, begin + (2 + CODE_BYTES) * count).reshape(count, 4)
+        yield digest, LocalCodes(words, codes, places), end - at
+        at = end
+
+
+def _whole(descriptor: int) -> bytes:
+    parts, at = [], 0
+    while block := os.pread(descriptor, 1 << 24, at):
+        parts.append(block)
+        at += len(block)
+    return b"".join(parts)

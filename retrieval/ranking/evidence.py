@@ -1,0 +1,88 @@
+"""From scores to evidence that a picture shows the same thing: log-odds, against the background that the gallery itself shows.
+
+Nearly all pictures of a gallery have nothing to do with a query; their scores are the background. A score counts by how many
+spreads z it lies above the background's median. Backgrounds fall off about exponentially and right answers are spread widely,
+so the log-likelihood ratio of right to background is about linear in z; far out, where no background was seen, it says no
+more. The evidence of cosine, local similarity and geometry is added (as if independent), and a logistic curve turns the sum
+into a probability.
+
+Its constants were fitted once, by logistic regression on six sets (paintings on walls and cut out, photos pasted into clutter,
+drawn facades, things seen from all sides), half of their queries without an answer; see docs/same_thing.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+
+# (median, spread) of scores of pictures that do not belong together, for galleries too small to show their own: the prior
+# counts as much as so many pictures.
+PRIOR_COSINE = (0.5, 0.1)
+PRIOR_LOCAL = (0.0007, 0.0006)
+_PRIOR_WEIGHT = 30
+
+_COSINE_MOST, _COSINE_BEYOND = 4.0, 0.1
+_LOCAL_LEAST, _LOCAL_MOST, _LOCAL_BEYOND, _LOCAL_WEIGHT = 2.0, 8.0, 0.05, 0.6
+_INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
+_SLOPE, _OFFSET = 1.28, -6.89
+
+SAME, LIKELY, SIMILAR = "same", "likely", "similar"
+SAME_PROBABILITY, SAME_INLIERS = 0.98, 8
+LIKELY_PROBABILITY = 0.5
+SIMILAR_COSINE = 2.0  # spreads above the background
+
+
+@dataclass(frozen=True)
+class Background:
+    """Median and spread (a standard deviation, were they normal) of the scores of pictures that do not belong to a query."""
+
+    median: float
+    spread: float
+
+    def z(self, scores: Floats) -> npt.NDArray[np.float64]:
+        """How many spreads above the median, float64 of the same shape."""
+        result: npt.NDArray[np.float64] = (np.asarray(scores, np.float64) - self.median) / self.spread
+        return result
+
+
+def background(scores: Floats, prior: tuple[float, float]) -> Background:
+    """The background that these scores (N,) of a query with pictures of the gallery show: from their median and their 5 to 95 %
+    range, which right answers hardly move; mixed with the prior (median, spread), which matters where N is not large."""
+    count = len(scores)
+    if not count:
+        return Background(*prior)
+    low, median, high = np.quantile(scores, [0.05, 0.5, 0.95])
+    share = count / (count + _PRIOR_WEIGHT)
+    variance = share * ((high - low) / 3.29) ** 2 + (1 - share) * prior[1] ** 2
+    return Background(float(share * median + (1 - share) * prior[0]), float(max(variance, 1e-12) ** 0.5))
+
+
+def log_odds(cosine: Floats, local: Floats, inliers: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """Log-odds (natural) that pictures show the same thing as a query: ``cosine`` and ``local`` (N,) in spreads above their
+    backgrounds, NaN for a picture without local codes; ``inliers`` (N,), 0 where nothing was compared."""
+    z = np.asarray(cosine, np.float64)
+    total = np.clip(z, -1, _COSINE_MOST) + _COSINE_BEYOND * np.maximum(z - _COSINE_MOST, 0)
+    above = np.maximum(np.nan_to_num(np.asarray(local, np.float64), nan=0.0) - _LOCAL_LEAST, 0)
+    total += _LOCAL_WEIGHT * np.minimum(above, _LOCAL_MOST) + _LOCAL_BEYOND * np.maximum(above - _LOCAL_MOST, 0)
+    total += _INLIERS_WEIGHT * np.maximum(np.minimum(inliers, _INLIERS_MOST) - _INLIERS_LEAST, 0)
+    return _SLOPE * total + _OFFSET
+
+
+def probability(odds: Floats) -> npt.NDArray[np.float64]:
+    """Of log-odds, in [0, 1]."""
+    result: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
+    return result
+
+
+def verdict(probability: float, inliers: int | None, cosine: float) -> str | None:
+    """What an answer is: "same" (the same thing, verified by geometry), "likely", "similar" (not the same, but more alike than
+    unrelated pictures are), or None. ``cosine``: in spreads above the background."""
+    if probability >= SAME_PROBABILITY and (inliers or 0) >= SAME_INLIERS:
+        return SAME
+    if probability >= LIKELY_PROBABILITY:
+        return LIKELY
+    return SIMILAR if cosine >= SIMILAR_COSINE else None

@@ -1,0 +1,69 @@
+"""How many shared words of two images agree in one pose: a weak geometric check without opening a picture.
+
+Each pair of points says by its places, sizes and orientations how one image would have to be shifted, turned and scaled to lie
+on the other (a hypothesis from a single correspondence: Philbin et al., "Object retrieval with large vocabularies and fast
+spatial matching", CVPR 2007). The one that most pairs agree with is refined to an affinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MOST_PAIRS = 100
+_NEAR = 12.0  # pairs agree with a hypothesis within so many 256ths of the longest side
+_NEARER = 8.0  # and with the refined one
+_SCALE = 16.0  # and by a factor of two in size (16ths of a doubling)
+_TURN = 24.0  # and by 34 degrees in orientation (256ths of a turn)
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Pose:
+    """``inliers``: points of the query that agree. ``affinity`` (2, 3) float64 from the query's to the picture's places, both in
+    256ths of the longest side; None where there is none. ``agreeing``: which pairs do, bool (M,)."""
+
+    inliers: int
+    affinity: npt.NDArray[np.float64] | None
+    agreeing: npt.NDArray[np.bool_]
+
+
+def estimate(query: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> Pose:
+    """``query`` and ``other``: places of M pairs of points, uint8 (M, 4), see :func:`retrieval.ranking.asmk.places`, best pairs
+    first; beyond 100 they are not looked at."""
+    agreeing = np.zeros(len(query), bool)
+    if len(query) < 3:
+        return Pose(0, None, agreeing)
+    a, b = query[:MOST_PAIRS].astype(np.float64), other[:MOST_PAIRS].astype(np.float64)
+    scale, turn = b[:, 2] - a[:, 2], b[:, 3] - a[:, 3]
+    source, target = a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]
+    rotation = 2.0 ** (scale / 16) * np.exp(2j * np.pi * turn / 256)
+    # Row: the hypothesis of one pair; column: what it says of another.
+    error = np.abs(rotation[:, None] * (source - source[:, None]) + target[:, None] - target)
+    like = (np.abs(scale - scale[:, None]) <= _SCALE) & (_turned(turn - turn[:, None]) <= _TURN)
+    votes = (error <= _NEAR * np.maximum(1.0, np.abs(rotation))[:, None]) & like
+    inside = votes[votes.sum(axis=1).argmax()]
+    affinity = None
+    points = np.stack([a[:, 0], a[:, 1], np.ones(len(a))], axis=1)
+    for _ in range(_ROUNDS):
+        if inside.sum() < 3 or np.ptp(source[inside].real) + np.ptp(source[inside].imag) < 8:
+            break
+        found = np.linalg.lstsq(points[inside], b[inside, :2], rcond=None)[0].T
+        if not 1e-4 < np.linalg.det(found[:, :2]) < 1e4:
+            break
+        affinity = found
+        error = np.linalg.norm(points @ affinity.T - b[:, :2], axis=1)
+        near = (error <= _NEARER) & like[votes.sum(axis=1).argmax()]
+        if (near == inside).all():
+            break
+        inside = near
+    agreeing[: len(a)] = inside
+    distinct = min(len(np.unique(query[agreeing], axis=0)), len(np.unique(other[agreeing], axis=0)))
+    return Pose(distinct, affinity, agreeing)
+
+
+def _turned(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Size of a turn in 256ths, 0 to 128."""
+    return np.abs((angle + 128) % 256 - 128)
