@@ -181,13 +181,13 @@ def old_catalog(gallery: Gallery) -> None:
 def test_a_gallery_of_before_is_read_and_carried_over_by_the_next_writer(gallery: Gallery, tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "images", 5)
     gallery.index([tmp_path / "images"])
-    expected = gallery.query(paths[2]).matches
+    expected = gallery.query(paths[2], rank="cosine").matches
     old_catalog(gallery)
     reader = fake_gallery(gallery.folder)
-    assert reader.query(paths[2]).matches == expected
+    assert reader.query(paths[2], rank="cosine").matches == expected
     assert reader.catalog._connection.execute("SELECT count(*) FROM pragma_table_info('images')").fetchone()[0] == 11
     reader.add("key", vector=unit(1)[0], metadata={"a": 1})
-    assert next(m for m in reader.query(paths[2]).matches if m.path != "key") == expected[0]
+    assert next(m for m in reader.query(paths[2], rank="cosine").matches if m.path != "key") == expected[0]
     again = fake_gallery(gallery.folder)
     assert again.index().unchanged == 5
     assert again.search(unit(1), 1)[0][0].metadata == {"a": 1}
@@ -334,8 +334,8 @@ def test_what_is_exported_comes_back(gallery: Gallery, tmp_path: Path, form: str
         assert other.import_(file) == 7
         assert list(other) == list(gallery)
         np.testing.assert_array_equal(other.vectors(), gallery.vectors())
-        assert [(m.path, m.score, m.metadata) for m in other.query(paths[0]).matches] == [
-            (m.path, m.score, m.metadata) for m in gallery.query(paths[0]).matches
+        assert [(m.path, m.score, m.metadata) for m in other.query(paths[0], rank="cosine").matches] == [
+            (m.path, m.score, m.metadata) for m in gallery.query(paths[0], rank="cosine").matches
         ]
 
 

@@ -60,7 +60,7 @@ def test_rankings_equal_brute_force(gallery: Gallery, pictures: list[Path], with
         scores = vectors_ @ vectors_[query]
         expected = np.argsort(-scores, kind="stable")
         for k in (1, 10, 1000):
-            matches = gallery.query(pictures[query], k=k).matches
+            matches = gallery.query(pictures[query], k=k, rank="cosine").matches
             assert [Path(m.path).name for m in matches] == [pictures[i].name for i in expected[:k]]
             np.testing.assert_allclose([m.score for m in matches], scores[expected[:k]], atol=1e-6)
             assert [m.rank for m in matches] == list(range(1, min(k, 60) + 1))

@@ -77,8 +77,10 @@ def test_points_and_homography_are_in_pixels_of_the_image_given(plain, warped):
 
 def test_descriptors_are_root_sift(plain):
     features = local_features(plain)
-    _, sift = cv2.SIFT.create(nfeatures=1000).detectAndCompute(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY), None)
-    root = np.sqrt(sift / sift.sum(axis=1, keepdims=True))
+    points, sift = cv2.SIFT.create(nfeatures=1000).detectAndCompute(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY), None)
+    strongest = np.argsort([-point.response for point in points], kind="stable")
+    root = np.sqrt(sift / sift.sum(axis=1, keepdims=True))[strongest]
+    np.testing.assert_allclose(features.shapes[:, 1], [points[i].angle % 360 for i in strongest], atol=1e-3)
     np.testing.assert_allclose(features.descriptors / 512, root, atol=0.5 / 512 + 1e-6)
     assert features.descriptors.dtype == np.uint8
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 @click.option("--ranks", metavar="FILE", help="Score this ranking instead: JSON Lines, text or .npy.")
 @click.option("--truncated", is_flag=True, help="The ranking of --ranks holds first answers only.")
 @click.option(
+    "--rank",
+    default="cosine",
+    show_default=True,
+    metavar="NAMES",
+    help="What rankings follow: cosine, local, fused, or several of them with commas.",
+)
+@click.option(
     "--rerank", "rerankers", multiple=True, metavar="NAME", help="NAME[:key=value,...], several times, or all."
 )
 @click.option("--whiten-on", metavar="SOURCE", help="Whiten with what is learned on another gallery or set.")
@@ -56,6 +63,7 @@ def command(
     data: str,
     images: str | None,
     save: str | None,
+    rank: str,
     rerankers: tuple[str, ...],
     quiet: bool,
     verbose: int,
@@ -82,11 +90,12 @@ def command(
         raise UsageError("no set was named", "Example: retrieve evaluate groundtruth.json, or --compare A.json B.json.")
     if sheet is not None:
         raise UsageError("--sheet goes with --compare")
-    from retrieval.evaluation.run import evaluate, evaluate_ranking, parse_rerankers
+    from retrieval.evaluation.run import evaluate, evaluate_ranking, parse_ranks, parse_rerankers
 
     chosen = parse_rerankers(rerankers)
-    if save is not None and len(chosen) > 1:
-        raise UsageError("--save keeps one result", "Name one --rerank with it.")
+    by = parse_ranks([name.strip() for name in rank.split(",")])
+    if save is not None and len(chosen) + len([name for name in by if name != "cosine"]) > 1:
+        raise UsageError("--save keeps one result", "Name one --rerank or --rank with it.")
     if save is not None and not Path(save).absolute().parent.is_dir():
         raise UsageError(f"the folder of {save} does not exist")
     from retrieval.cli.results import print_results
@@ -105,6 +114,7 @@ def command(
         result = evaluate(
             dataset,
             rerank=rerankers,
+            rank=by,
             data=data,
             images=images,
             say=lambda message: say(safe(message), quiet),

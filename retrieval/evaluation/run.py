@@ -15,7 +15,9 @@ from retrieval.evaluation.evaluator import Evaluator, Measured, measure_rankings
 from retrieval.evaluation.rankings import read_rankings
 from retrieval.evaluation.report import report_form
 from retrieval.evaluation.set_cache import open_gallery
+from retrieval.evaluation.weighed import WeighedRankings, local_index_for
 from retrieval.evaluation.whitened import whitening_on
+from retrieval.gallery.fusing import RANKS
 from retrieval.messages import Bars, Say, no_bars, say_nothing
 from retrieval.models.whitening import Whitening
 from retrieval.models.whitening_origin import leak, require_scales
@@ -47,6 +49,15 @@ def parse_rerankers(names: Sequence[str]) -> list[Reranker]:
     return chosen
 
 
+def parse_ranks(names: str | Sequence[str]) -> list[str]:
+    """Rankings by name, in the order cosine, local, fused. Raises UsageError."""
+    asked = [names] if isinstance(names, str) else list(names)
+    for name in asked:
+        if name not in RANKS:
+            raise UsageError(f"unknown ranking {name!r}", f"There are: {', '.join(RANKS)}.")
+    return [name for name in ("cosine", "local", "fused") if name in asked] or ["cosine"]
+
+
 def evaluate_ranking(truth: GroundTruth, ranks: str | os.PathLike[str], *, truncated: bool = False) -> Evaluation:
     """A ranking that another program made, see :func:`retrieval.evaluation.rankings.read_rankings`."""
     measured = measure_rankings(read_rankings(ranks, truth), truth, truncated=truncated)
@@ -64,6 +75,7 @@ def evaluate(
     engine: str = "auto",
     exif: bool | None = None,
     rerank: str | Sequence[str] = (),
+    rank: str | Sequence[str] = ("cosine",),
     gallery: str | None = None,
     distractors: bool = False,
     whiten_on: str | None = None,
@@ -79,6 +91,7 @@ def evaluate(
     ``dataset``: a ground truth, its path, a folder with a sub-folder a class, a list, or the name of a downloaded set.
     ``model``: a name or path (default: auto). ``gallery``: a folder that keeps the descriptors (default: in the user's
     cache); with ``distractors`` its other pictures are ranked too. ``exif`` None: the model's rule, off for published sets.
+    ``rank``: what rankings follow, "cosine", "local" (the local index) or "fused" (both, as queries are answered).
     Raises UsageError, DatasetError, ModelError, GalleryError.
     """
     truth = dataset if isinstance(dataset, GroundTruth) else load_truth(os.fspath(dataset), data, images)
@@ -88,6 +101,9 @@ def evaluate(
         raise UsageError(
             "--distractors takes them from --gallery", "Make it with: retrieve index FOLDER... --index DIR."
         )
+    ranks = parse_ranks(rank)
+    if whiten_on is not None and ranks != ["cosine"]:
+        raise UsageError("--whiten-on is for descriptors alone", "Index with a whitened model to fuse it: --model DIR.")
     if whiten_dim is not None and whiten_on is None:
         raise UsageError("--whiten-dim goes with --whiten-on")
     with open_gallery(truth, name, gallery, model, size, scales, engine, exif, say) as cache:
@@ -112,7 +128,11 @@ def evaluate(
             evaluator = Evaluator(truth, described.queries, described.gallery)
         else:
             evaluator = Evaluator(truth, *whitened_vectors(described, learned))
-        measured = [evaluator.raw()]
+        measured = [evaluator.raw()] if "cosine" in ranks or chosen else []
+        if weighed := [by for by in ranks if by != "cosine"]:
+            local_index_for(cache, described, bars)
+            rankings = WeighedRankings(described, cache)
+            measured += [rankings.measure(by) for by in weighed]
         for reranker in chosen:
             if caution := reranker.caution(evaluator.gallery):
                 say(f"warning: {caution}")
@@ -122,6 +142,7 @@ def evaluate(
         "name": cache.spec.name,
         "fingerprint": cache.spec.fingerprint,
         "rerank": chosen[-1].name if chosen else None,
+        "rank": "cosine" if chosen else ranks[-1],
         "whitening": whitenings[-1],
         "leak": leaks[0] if leaks else None,
         "distractors": distractors,

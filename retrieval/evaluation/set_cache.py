@@ -37,7 +37,7 @@ def open_cache(folder: Path, model: Model | None, *, engine: str = "auto", warn:
         if model is not None:
             gallery.require(model)
         return gallery
-    return Gallery.create(folder, model)
+    return Gallery.create(folder, model, local=False)
 
 
 def kept_queries(gallery: Gallery) -> dict[str, np.ndarray]:

@@ -189,7 +189,7 @@ class AskedGallery(OpenedGallery):
             else:
                 among = np.array(ids_below(self, under), np.int64)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(vector, LocalSearch(index.blocks(), codes), catalog, store, count)
+            weigher = Weigher(vector, LocalSearch(index.blocks(), codes), catalog, store)
             found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [

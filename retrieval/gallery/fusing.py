@@ -16,7 +16,7 @@ from retrieval.ranking import evidence
 
 CANDIDATES = 100  # from each list, or as many as are asked for
 VERIFIED = 30  # first answers whose geometry is looked at
-_SAMPLE = 512  # vectors whose cosines are the background
+_SAMPLE = 512  # pictures whose scores are the background
 RANKS = ("fused", "cosine", "local")
 
 
@@ -37,14 +37,13 @@ class Weighed:
 class Weigher:
     """Weighs the answers to one query: its descriptor (D,) and what its local codes share with the gallery."""
 
-    def __init__(
-        self, vector: np.ndarray, local: LocalSearch, catalog: Catalog, store: VectorStore, count: int
-    ) -> None:
-        """``count``: rows of vectors."""
+    def __init__(self, vector: np.ndarray, local: LocalSearch, catalog: Catalog, store: VectorStore) -> None:
         self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
-        rows = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
-        self.cosine_background = evidence.background(cosines(vector, store, rows), evidence.PRIOR_COSINE)
-        self.local_background = evidence.background(local.similarities, evidence.PRIOR_LOCAL)
+        sample = catalog.sample(_SAMPLE)
+        cosine = store.take(np.array([row for _, row in sample], np.int64)) @ vector
+        shared = np.array([local.similarity(digest) for digest, _ in sample])
+        self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)
+        self.local_background = evidence.background(shared[np.isfinite(shared)], evidence.PRIOR_LOCAL)
 
     def ranked(self, k: int, ids: np.ndarray, among: np.ndarray | None = None, by: str = "fused") -> list[Weighed]:
         """The ``k`` best of the pictures ``ids`` (by cosine) and the best by local features, ``among`` these ids alone.

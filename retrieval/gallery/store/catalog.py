@@ -548,6 +548,13 @@ class Catalog:
                 found += [i for (i,) in self._connection.execute(query, part)]
         return found
 
+    def sample(self, count: int) -> list[tuple[str, int]]:
+        """(content hash, row) of at most so many different pictures with a vector: those of the lowest hashes, which is a random
+        choice that does not depend on how the gallery came about."""
+        query = "SELECT hash, min(row) FROM images WHERE row IS NOT NULL AND hash IS NOT NULL GROUP BY hash ORDER BY hash LIMIT ?"
+        with self._errors():
+            return self._connection.execute(query, (count,)).fetchall()
+
     def remember_taken_out(self, records: Iterable[Record]) -> None:
         """Pictures that were taken out on purpose, which stay out."""
         rows = ((record.root, encode_path(record.path)) for record in records)
