@@ -82,7 +82,10 @@ def test_index_query_and_score(world: tuple[Path, GroundTruth]) -> None:
     with Gallery.open(folder / ".retrieval") as gallery:
         for query in truth.queries:
             rankings.append(
-                [m.path for m in gallery.query(truth.root / query.image, k=10_000, bbox=query.bbox).matches]
+                [
+                    m.path
+                    for m in gallery.query(truth.root / query.image, k=10_000, bbox=query.bbox, rank="cosine").matches
+                ]
             )
     assert all(len(ranking) == len(truth.gallery) for ranking in rankings)
     score = medium_map(truth, rankings)
@@ -93,10 +96,12 @@ def test_index_query_and_score(world: tuple[Path, GroundTruth]) -> None:
 
     box = ",".join(map(str, truth.queries[0].bbox or ()))
     image = truth.root / truth.queries[0].image
-    out, _ = run("query", image, "--bbox", box, "-k", 10_000, "--format", "json", cwd=folder)
+    out, _ = run("query", image, "--bbox", box, "-k", 10_000, "--format", "json", "--rank", "cosine", cwd=folder)
     line = json.loads(out)
     assert set(line) == {"query", "bbox", "index", "model", "results"}
-    assert set(line["results"][0]) == {"rank", "score", "id", "path"}
+    judged = {"local", "fused", "inliers", "probability", "verdict"}
+    assert set(line["results"][0]) == {"rank", "score", "id", "path"} | judged
+    assert {line["results"][0][name] for name in judged} == {None}
     assert line["bbox"] == list(truth.queries[0].bbox or ())
     assert [os.path.abspath(folder / r["path"]) for r in line["results"]] == [os.path.abspath(p) for p in rankings[0]]
     scores = [r["score"] for r in line["results"]]

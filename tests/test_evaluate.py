@@ -505,9 +505,28 @@ def test_what_retrieve_query_prints_is_scored_like_the_descriptors(
     report = evaluate(truth, tmp_path)
     monkeypatch.chdir(truth.root / "queries")  # paths in the output are relative where they can be
     shutil.copytree(tmp_path / "cache", tmp_path / "index")
-    printed = retrieve("query", ".", "--index", tmp_path / "index", "-k", 1000, "--format", "json")
+    printed = retrieve("query", ".", "--index", tmp_path / "index", "-k", 1000, "--format", "json", "--rank", "cosine")
     (tmp_path / "results").write_text(printed)
     monkeypatch.chdir(truth.root / "queries")
+    out = retrieve("evaluate", truth.root / "groundtruth.json", "--ranks", tmp_path / "results", "--format", "json")
+    assert json.loads(out)["protocols"] == report["protocols"]
+
+
+@pytest.mark.parametrize("by", ["fused", "local"])
+def test_evaluate_ranks_as_query_does(
+    by: str, truth: GroundTruth, tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = truth.to_json()
+    for query in form["queries"]:
+        query["bbox"] = None
+    (truth.root / "groundtruth.json").write_text(json.dumps(form))
+    arguments = ("--gallery", tmp_path / "index", "--rank", by, "--format", "json")
+    evaluate(truth, tmp_path)
+    shutil.copytree(tmp_path / "cache", tmp_path / "index")
+    report = json.loads(retrieve("evaluate", truth.root / "groundtruth.json", *arguments))
+    monkeypatch.chdir(truth.root / "queries")
+    printed = retrieve("query", ".", "--index", tmp_path / "index", "-k", 1000, "--format", "json", "--rank", by)
+    (tmp_path / "results").write_text(printed)
     out = retrieve("evaluate", truth.root / "groundtruth.json", "--ranks", tmp_path / "results", "--format", "json")
     assert json.loads(out)["protocols"] == report["protocols"]
 

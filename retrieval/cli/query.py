@@ -261,7 +261,8 @@ class _Printer:
                 print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {second}{safe(m.path)}")
 
     def _more(self, match: Match) -> dict[str, Any]:
-        return {**self._second(match), **({} if match.metadata is None else {"metadata": match.metadata})}
+        judged = {} if self.gallery.local is None else dict.fromkeys(_JUDGED)
+        return {**judged, **self._second(match), **({} if match.metadata is None else {"metadata": match.metadata})}
 
     def _second(self, match: Match) -> dict[str, Any]:
         """The re-ranker's own score, where there is one: None for pictures that it did not look at; what a verdict rests on."""

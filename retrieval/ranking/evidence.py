@@ -2,7 +2,7 @@
 
 Nearly all pictures of a gallery have nothing to do with a query; their scores are the background. A score counts by how many
 spreads z it lies above the background's median. Backgrounds fall off about exponentially and right answers are spread widely,
-so the log-likelihood ratio of right to background is about linear in z; far out, where no background was seen, it says no
+so the log-likelihood ratio of right to background is about linear in z; far out, where no background was seen, it says hardly
 more. The evidence of cosine, local similarity and geometry is added (as if independent), and a logistic curve turns the sum
 into a probability.
 
@@ -25,7 +25,7 @@ PRIOR_COSINE = (0.5, 0.1)
 PRIOR_LOCAL = (0.0007, 0.0006)
 _PRIOR_WEIGHT = 30
 
-_COSINE_MOST, _COSINE_BEYOND = 4.0, 0.1
+_COSINE_MOST, _COSINE_BEYOND = 4.0, 0.3
 _LOCAL_LEAST, _LOCAL_MOST, _LOCAL_BEYOND, _LOCAL_WEIGHT = 2.0, 8.0, 0.05, 0.6
 _INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
 _SLOPE, _OFFSET = 1.28, -6.89
@@ -65,7 +65,7 @@ def log_odds(cosine: Floats, local: Floats, inliers: npt.NDArray[np.integer]) ->
     """Log-odds (natural) that pictures show the same thing as a query: ``cosine`` and ``local`` (N,) in spreads above their
     backgrounds, NaN for a picture without local codes; ``inliers`` (N,), 0 where nothing was compared."""
     z = np.asarray(cosine, np.float64)
-    total = np.clip(z, -1, _COSINE_MOST) + _COSINE_BEYOND * np.maximum(z - _COSINE_MOST, 0)
+    total = np.clip(z, -1, _COSINE_MOST) + _COSINE_BEYOND * np.log1p(np.maximum(z - _COSINE_MOST, 0))
     above = np.maximum(np.nan_to_num(np.asarray(local, np.float64), nan=0.0) - _LOCAL_LEAST, 0)
     total += _LOCAL_WEIGHT * np.minimum(above, _LOCAL_MOST) + _LOCAL_BEYOND * np.maximum(above - _LOCAL_MOST, 0)
     total += _INLIERS_WEIGHT * np.maximum(np.minimum(inliers, _INLIERS_MOST) - _INLIERS_LEAST, 0)

@@ -59,6 +59,8 @@ def estimate(query: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> Pose
         if (near == inside).all():
             break
         inside = near
+    if affinity is None:
+        return Pose(0, None, agreeing)
     agreeing[: len(a)] = inside
     distinct = min(len(np.unique(query[agreeing], axis=0)), len(np.unique(other[agreeing], axis=0)))
     return Pose(distinct, affinity, agreeing)

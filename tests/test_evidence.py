@@ -1,0 +1,58 @@
+"""From scores to verdicts: backgrounds, log-odds, probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retrieval.ranking import evidence
+from retrieval.ranking.evidence import Background, background, log_odds, probability, verdict
+
+PRIOR = (0.5, 0.1)
+
+
+def test_a_large_gallery_shows_its_own_background() -> None:
+    scores = np.random.default_rng(0).normal(0.3, 0.04, 20_000)
+    found = background(scores, PRIOR)
+    assert found.median == pytest.approx(0.3, abs=0.002)
+    assert found.spread == pytest.approx(0.04, abs=0.002)
+    with_answers = background(np.concatenate([scores, np.full(600, 0.95)]), PRIOR)
+    assert with_answers.spread == pytest.approx(found.spread, rel=0.12)
+
+
+def test_a_small_one_is_mostly_what_is_usual() -> None:
+    assert background(np.zeros(0), PRIOR) == Background(*PRIOR)
+    one = background(np.array([0.99]), PRIOR)
+    assert 0.5 < one.median < 0.53
+    assert 0.09 < one.spread <= 0.1
+    assert one.z(np.array([0.99]))[0] > 4  # its one picture still stands out
+    equal = background(np.full(1000, 0.5), PRIOR)
+    assert 0 < equal.spread < 0.02
+
+
+def test_each_evidence_adds_and_none_takes_away() -> None:
+    z = np.linspace(-3, 12, 100)
+    zero = np.zeros(100)
+    none = np.zeros(100, np.int64)
+    for odds in (log_odds(z, zero, none), log_odds(zero, z, none), log_odds(zero, zero, np.arange(100))):
+        assert (np.diff(odds) >= 0).all()
+    assert (np.diff(log_odds(np.linspace(-0.9, 12, 100), zero, none)) > 0).all()
+    np.testing.assert_array_equal(log_odds(z, np.full(100, np.nan), none), log_odds(z, zero, none))
+    few = log_odds(np.zeros(6), np.zeros(6), np.arange(6))
+    assert (few == few[0]).all()  # up to five agree by chance
+
+
+def test_probabilities_and_verdicts() -> None:
+    assert probability(np.array([0.0]))[0] == 0.5
+    assert probability(np.array([-900.0, 900.0])).tolist() == pytest.approx([0, 1], abs=1e-12)
+    assert verdict(0.999, 20, 5) == evidence.SAME
+    assert verdict(0.999, 3, 5) == evidence.LIKELY  # never verified by geometry
+    assert verdict(0.999, None, 5) == evidence.LIKELY
+    assert verdict(0.6, 30, 0) == evidence.LIKELY
+    assert verdict(0.2, 0, 2.5) == evidence.SIMILAR
+    assert verdict(0.2, 0, 1.5) is None
+
+
+def test_the_cosine_alone_never_makes_a_match() -> None:
+    odds = log_odds(np.array([4.0, 30.0]), np.zeros(2), np.zeros(2, np.int64))
+    assert (probability(odds) < evidence.LIKELY_PROBABILITY).all()

@@ -1,0 +1,402 @@
+"""The local index of a gallery: what it answers, and that no order, crash or damage changes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeEngine, fake_gallery, fake_model
+from PIL import Image
+from textures import texture, turned, write_textures
+
+from retrieval import Gallery, UsageError
+from retrieval.gallery.local import index as local_index
+from retrieval.gallery.local import tail
+from retrieval.gallery.local.block import is_block
+from retrieval.gallery.local.index import LocalIndex
+from retrieval.pictures import imaging
+from retrieval.ranking.asmk import similarity, standard_codebook
+from retrieval.ranking.geometry import local_features
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks after a few pictures, so that sealing and merging happen."""
+    monkeypatch.setattr(local_index, "_SEAL_WITHIN", 4)
+    monkeypatch.setattr(local_index, "_SEAL_AFTER", 2)
+
+
+def answers(gallery: Gallery, query: object, k: int = 50) -> list[tuple[str, float | None, float | None, int | None]]:
+    return [(Path(m.path).name, m.local, m.fused, m.inliers) for m in gallery.query(query, k=k).matches]  # type: ignore[call-overload]
+
+
+def index_of(gallery: Gallery) -> LocalIndex:
+    assert gallery.local is not None
+    return gallery.local
+
+
+def parts(gallery: Gallery) -> list[str]:
+    folder = index_of(gallery).folder
+    return sorted(p.name for p in folder.iterdir() if is_block(p.name) or p.name == tail.NAME)
+
+
+def test_the_same_thing_is_found_and_said(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 12)
+    gallery = fake_gallery(tmp_path / "g")
+    report = gallery.index(["album"])
+    assert report.local == report.embedded == 12
+    view = turned(texture(5, (240, 180), 60))
+    result = gallery.query(view, k=3)
+    first = result.matches[0]
+    assert result.found
+    assert (Path(first.path).name, first.verdict) == ("0005.png", "same")
+    assert first.inliers is not None
+    assert first.inliers >= 8
+    assert first.probability is not None
+    assert first.probability > 0.98
+    assert all(m.verdict != "same" for m in result.matches[1:])
+    unknown = gallery.query(texture(77, (240, 180), 60), k=3)
+    assert unknown.found is False
+    assert all((m.probability or 0) < 0.5 for m in unknown.matches)
+    assert gallery.query(texture(77, (240, 180), 60), min_probability=0.5).matches == []
+
+
+def test_local_scores_are_the_kernel_of_the_pictures(tmp_path: Path) -> None:
+    paths = write_textures(tmp_path / "album", 9)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        query = turned(texture(3))
+        found = {Path(m.path).name: m for m in gallery.query(query, k=9).matches}
+    codebook = standard_codebook()
+    size = 400  # the fake model's own 64 are too few
+
+    def codes(source: object, query: bool = False):  # type: ignore[no-untyped-def]
+        load = imaging.picture_from_array if isinstance(source, np.ndarray) else imaging.load_picture
+        return codebook.aggregate(local_features(load(source, size=size).array, 500, 400), query=query)
+
+    for path in paths:
+        assert found[path.name].local == similarity(codes(query, True), codes(str(path)))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_order_and_number_of_runs_change_nothing(tmp_path: Path) -> None:
+    paths = write_textures(tmp_path / "album", 14)
+    queries = [turned(texture(i, (240, 180), 60)) for i in (0, 6, 13)]
+    with fake_gallery(tmp_path / "one") as one, fake_gallery(tmp_path / "many") as many:
+        one.index(["album"])
+        order = np.random.default_rng(1).permutation(14)
+        for i in order:
+            many.index([paths[i]])
+        assert len(parts(many)) < 6
+        for query in queries:
+            assert sorted(answers(one, query)) == sorted(answers(many, query))
+        assert len(index_of(many)) == len(index_of(one)) == 14
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_is_gone_never_answers_and_comes_back_without_being_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_textures(tmp_path / "album", 8)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        before = answers(gallery, texture(2, (240, 180), 60))
+        gallery.remove([str(paths[2])])
+        assert "0002.png" not in [name for name, *_ in answers(gallery, texture(2, (240, 180), 60))]
+        looked: list[object] = []
+        monkeypatch.setattr(LocalIndex, "describe", lambda *a, **k: looked.append(a))
+        assert gallery.index(["album"], restore=True).local == 0
+        assert not looked
+        monkeypatch.undo()
+        assert answers(gallery, texture(2, (240, 180), 60)) != []
+        names = [name for name, *_ in answers(gallery, texture(2, (240, 180), 60))]
+        assert names[0] == before[0][0]
+
+
+def test_copies_share_their_codes_and_renamed_pictures_keep_them(tmp_path: Path) -> None:
+    paths = write_textures(tmp_path / "album", 3)
+    shutil.copy(paths[0], tmp_path / "album" / "copy.png")
+    with fake_gallery(tmp_path / "g") as gallery:
+        assert gallery.index(["album"]).local == 3
+        paths[1].rename(tmp_path / "album" / "new.png")
+        assert gallery.index(["album"]).local == 0
+        found = gallery.query(paths[0], k=2).matches
+        assert [Path(m.path).name for m in found] == ["0000.png", "copy.png"]
+        assert found[0].local == found[1].local
+        assert found[0].fused == found[1].fused
+
+
+def test_a_gallery_of_before_gets_it_at_the_next_run_and_says_so(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 5)
+    engine = FakeEngine()
+    gallery = fake_gallery(tmp_path / "g", engine)
+    gallery.index(["album"])
+    expected = answers(gallery, turned(texture(4, (240, 180), 60)))
+    description = json.loads((tmp_path / "g" / "gallery.json").read_text())
+    del description["local"]
+    (tmp_path / "g" / "gallery.json").write_text(json.dumps(description))
+    shutil.rmtree(tmp_path / "g" / "local")
+    said: list[str] = []
+    old = Gallery.open(tmp_path / "g", warn=said.append)
+    old.model._engine = engine
+    assert old.query(turned(texture(4, (240, 180), 60))).matches[0].probability is None
+    described = engine.described
+    report = old.index()
+    assert (report.unchanged, report.local, report.embedded) == (5, 5, 0)
+    assert engine.described == described
+    assert len([line for line in said if "local index" in line]) == 1
+    assert answers(old, turned(texture(4, (240, 180), 60))) == expected
+    assert old.index().local == 0
+
+
+def test_a_gallery_can_do_without(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 4)
+    gallery = Gallery.create(tmp_path / "g", fake_model(), local=False)
+    assert gallery.index(["album"]).local == 0
+    assert not (tmp_path / "g" / "local").exists()
+    assert gallery.info().local is None
+    match = gallery.query(texture(1, (240, 180), 60)).matches[0]
+    assert (match.local, match.fused, match.probability, match.verdict) == (None, None, None, None)
+    for wrong in ({"rank": "fused"}, {"rank": "local"}, {"min_probability": 0.5}):
+        with pytest.raises(UsageError, match="no local index"):
+            gallery.query(texture(1), **wrong)  # type: ignore[call-overload]
+    gallery.configure_local(True)
+    assert gallery.index().local == 4
+    assert gallery.query(texture(1, (240, 180), 60)).found
+    gallery.configure_local(False)
+    gallery.index()
+    assert gallery.query(texture(1, (240, 180), 60)).matches[0].verdict is None
+    assert not index_of_folder(tmp_path / "g")
+
+
+def index_of_folder(folder: Path) -> list[Path]:
+    return [p for p in (folder / "local").rglob("*") if p.is_file()] if (folder / "local").exists() else []
+
+
+def test_what_the_order_follows(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 10)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        query = turned(texture(6, (240, 180), 60), 60, 0.6)
+        for by, value in (("fused", "fused"), ("local", "local"), ("cosine", "score")):
+            found = [getattr(m, value) for m in gallery.query(query, k=10, rank=by).matches]
+            assert found == sorted(found, reverse=True)
+            assert len(found) == 10
+        first = [m.path for m in gallery.query(query, k=10).matches]
+        for k in (1, 4):
+            assert [m.path for m in gallery.query(query, k=k).matches] == first[:k]
+        with pytest.raises(UsageError, match="unknown ranking"):
+            gallery.query(query, rank="best")
+        with pytest.raises(UsageError, match="re-ranker"):
+            gallery.query(query, rank="fused", rerank="alpha-qe")
+
+
+def test_a_box_and_a_folder_count(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album" / "a", 4)
+    write_textures(tmp_path / "album" / "b", 4, first=4)
+    both = np.concatenate([texture(1, (240, 180), 60), texture(6, (240, 180), 60)], axis=1)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        left = gallery.query(both, k=8, bbox=(0, 0, 240, 180)).matches
+        assert (Path(left[0].path).name, left[0].verdict) == ("0001.png", "same")
+        assert next(m for m in left if m.path.endswith("0006.png")).verdict != "same"
+        inside = gallery.query(both, k=8, under="album/b").matches
+        assert {Path(m.path).parent.name for m in inside} == {"b"}
+        assert (Path(inside[0].path).name, inside[0].verdict) == ("0006.png", "same")
+
+
+def test_pictures_under_keys_have_codes_and_vectors_have_none(tmp_path: Path) -> None:
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.add(["a", "b"], image=[texture(1), Image.fromarray(texture(2))])
+        gallery.add("c", vector=np.ones(48))
+        found = {m.path: m for m in gallery.query(turned(texture(1)), k=3).matches}
+        assert found["a"].verdict == "same"
+        assert found["b"].local is not None
+        assert (found["c"].local, found["c"].inliers) == (None, None)
+        assert found["c"].probability is not None
+        gallery.add("a", image=texture(9))
+        assert next(m for m in gallery.query(turned(texture(1)), k=3).matches if m.path == "a").verdict != "same"
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_small_galleries(count: int, tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", count)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        assert gallery.query(turned(texture(0, (240, 180), 60))).matches[0].verdict == "same"
+        assert not gallery.query(texture(70, (240, 180), 60)).found
+
+
+def hostile_pictures(folder: Path) -> None:
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    strip = np.random.default_rng(1).integers(0, 256, (1, 300, 3), dtype=np.uint8)
+    for name, pixels in {
+        "white": np.full((200, 300, 3), 255, np.uint8),
+        "blur": np.broadcast_to(np.linspace(0, 255, 300).astype(np.uint8)[None, :, None], (200, 300, 3)),
+        "noise": noise,
+        "strip": strip,
+        "column": strip.transpose(1, 0, 2),
+        "pixel": noise[:1, :1],
+    }.items():
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{name}.png")
+
+
+def test_pictures_without_points_and_with_too_many(tmp_path: Path) -> None:
+    hostile_pictures(tmp_path / "album")
+    write_textures(tmp_path / "album", 3)
+    with fake_gallery(tmp_path / "g") as gallery:
+        report = gallery.index(["album"])
+        assert report.troubles == []
+        assert len(index_of(gallery)) == 9
+        for path in sorted((tmp_path / "album").iterdir()):
+            result = gallery.query(path, k=9)
+            assert len(result.matches) == 9
+            assert all(np.isfinite(m.fused or 0) for m in result.matches)
+        white = gallery.query(tmp_path / "album" / "white.png").matches
+        assert {m.local for m in white} == {0.0}
+        assert gallery.index().local == 0  # a picture without points is not looked at again
+
+
+@pytest.mark.parametrize("lost", [1, 40, 3000, 10**9])
+def test_a_tail_cut_short_or_overwritten_is_filled_again(lost: int, tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 6)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    expected = answers(gallery, texture(5, (240, 180), 60))
+    file = index_of(gallery).folder / tail.NAME
+    whole = file.read_bytes()
+    for data in (whole[: max(0, len(whole) - lost)], whole[: len(whole) - min(lost, 100)] + b"\xff" * 500):
+        file.write_bytes(data)
+        damaged = fake_gallery(tmp_path / "g")
+        assert len(damaged.query(texture(5, (240, 180), 60), k=9).matches) == 6
+        assert damaged.index().local >= 1
+        assert answers(fake_gallery(tmp_path / "g"), texture(5, (240, 180), 60)) == expected
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "lose"])
+def test_a_damaged_block_is_named_and_made_again(harm: str, tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 6)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    expected = answers(gallery, texture(5, (240, 180), 60))
+    (block,) = [index_of(gallery).folder / name for name in parts(gallery)]
+    data = bytearray(block.read_bytes())
+    if harm == "lose":
+        block.unlink()
+    else:
+        if harm == "flip":
+            data[len(data) // 2] ^= 4
+        block.write_bytes(data if harm == "flip" else data[: len(data) // 2] if harm == "cut" else b"")
+    # The gallery that is open has the file mapped: it must not touch what is not there any more.
+    assert len(gallery.query(texture(5, (240, 180), 60), k=9).matches) == 6
+    said: list[str] = []
+    damaged = Gallery.open(tmp_path / "g", warn=said.append)
+    damaged.model._engine = FakeEngine()
+    assert len(damaged.query(texture(5, (240, 180), 60), k=9).matches) == 6
+    damaged.query(texture(5, (240, 180), 60))
+    assert len([line for line in said if block.name in line]) == (harm != "lose")
+    mended = fake_gallery(tmp_path / "g")
+    report = mended.index()
+    assert (report.local, report.embedded) == (6, 0)
+    assert answers(mended, texture(5, (240, 180), 60)) == expected
+
+
+def test_another_codebook_is_another_index(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 3)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    folder = index_of(gallery).folder
+    folder.rename(folder.with_name("rootsift1024-0123456789ab"))
+    (tmp_path / "g" / "local" / "sift1000-640").mkdir()
+    said: list[str] = []
+    later = Gallery.open(tmp_path / "g", warn=said.append)
+    later.model._engine = FakeEngine()
+    assert later.query(texture(1, (240, 180), 60)).matches[0].probability is None
+    assert later.index().local == 3
+    assert any("another codebook" in line for line in said)
+    assert sorted(p.name for p in (tmp_path / "g" / "local").iterdir()) == [folder.name, "sift1000-640"]
+    assert later.query(texture(1, (240, 180), 60)).found
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("step", ["whole_file", "unlink", "append"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_stopped_at_any_step_nothing_is_lost(
+    step: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill would: the run ends there and nothing is tidied up."""
+    write_textures(tmp_path / "album", 11)
+    whole = fake_gallery(tmp_path / "whole")
+    whole.index(["album"])
+    expected = answers(whole, texture(5, (240, 180), 60))
+    calls = 0
+
+    class Killed(BaseException):
+        pass
+
+    def stop_at(original):  # type: ignore[no-untyped-def]
+        def stopped(*arguments, **options):  # type: ignore[no-untyped-def]
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise Killed
+            return original(*arguments, **options)
+
+        return stopped
+
+    if step == "whole_file":
+        monkeypatch.setattr(local_index, "write_block", stop_at(local_index.write_block))
+    elif step == "unlink":
+        monkeypatch.setattr(local_index, "remove_block", stop_at(local_index.remove_block))
+    else:
+        monkeypatch.setattr(tail, "append", stop_at(tail.append))
+    gallery = fake_gallery(tmp_path / "g")
+    try:
+        for i in range(0, 11, 3):
+            gallery.index([tmp_path / "album" / f"{j:04d}.png" for j in range(i, min(i + 3, 11))])
+        gallery.index(["album"])
+    except Killed:
+        pass
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    later = fake_gallery(tmp_path / "g")
+    for match in later.query(texture(5, (240, 180), 60), k=50).matches:
+        assert np.isfinite(match.score)
+    later.index(["album"])
+    assert sorted(answers(later, texture(5, (240, 180), 60))) == sorted(expected)
+    assert len(index_of(later)) == 11
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
+    paths = write_textures(tmp_path / "album", 12)
+    writer = fake_gallery(tmp_path / "g")
+    writer.index(paths[:2])
+    reader = fake_gallery(tmp_path / "g")
+    for i in range(2, 12):
+        writer.index([paths[i]])
+        match = reader.query(texture(i, (240, 180), 60)).matches[0]
+        assert (Path(match.path).name, match.verdict) == (paths[i].name, "same")
+
+
+def test_info_tells_of_it(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 4)
+    with fake_gallery(tmp_path / "g") as gallery:
+        assert gallery.info().local is not None
+        gallery.index(["album"])
+        local = gallery.info().local
+        assert local is not None
+        assert (local.codebook, local.pictures) == (standard_codebook().name, 4)
+        assert 0 < local.bytes == sum(os.path.getsize(index_of(gallery).folder / name) for name in parts(gallery))
+        assert local.bytes < 4 * 6000 + 20_000

@@ -1,0 +1,101 @@
+"""What `retrieve index`, `query` and `info` say of the local index and of verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from evaluation_set import retrieve, use_fake_engine
+from fakes import fake_gallery
+from PIL import Image
+from textures import texture, turned, write_textures
+
+from retrieval.cli.main import cli
+from retrieval.errors import UsageError
+
+SIZE = (240, 180)
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gallery of six textures, in the current folder, and two queries: known.png and unknown.png."""
+    monkeypatch.chdir(tmp_path)
+    use_fake_engine(monkeypatch)
+    write_textures(tmp_path / "album", 6)
+    with fake_gallery(tmp_path / ".retrieval") as gallery:
+        gallery.index(["album"])
+    Image.fromarray(turned(texture(2, SIZE, 60))).save("known.png")
+    Image.fromarray(texture(50, SIZE, 60)).save("unknown.png")
+    return tmp_path
+
+
+def status(*arguments: object) -> int:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return cli.main([str(a) for a in arguments], prog_name="retrieve", standalone_mode=False) or 0
+
+
+def test_json_carries_what_the_verdict_rests_on(album: Path) -> None:
+    line = json.loads(retrieve("query", "known.png", "-k", 3, "--format", "json"))
+    first, *others = line["results"]
+    assert first["path"] == "album/0002.png"
+    assert first["verdict"] == "same"
+    assert first["probability"] > 0.98
+    assert first["inliers"] >= 8
+    assert 0 < first["local"] <= 1
+    assert [first["fused"], *(r["fused"] for r in others)] == sorted(
+        (r["fused"] for r in line["results"]), reverse=True
+    )
+    plain = json.loads(retrieve("query", "known.png", "-k", 3, "--format", "json", "--rank", "cosine"))
+    assert {r["verdict"] for r in plain["results"]} == {None}
+    scores = {r["id"]: r["score"] for r in plain["results"]}
+    assert all(scores.get(r["id"], r["score"]) == r["score"] for r in line["results"])
+
+
+def test_the_table_and_csv_say_it_too(album: Path) -> None:
+    table = retrieve("query", "known.png", "-k", 2)
+    assert table.splitlines()[0].split()[1] == "same"
+    rows = list(csv.DictReader(io.StringIO(retrieve("query", "known.png", "-k", 2, "--format", "csv"))))
+    assert rows[0]["verdict"] == "same"
+    assert float(rows[0]["probability"]) > 0.98
+    assert "verdict" not in retrieve("query", "known.png", "--format", "csv", "--rank", "cosine")
+
+
+def test_no_match_is_said(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = retrieve("query", "unknown.png", "-k", 2)
+    assert "no match: nothing here shows what is on unknown.png" in capsys.readouterr().err
+    assert len(table.splitlines()) == 2
+    assert retrieve("query", "unknown.png", "--min-probability", 0.5) == ""
+    retrieve("query", "known.png")
+    assert "no match" not in capsys.readouterr().err.splitlines()[-1:]
+
+
+def test_the_exit_status_says_it_on_request(album: Path) -> None:
+    assert status("query", "unknown.png", "known.png") == 0
+    assert status("query", "known.png", "--require-match") == 0
+    assert status("query", "unknown.png", "known.png", "--require-match") == 3
+
+
+@pytest.mark.parametrize("wrong", [("--rank", "cosine"), ("--rerank", "alpha-qe")])
+def test_what_gives_no_verdicts_cannot_require_them(wrong: tuple[str, str], album: Path) -> None:
+    with pytest.raises(UsageError, match="verdicts"):
+        retrieve("query", "known.png", "--require-match", *wrong)
+    with pytest.raises(UsageError):
+        retrieve("query", "known.png", "--min-probability", 0.5, *wrong)
+
+
+def test_index_without_and_with(album: Path) -> None:
+    assert "6 pictures" in next(line for line in retrieve("info").splitlines() if "local index" in line)
+    retrieve("index", "--no-local")
+    assert "none (retrieve index --local" in retrieve("info")
+    assert json.loads(retrieve("info", "--format", "json"))["local"] is None
+    with pytest.raises(UsageError, match="no local index"):
+        retrieve("query", "known.png", "--rank", "fused")
+    assert "6 known pictures were looked at for the local index" in retrieve("index", "--local")
+    local = json.loads(retrieve("info", "--format", "json"))["local"]
+    assert local["pictures"] == 6
+    assert local["bytes"] > 0
+    assert json.loads(retrieve("index", "--format", "json"))["local"] == 0
