@@ -137,12 +137,15 @@ def normalised(totals: npt.NDArray[np.int64], query: int, others: npt.NDArray[np
 
 def hamming(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """In how many bits codes (..., 16) differ, uint8 (...)."""
-    return ones(np.bitwise_xor(a, b))
+    differing = np.bitwise_xor(a, b).view(np.uint64)
+    counts = np.empty(differing.shape, np.uint8)
+    count_ones(differing, counts)
+    return counts.sum(axis=-1, dtype=np.uint8)
 
 
-def ones(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """How many bits are set in codes (..., 16), uint8 (...)."""
+def count_ones(numbers: npt.NDArray[np.uint64], out: npt.NDArray[np.uint8]) -> None:
+    """How many bits are set in each number, into ``out`` of the same shape."""
     if hasattr(np, "bitwise_count"):  # NumPy 2
-        counts = np.bitwise_count(np.ascontiguousarray(codes).view(np.uint64))
-        return (counts[..., 0] + counts[..., 1]).astype(np.uint8)
-    return _ONES[codes].sum(axis=-1, dtype=np.uint8)
+        np.bitwise_count(numbers, out=out)
+    else:
+        _ONES[numbers[..., None].view(np.uint8)].sum(axis=-1, out=out)

@@ -85,7 +85,7 @@ def write_block(folder: Path, number: int, block: Block) -> Path:
     inverted = block.inverted
     parts = [
         _HEAD.pack(_MAGIC, len(inverted.offsets) - 1, len(block), len(inverted.postings)),
-        np.ascontiguousarray(inverted.codes).tobytes(),
+        inverted.planes.astype("<u8").tobytes(),
         inverted.offsets.astype("<i8").tobytes(),
         np.ascontiguousarray(inverted.places).tobytes(),
         inverted.postings.astype("<u2").tobytes(),
@@ -115,12 +115,12 @@ def open_block(path: Path, words: int) -> Block:
             raise ValueError
     except (ValueError, struct.error) as error:
         raise intact.damaged(path, "it is no part of a local index") from error
-    codes, offsets, places, postings, counts, hashes = np.split(np.asarray(data)[_HEAD.size :], np.cumsum(sizes)[:-1])
+    planes, offsets, places, postings, counts, hashes = np.split(np.asarray(data)[_HEAD.size :], np.cumsum(sizes)[:-1])
     inverted = InvertedCodes(
         counts.view("<u2"),
         offsets.view("<i8"),
         postings.view("<u2"),
-        codes.reshape(-1, CODE_BYTES),
+        planes.view("<u8").reshape(2, -1),
         places.reshape(-1, 4),
     )
     return Block(inverted, hashes.view(_HASH), path, seen)

@@ -1,0 +1,1 @@
+"""How many points, of which size and codebook, a local index needs, and what it costs."""
