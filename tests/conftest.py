@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny  # noqa: F401  # makes its backbones known
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,6 +12,7 @@ if __name__ == "__main__":
     # Small commits, so that a kill can hit any step of many of them.
     sync.COMMIT_PICTURES = 5
     engine = FakeEngine(float(sys.argv[3]))
+    print("begun", flush=True)  # all is imported: what a kill hits from here on is ours
     try:
         with fake_gallery(Path(sys.argv[2]), engine) as gallery:
             report = gallery.index([sys.argv[1]], workers=2)

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -26,6 +27,7 @@ from retrieval.gallery.search import recall as ann_recall
 from retrieval.gallery.store.catalog import Catalog
 
 COUNT = 3000
+Templates = Callable[..., VectorGallery]
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +53,23 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> VectorGallery:
     return made(tmp_path_factory.mktemp("prepared") / "g")
 
 
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """By kind what ``made`` makes, once; tests get copies."""
+    folder, known = tmp_path_factory.mktemp("templates"), dict[str, VectorGallery]()
+
+    def copied(target: Path, kind: str = "ivf") -> VectorGallery:
+        if kind not in known:
+            known[kind] = made(folder / str(len(known)), kind)
+            known[kind].gallery.close()
+        return VectorGallery.copied(known[kind], target)
+
+    return copied
+
+
 @pytest.fixture
-def subject(tmp_path: Path) -> VectorGallery:
-    return made(tmp_path / "g")
+def subject(tmp_path: Path, templates: Templates) -> VectorGallery:
+    return templates(tmp_path / "g")
 
 
 def same(found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
@@ -369,17 +385,18 @@ def test_fresh_queries_find_what_was_promised(kind: str, tmp_path: Path) -> None
     assert (recalls == 0).sum() == 0
 
 
+@pytest.mark.slow  # a graph is built and searched at every effort before it is given up
 def test_a_graph_that_falls_apart_gives_way_to_inverted_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ann_recall.Trial, "missed", lambda *_: 0.01)
-    subject = made(tmp_path / "g", "hnsw")
+    subject = made(tmp_path / "g", "hnsw", 1200)
     note = note_of(subject)
     assert (note.requested, note.kind, note.instead, note.reached) == ("hnsw", "ivf", "hnsw", True)
     assert "inverted lists take its place" in subject.warnings[0]
     assert not subject.refresh(), "and stays"
 
 
-def test_members_without_a_path_are_missed(tmp_path: Path) -> None:
-    subject = made(tmp_path / "g", "hnsw")
+def test_members_without_a_path_are_missed(tmp_path: Path, templates: Templates) -> None:
+    subject = templates(tmp_path / "g", "hnsw")
     catalog = subject.gallery.catalog
     ids, rows = catalog.searchable()
     trial = ann_recall.Trial(subject.gallery.store(), ids, rows, count=10)
@@ -536,9 +553,9 @@ def test_a_damaged_file_is_named_and_worked_around(subject: VectorGallery, damag
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
-def test_no_damage_answers_wrongly(kind: str, tmp_path: Path) -> None:
+def test_no_damage_answers_wrongly(kind: str, tmp_path: Path, templates: Templates) -> None:
     """Random bytes of the file and of its note: the answers are those of brute force, or the damage is named."""
-    subject = made(tmp_path / "g", kind)
+    subject = templates(tmp_path / "g", kind)
     query = clustered(1, seed=2)[0]
     folder, exact = subject.gallery.folder / "ann", subject.brute(query, 10)
     whole = {path: path.read_bytes() for path in (folder / "1.faiss", folder / "1.json")}
@@ -562,7 +579,8 @@ def test_no_damage_answers_wrongly(kind: str, tmp_path: Path) -> None:
     assert subject.gallery.info().search is not None
 
 
-def test_an_unchanged_file_is_hashed_once(subject: VectorGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = made(tmp_path / "g")  # not a copy: its files would be new ones
     hashed: list[Path] = []
     real = intact.file_sha256
     monkeypatch.setattr(intact, "file_sha256", lambda path: hashed.append(path) or real(path))
@@ -605,9 +623,9 @@ assert len(said) == 1 and "is damaged" in said[0], said
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
-def test_a_file_cut_short_under_a_reader_ends_nothing(kind: str, tmp_path: Path) -> None:
+def test_a_file_cut_short_under_a_reader_ends_nothing(kind: str, tmp_path: Path, templates: Templates) -> None:
     """Touching mapped memory that the file no longer fills would kill the process: so it must be one of its own."""
-    subject = made(tmp_path / "g", kind)
+    subject = templates(tmp_path / "g", kind)
     np.save(tmp_path / "q.npy", clustered(20, seed=2))
     path = subject.gallery.folder / "ann" / "1.faiss"
     words = [sys.executable, "-c", TRUNCATING, subject.gallery.folder, tmp_path / "q.npy", path]

@@ -433,11 +433,19 @@ def test_the_program_of_the_documents_runs(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_the_program_of_the_documents_is_typed() -> None:  # slow: mypy reads the package and its libraries
+def test_the_program_of_the_documents_is_typed(tmp_path: Path) -> None:
+    """Slow: mypy reads the package, numpy and Pillow. Not torch, of which the program needs no type."""
     from mypy import api
 
-    out, _, status = api.run(["--strict", "--follow-imports=silent", user_program.__file__])
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\nignore_missing_imports = true\n[mypy-torch.*]\nfollow_imports = skip\n")
+    options = ["--strict", "--follow-imports=silent", f"--config-file={config}", f"--cache-dir={tmp_path / 'cache'}"]
+    out, _, status = api.run([*options, user_program.__file__])
     assert status == 0, out
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(Path(user_program.__file__).read_text().replace("-> list[int]", "-> list[str]"))
+    out, _, status = api.run([*options, str(wrong)])
+    assert (status, "list[str]" in out) == (1, True), out
 
 
 def test_the_document_shows_the_program_as_it_is() -> None:

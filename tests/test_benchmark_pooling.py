@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from tiny import MODEL, Tiny
 
 from retrieval.benchmarks.pooling.feature_cache import extract_features
 from retrieval.benchmarks.pooling.figures import write_figures
@@ -27,7 +28,6 @@ from retrieval.errors import DatasetError, UsageError
 from retrieval.models.registry import BACKBONES
 from retrieval.pooling.regions import GridAvg, GridMax, RegionalGeM, SpatialPyramid
 
-MODEL = "resnet18-gem@random:0"
 METHODS = ("gem", "avg", "max", "rmac", "spp", "local-avg")
 PS = (1.0, 3.0, math.inf)
 
@@ -121,7 +121,7 @@ def test_shared_windows_are_those_of_the_modules(shape: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("method", ["gem:p=3", "avg", "max", "spp"])
 def test_map_is_that_of_the_models_own_descriptors(method: str, report: PoolingReport, truth: GroundTruth) -> None:
-    gallery, queries = described(f"resnet18-{method}@random:0", truth)
+    gallery, queries = described(f"tiny-{method}@random:0", truth)
     for protocol, right, junk in (
         ("easy", ("easy",), ("junk", "hard")),
         ("medium", ("easy", "hard"), ("junk",)),
@@ -141,7 +141,7 @@ def test_descriptors_are_those_of_the_model(model: Model, truth: GroundTruth) ->
 
     from retrieval.models.network import Describer, RetrievalNetwork, make_pooling
 
-    info = BACKBONES["resnet18"]
+    info = BACKBONES["tiny"]
     methods, _ = choose_methods(info, (2.0, 8.0, math.inf), ("all", "gem-channel", "spp:mode=gem", "rgem:p=6"))
     pictures = [(str(truth.root / path), None) for path in truth.gallery[:6]]
     backbone = model.engine().describer.network.backbone  # type: ignore[attr-defined]
@@ -200,7 +200,7 @@ def test_rows_hold_together(report: PoolingReport) -> None:
     base = find(report, "avg")
     assert (base.difference, base.difference_low, base.difference_high, base.ties) == (0, 0, 0, 5)
     assert find(report, "gem:p=3").parameters == 1
-    assert find(report, "spp").dim == 21 * 512
+    assert find(report, "spp").dim == 21 * 32
 
 
 def test_maximum_is_gem_with_infinite_p_and_average_with_p_one(report: PoolingReport) -> None:
@@ -215,16 +215,14 @@ def test_maximum_is_gem_with_infinite_p_and_average_with_p_one(report: PoolingRe
 def test_backbone_sees_every_picture_once(
     model: Model, truth: GroundTruth, strangers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retrieval.models.backbones import ResNet
-
     seen = []
-    forward = ResNet.forward
+    forward = Tiny.forward
 
-    def counting(self: ResNet, images: object) -> object:
+    def counting(self: Tiny, images: object) -> object:
         seen.append(len(images))  # type: ignore[arg-type]
         return forward(self, images)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ResNet, "forward", counting)
+    monkeypatch.setattr(Tiny, "forward", counting)
     benchmark_pooling(model, truth, ps=PS, methods=("all",), noise=(0.5,), bootstrap=10, whiten_on=strangers)
     assert sum(seen) == len(truth.gallery) + len(truth.queries) + 24
 
@@ -242,7 +240,7 @@ def test_leave_one_out_describes_queries_once_and_passes_over_the_query(
     assert done[-1] == (25, 25)
     assert {row.protocol for row in found.rows} == {"easy"}
     row = find(found, "max", "easy")
-    vectors = load_model("resnet18-max@random:0", size=96).describe([labelled.root / p for p in labelled.gallery])
+    vectors = load_model("tiny-max@random:0", size=96).describe([labelled.root / p for p in labelled.gallery])
     classes = np.array([p.split("-")[0] for p in labelled.gallery])
     hits, precisions = [], []
     for i in range(25):
@@ -260,7 +258,7 @@ def test_leave_one_out_describes_queries_once_and_passes_over_the_query(
 
 
 def test_no_noise_is_the_clean_descriptor_and_noise_grows(model: Model, truth: GroundTruth) -> None:
-    methods, _ = choose_methods(BACKBONES["resnet18"], (1.0, 3.0, math.inf))
+    methods, _ = choose_methods(BACKBONES["tiny"], (1.0, 3.0, math.inf))
     pictures = [(str(truth.root / path), None) for path in truth.gallery[:3]]
     with extract_features(model, model.engine(), pictures) as cache:  # type: ignore[arg-type]
         std = float(np.std(np.concatenate([cache.features(i).ravel() for i in range(3)])))
@@ -286,8 +284,9 @@ def test_features_may_lie_in_a_file(model: Model, truth: GroundTruth, report: Po
 
 
 def test_whitening_never_sees_the_set_unsaid(
-    model: Model, truth: GroundTruth, strangers: Path, report: PoolingReport, tmp_path: Path
-) -> None:
+    model: Model, truth: GroundTruth, strangers: Path, report: PoolingReport, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     for leak in (truth.gallery[3], truth.queries[0].image):
         folder = tmp_path / leak
         folder.mkdir()
@@ -309,7 +308,11 @@ def test_whitening_never_sees_the_set_unsaid(
     assert any("searched gallery itself" in note for note in allowed.notes)
     assert {r.whitened for r in report.rows} == {None, "other"}
     assert find(report, "avg", whitened="other").dim == 12
-    assert "spp is not whitened" in " ".join(report.notes)
+    assert "spp is not whitened" not in " ".join(report.notes)
+    monkeypatch.setattr("retrieval.benchmarks.pooling.whitened.LARGEST_DIM", 600)
+    small = benchmark_pooling(model, truth, methods=("avg", "spp"), noise=(), bootstrap=10, whiten_on=strangers)
+    assert "spp is not whitened: 672 dimensions" in " ".join(small.notes)
+    assert [(r.method, r.whitened) for r in small.ranked()] == [("avg", None), ("spp", None), ("avg", "other")]
 
 
 def test_trained_pooling_of_a_checkpoint_takes_part(truth: GroundTruth, tmp_path: Path) -> None:
@@ -318,7 +321,7 @@ def test_trained_pooling_of_a_checkpoint_takes_part(truth: GroundTruth, tmp_path
     from retrieval.models.checkpoint import save_checkpoint
     from retrieval.models.loading import build_network
 
-    start = load_model("resnet18-gem:p=2.25@random:0", size=96)
+    start = load_model("tiny-gem:p=2.25@random:0", size=96)
     network = build_network(start.spec)
     with torch.no_grad():
         network.pooling.p.fill_(6.5)
@@ -498,7 +501,7 @@ def test_command_draws_a_set_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.slow  # hundreds of photos of 512 pixels
 def test_gem_beats_average_on_photographed_paintings(shared_data: Path) -> None:
     truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
     model = load_model("efficientnet_lite0-gem", size=512)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,9 @@ def torch_zip(path: Path, pickled: bytes) -> Path:
 @pytest.mark.parametrize("key", [SHARED, DEEP], ids=["shared", "deep"])
 @pytest.mark.parametrize("how", ["setitem", "setitems", "dict"])
 def test_keys_that_cannot_be_hashed_are_refused_in_plain_pickles(how: str, key: bytes) -> None:
-    started = time.perf_counter()
+    """Had it been hashed, SHARED would not end within years and DEEP would have ended the process."""
     with pytest.raises(DatasetError, match="key in it is made of more parts"):
         plain_pickle.loads(KEYS[how](key))
-    assert time.perf_counter() - started < 20  # instead of years
 
 
 @pytest.mark.parametrize("key", [SHARED, DEEP], ids=["shared", "deep"])

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from tiny import MODEL
 
 from retrieval.cli.main import main
 from retrieval.errors import DatasetError, UsageError
-from retrieval.models import backbones
 from retrieval.models.blend import blend
 from retrieval.models.checkpoint import load_tensors
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, l2_normalise
-from retrieval.models.registry import BACKBONES, BackboneInfo, Weights
 from retrieval.models.zoo import resolve
 from retrieval.training.copies.alter import CopyPreset, altered, bucket
 from retrieval.training.copies.config import CopiesConfig
@@ -30,31 +28,6 @@ from retrieval.training.copies.things import Things, draw_pairs, read_things
 from retrieval.training.copies.trainer import CopiesTrainer, make_head, rate_at
 from retrieval.training.frozen_folding import find_pairs
 from retrieval.training.optimiser import freeze_statistics
-
-MODEL = "tiny-gem@random:0"
-
-
-class Tiny(backbones.Backbone):
-    """Two convolutions with normalisation."""
-
-    def __init__(self, info: BackboneInfo) -> None:
-        super().__init__()
-        self.info = info
-        self.body = nn.Sequential(
-            *(nn.Conv2d(3, 8, 3, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
-            *(nn.Conv2d(8, info.dim, 3, 2, 1, bias=False), nn.BatchNorm2d(info.dim), nn.ReLU()),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.body(images)
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, dim in (("tiny", 16), ("tiny2", 24)):
-        weights = Weights(f"test/{name}", "", 0.0, "MIT", "none")
-        monkeypatch.setitem(BACKBONES, name, BackboneInfo(name, dim, weights, "tiny", stride=8))
-    monkeypatch.setitem(backbones._FAMILIES, "tiny", Tiny)
 
 
 def rows(count: int, seed: int, dim: int = 6) -> torch.Tensor:
@@ -336,7 +309,7 @@ def test_chunks_give_the_gradients_of_the_whole() -> None:
 
 def test_the_slow_encoder_follows_and_its_queue_keeps_the_newest() -> None:
     network = build_network(resolve(MODEL))
-    describer, head = Describer(network, resolve(MODEL).image), make_head(16, 8, 0)
+    describer, head = Describer(network, resolve(MODEL).image), make_head(32, 8, 0)
     config = CopiesConfig("x", MODEL, steps=1, momentum=0.75, queue=5)
     slow = MomentumEncoder(describer, head, config)
     with torch.no_grad():

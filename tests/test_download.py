@@ -174,10 +174,11 @@ def test_what_is_not_there_is_asked_for_once(server: Server, tmp_path: Path) -> 
 
 def test_a_silent_server_is_given_up(server: Server, tmp_path: Path) -> None:
     url = server.put("/a", script=[("hang",)] * 3)
-    begun = time.monotonic()
-    with pytest.raises(DownloadError, match="no answer in time"):
+    with pytest.raises(
+        DownloadError, match="no answer in time"
+    ):  # the server itself would end it otherwise, and another way
         download(url, tmp_path / "file", timeout=0.2, attempts=2, backoff=0.01)
-    assert time.monotonic() - begun < 3
+    assert len(server.requests) == 2
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

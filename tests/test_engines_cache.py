@@ -12,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import MODEL, knowing_tiny
 
 from retrieval.describe.model import load_model
 from retrieval.engines.choose import create_engine
 from retrieval.engines.openvino import cache
 
-RESNET = "resnet18-gem@random:0"
+BUILT_IN = "lite0_instance-gem"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
 
 
 def describe(said: list[str] | None = None, size: int | None = None) -> np.ndarray:
-    spec = load_model(RESNET, size=size).spec
+    spec = load_model(MODEL, size=size).spec
     return create_engine(spec, "openvino", say=(said if said is not None else []).append).describe(IMAGES)
 
 
@@ -66,7 +67,7 @@ def test_the_second_start_converts_nothing_for_any_size(
     np.testing.assert_allclose(describe(said, size=300), copied[1], atol=1e-6)  # convolutions may go another way
     assert said == []
     with pytest.raises(AssertionError):  # other scales are another graph
-        create_engine(load_model(RESNET, scales=(1, 0.5)).spec, "openvino")
+        create_engine(load_model(MODEL, scales=(1, 0.5)).spec, "openvino")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "unreadable contents"])
@@ -140,6 +141,7 @@ def test_a_full_disk_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
 KILLED = """
 import os, signal, sys
 import openvino
+import tiny
 from retrieval.engines.choose import create_engine
 from retrieval.describe.model import load_model
 save = openvino.save_model
@@ -158,7 +160,7 @@ def test_a_killed_export_leaves_nothing_that_is_used(
     prepared: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", KILLED, RESNET], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, MODEL], env=knowing_tiny(), capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = list((tmp_path / "engines").iterdir())
     assert left  # it was killed in the middle of writing
@@ -209,15 +211,17 @@ assert "openvino" in sys.modules
 """
 
 
-def test_a_cached_query_imports_no_torch(copied: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.slow  # it may be the one that prepares the built-in model, and starts two processes
+def test_a_cached_query_imports_no_torch(tmp_path: Path) -> None:
+    """With the built-in model, which other tests of the run have prepared."""
     from fakes import write_pictures
 
     from retrieval.gallery.gallery import Gallery
 
     paths = write_pictures(tmp_path / "pictures", 3, sizes=((90, 70),))
-    with Gallery.create(tmp_path / "gallery", load_model(RESNET)) as gallery:
+    with Gallery.create(tmp_path / "gallery", load_model(BUILT_IN, size=64)) as gallery:
         gallery.index([tmp_path / "pictures"])
-    arguments = ["query", str(paths[1]), "--index", str(tmp_path / "gallery"), "--format", "json", "--model", RESNET]
+    arguments = ["query", str(paths[1]), "--index", str(tmp_path / "gallery"), "--format", "json", "--model", BUILT_IN]
     done = subprocess.run([sys.executable, "-c", QUERY, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)["results"][0]

@@ -55,7 +55,7 @@ def test_int8_without_openvino_is_an_error_that_says_so(tmp_path: Path, monkeypa
         create_engine(load_model("resnet18-gem@random:0").spec, quantised=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # quantisation, and nncf with its imports
 def test_a_gallery_in_int8_from_beginning_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
     model = "resnet18-gem@random:0"
@@ -96,7 +96,7 @@ def test_a_gallery_in_int8_from_beginning_to_end(tmp_path: Path, monkeypatch: py
     assert "int8 model in" in run("query", str(paths[3]))[2]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # as above
 def test_a_model_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("retrieval.engines.openvino.quantise.LEAST_COSINE", 0.99999999)

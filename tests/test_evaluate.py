@@ -26,6 +26,7 @@ from evaluation_set import (
 )
 from fakes import DIM, FakeEngine, fake_gallery
 from PIL import Image
+from tiny import knowing_tiny
 
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.errors import DatasetError, GalleryMismatch, UsageError
@@ -416,7 +417,7 @@ def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
     rules = {}
     for name, exif in (("own", None), ("rparis6k", None), ("rparis6k", True), ("own", False)):
         named = GroundTruth(name, truth.root, truth.gallery, truth.queries)
-        with open_gallery(named, "x", None, "resnet18-gem@random:0", 64, None, "auto", exif, print) as gallery:
+        with open_gallery(named, "x", None, "tiny-gem@random:0", 64, None, "auto", exif, print) as gallery:
             rules[name, exif] = gallery.spec.image.exif
     assert rules == {("own", None): True, ("rparis6k", None): False, ("rparis6k", True): True, ("own", False): False}
 
@@ -705,7 +706,7 @@ def test_reports_of_different_sets_or_damaged_ones_are_refused(
 # -- as documented, and on real pictures -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # five processes, as a shell runs them, and two models
 def test_the_documented_run(tmp_path: Path) -> None:
     """The shell block of docs/evaluation.md, from a synthetic set to the comparison of two models."""
     text = (ROOT / "docs" / "evaluation.md").read_text()
@@ -754,7 +755,7 @@ def score_py(truth: GroundTruth, results: Path) -> float:
     return 100 * total / count
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # hundreds of photos, and points of each
 @pytest.mark.realdata
 def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Path) -> None:
     """Embedded model on the paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees."""
@@ -796,6 +797,7 @@ def test_a_query_s_file_is_opened_once(tmp_path: Path, truth: GroundTruth) -> No
     path.write_text(json.dumps(form))
     code = f"""
 import collections, os, sys
+import tiny
 opened = collections.Counter()
 def listen(event, args):
     if event == "open" and isinstance(args[0], str | bytes):
@@ -804,9 +806,9 @@ sys.addaudithook(listen)
 from retrieval import evaluate
 from retrieval.datasets.groundtruth import load_groundtruth
 truth = load_groundtruth({str(path)!r})
-evaluate(truth, "resnet18-gem@random:0", size=64, engine="torch", gallery={str(tmp_path / "g")!r})
+evaluate(truth, "tiny-gem@random:0", size=64, engine="torch", gallery={str(tmp_path / "g")!r})
 files = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]
 print(sorted({{opened[file] for file in files}}), len(files))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], env=knowing_tiny(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"[1] {len(form['queries'])}"

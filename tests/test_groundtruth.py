@@ -10,7 +10,6 @@ import os
 import pickle
 import shutil
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -476,14 +475,12 @@ BOMBS = {
 def test_a_bomb_is_refused_at_once(tmp_path: Path, bomb: str) -> None:
     import tracemalloc
 
-    start = time.monotonic()
     tracemalloc.start()
     with pytest.raises(DatasetError, match=r"gnd_toy\.pkl: "):
         pickled(tmp_path, BOMBS[bomb])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200e6
-    assert time.monotonic() - start < 20
 
 
 def test_one_list_referred_to_over_and_over_is_refused(tmp_path: Path) -> None:

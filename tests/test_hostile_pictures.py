@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from counted import CountedBytes, CountedFile
 from PIL import Image, features
 
 from retrieval.errors import ImageError, UsageError
@@ -118,17 +119,24 @@ def test_a_gif_with_comments_is_the_same_picture() -> None:
 
 
 def test_files_of_far_too_many_pieces_are_refused() -> None:
-    started = time.perf_counter()
+    """Whatever a file claims, a bounded number of looks at it is enough to refuse it: no reader walks through it first."""
+
+    def refused(data: bytes, most_reads: int, most_bytes: int) -> str:
+        file = CountedBytes(data)
+        said = reason(file)
+        assert file.reads <= most_reads, (said, file.reads)
+        assert file.taken <= most_bytes, (said, file.taken)
+        return said
+
     png = encoded(noise(9, 9), "PNG")
     jpeg = encoded(noise(9, 9), "JPEG")
     gif = encoded(noise(9, 9).quantize(4), "GIF")
     place = 13 + (3 << ((gif[10] & 7) + 1))
-    assert "pieces" in reason(png[:33] + chunk(b"IDAT", b"") * 300_000 + png[33:])
-    assert "segments" in reason(jpeg[:2] + b"\xff\xfe\0\2" * 100_000 + jpeg[2:])
-    assert "no segment" in reason(jpeg[:2] + b"\xff" * 5_000_000 + jpeg[2:])
-    assert "blocks" in reason(gif[:place] + b"!\xfe" + b"\1a" * 3_000_000 + b"\0" + gif[place:])
-    assert "header" in reason(b"P6\n#" + b"a" * 5_000_000)
-    assert time.perf_counter() - started < 20
+    assert "pieces" in refused(png[:33] + chunk(b"IDAT", b"") * 300_000 + png[33:], 200_020, 1_700_000)
+    assert "segments" in refused(jpeg[:2] + b"\xff\xfe\0\2" * 100_000 + jpeg[2:], 20_020, 20_020 * 4096 + 200_000)
+    assert "no segment" in refused(jpeg[:2] + b"\xff" * 5_000_000 + jpeg[2:], 20, 1_200_000)
+    assert "blocks" in refused(gif[:place] + b"!\xfe" + b"\1a" * 3_000_000 + b"\0" + gif[place:], 20, 600_000)
+    assert "header" in refused(b"P6\n#" + b"a" * 5_000_000, 20, 100_000)
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -192,13 +200,24 @@ def test_a_picture_is_refused_for_its_memory_before_any_is_taken(kind: str) -> N
     assert "--picture-memory" in said
 
 
-def test_a_very_wide_picture_takes_no_longer_than_others(tmp_path: Path) -> None:
+def test_a_very_wide_picture_takes_no_longer_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's filter has six numbers for each column, computed anew for every strip."""
-    started = time.perf_counter()
+    filtered: list[int] = []
+    resize = Image.Image.resize
+
+    def counted(self: Image.Image, size: tuple[int, int], resample: Any = None, **options: Any) -> Image.Image:
+        if resample != Image.Resampling.NEAREST:  # that one is how a part is cut out
+            filtered.append(max(self.size))
+        return resize(self, size, resample, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    # As few filters of that length as a picture has directions; strips of the usual size would be ten and more.
     data = encoded(Image.new("P", (1_000_000, 40)), "PNG")
     assert load_picture(data, size=64).array.shape == (1, 64, 3)
+    assert sum(length == 1_000_000 for length in filtered) <= 2
+    filtered.clear()
     assert load_picture(encoded(Image.new("P", (40, 1_000_000)), "PNG"), size=64).array.shape == (64, 1, 3)
-    assert time.perf_counter() - started < 30
+    assert len(filtered) <= 20
 
 
 def test_the_limit_of_memory_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,16 +255,16 @@ print(json.dumps({"said": said, "peaks": peaks}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
-def test_no_picture_takes_a_gigabyte(tmp_path: Path) -> None:
-    """Slow: it decodes pictures as large as the limit lets through, in every format."""
-    flat = Image.new("RGB", (6000, 5500), (9, 99, 9))
+def test_no_picture_takes_more_than_the_limit(tmp_path: Path) -> None:
+    """Slow: it decodes pictures as large as a limit of a third of the usual lets through, in every format."""
+    flat = Image.new("RGB", (3460, 3170), (9, 99, 9))
     files = {
-        "a.png": encoded(Image.new("RGBA", (12500, 12000), (9, 9, 9, 99)), "PNG", compress_level=1),
-        "b.gif": encoded(Image.new("P", (12500, 12000)), "GIF", transparency=0),
-        "c.jpg": encoded(Image.new("RGB", (9000, 8000)), "JPEG", progressive=True),
-        "d.tif": encoded(Image.new("F", (12500, 12000)), "TIFF", compression="tiff_lzw"),
+        "a.png": encoded(Image.new("RGBA", (7200, 6900), (9, 9, 9, 99)), "PNG", compress_level=1),
+        "b.gif": encoded(Image.new("P", (7200, 6900)), "GIF", transparency=0),
+        "c.jpg": encoded(Image.new("RGB", (5190, 4610)), "JPEG", progressive=True),
+        "d.tif": encoded(Image.new("F", (7200, 6900)), "TIFF", compression="tiff_lzw"),
         "e.jp2": encoded(flat, "JPEG2000"),
-        "f.webp": encoded(Image.new("RGBA", (6500, 5500), (9, 9, 9, 99)), "WEBP", lossless=True, method=0),
+        "f.webp": encoded(Image.new("RGBA", (3750, 3170), (9, 9, 9, 99)), "WEBP", lossless=True, method=0),
     } | {f"{kind}.bin": data for kind, data in HUNGRY.items()}
     if HAS_AVIF:
         files["g.avif"] = encoded(flat, "AVIF", speed=10)
@@ -253,6 +272,7 @@ def test_no_picture_takes_a_gigabyte(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *(str(tmp_path / name) for name in files)],
+        env=os.environ | {"RETRIEVE_PICTURE_MEMORY": "280"},
         capture_output=True,
         text=True,
         check=True,
@@ -260,7 +280,7 @@ def test_no_picture_takes_a_gigabyte(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     read = [said for said in told["said"] if said.startswith("(")]
     assert len(read) == len(files) - len(HUNGRY), told
-    assert max(told["peaks"]) * 1024 < 1e9, told
+    assert max(told["peaks"]) * 1024 < 280e6 + 130e6, told  # the interpreter and numpy take some, too
 
 
 def test_pictures_wait_for_memory_in_their_order() -> None:
@@ -303,12 +323,12 @@ def many_scans(count: int, width: int = 64, height: int = 48) -> bytes:
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
-    started = time.perf_counter()
-    assert "more than 200 scans" in reason(many_scans(5000), size=32)
-    assert "more than 200 scans" in reason(many_scans(5000).replace(b"\xff\xd9", b""), size=32)
+    for data in (many_scans(5000), many_scans(5000).replace(b"\xff\xd9", b"")):
+        file = CountedBytes(data)
+        assert "more than 200 scans" in reason(file, size=32)
+        assert file.reads < 250  # one a scan, up to the limit, and none by a decoder
     assert load_picture(many_scans(50), size=32).array.shape == (24, 32, 3)
     assert "longer than the limit of 0.001 s" in reason(many_scans(150, 2000, 2000), limits=Limits(seconds=0.001))
-    assert time.perf_counter() - started < 20
 
 
 def test_a_film_behind_a_jpeg_is_not_taken_for_scans() -> None:
@@ -397,12 +417,11 @@ def test_a_decoder_that_does_not_end_is_stopped(workers: None) -> None:
     data = encoded(noise(30, 20), "JPEG2000")
     load_picture(data)
     (worker,) = apart._idle
-    os.kill(worker._process.pid, signal.SIGSTOP)
-    started = time.perf_counter()
+    os.kill(worker._process.pid, signal.SIGSTOP)  # by itself it would never end
     with pytest.raises(ImageError, match=r"did not end within 0\.5 s") as caught:
         load_picture(data, limits=Limits(seconds=0.5))
     assert caught.value.transient  # the machine may have been busy: tried again at the next run
-    assert time.perf_counter() - started < 10
+    assert worker._process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux holds a process to its memory")
@@ -450,7 +469,6 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
 
 
 def test_a_sparse_giant_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
-    started = time.perf_counter()
     for name, head, said in (
         ("a.jpg", b"", "not a picture"),
         ("b.jpg", b"\xff\xd8\xff\xe0", "60.0 GB in one file"),
@@ -460,7 +478,9 @@ def test_a_sparse_giant_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
             file.write(head)
             file.truncate(60_000_000_000)
         assert said in reason(tmp_path / name)
-    assert time.perf_counter() - started < 5
+        with CountedFile(tmp_path / name) as opened:
+            assert said in reason(opened)
+            assert opened.taken <= 1000
 
 
 @pytest.mark.parametrize(

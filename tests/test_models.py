@@ -60,7 +60,7 @@ def plain_resnet(name: str, seed: int) -> torch.nn.Module:
 
 @pytest.mark.parametrize("pooling", ["gem", "avg", "max", "gem:p=4.5"])
 def test_resnet50_descriptors_equal_a_plain_computation(pooling: str) -> None:
-    model = load_model(f"resnet50-{pooling}@random:3")
+    model = load_model(f"resnet50-{pooling}@random:3", engine="torch")
     body = plain_resnet("resnet50", 3)
     array = pixels()
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_multi_scale_equals_a_plain_computation() -> None:
             parts.append((vector / (vector.norm() + 1e-6)) ** p)
         vector = (sum(parts) / 3) ** (1 / p)
         expected = (vector / vector.norm()).numpy()[0]
-        ours = load_model(f"resnet18-{pooling}@random:1", scales=scales).describe(pixels())
+        ours = load_model(f"resnet18-{pooling}@random:1", scales=scales, engine="torch").describe(pixels())
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 

@@ -198,7 +198,7 @@ def test_export_with_any_size(name):
     torch.testing.assert_close(exported(x), pool(x))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the first imports the compiler
 @every
 def test_graph_is_whole_under_compile(info):
     """One graph without a break; the backend runs it as it is, so no compiler is needed."""
@@ -208,7 +208,7 @@ def test_graph_is_whole_under_compile(info):
     torch.compiler.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a C++ compiler runs
 @pytest.mark.parametrize("name", ["gem", "token-gem"])
 def test_compile(name):
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -224,7 +224,7 @@ def test_compile(name):
     torch.compiler.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the first imports onnx and its functions
 @every
 def test_onnx(info):
     pytest.importorskip("onnx", reason="the onnx package is not installed")

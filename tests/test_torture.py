@@ -24,9 +24,9 @@ def test_a_short_run_fails_nowhere(tmp_path: Path) -> None:
     command = [
         sys.executable,
         str(SCRIPTS / "torture.py"),
-        "pictures=300",
-        "checkpoints=300",
-        "truths=300",
+        "pictures=120",
+        "checkpoints=60",
+        "truths=60",
         "--seed",
         "11",
     ]
@@ -34,12 +34,10 @@ def test_a_short_run_fails_nowhere(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [phase["failures"] for phase in told["phases"]] == [[], [], []], done.stdout
     assert done.returncode == 0
-    assert [phase["tried"] for phase in told["phases"]] == [300, 300, 300]
+    assert [phase["tried"] for phase in told["phases"]] == [120, 60, 60]
     pictures = told["phases"][0]
     assert len(pictures["kinds"]) > 25
-    assert (
-        min(pictures["results"].values()) > 30
-    )  # both kinds of end occur: the damages are neither too mild nor too wild
+    assert min(pictures["results"].values()) > 10  # both ends occur: the damages are neither too mild nor too wild
     assert "| pictures |" in (tmp_path / "report" / "report.md").read_text()
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import write_pictures
+from tiny import MODEL
 
 from retrieval.cli.main import main
 from retrieval.training import session as run
 from retrieval.training.config import TrainingConfig
 from retrieval.training.trainer import Outcome
 
-MODEL = "efficientnet_lite0-gem@random:0"
 SMALL = ["--size", "32", "--queries", "3", "--pool", "20", "--negatives", "2", "--epochs", "1", "--lr", "1e-4"]
 
 
@@ -179,7 +179,7 @@ def test_a_whitened_model_is_not_trained(classes: Path, tmp_path: Path, retrieve
     from retrieval.describe.whitened_model import whitened_model
     from retrieval.models.whitening import Whitening
 
-    whitening = Whitening(np.zeros(1280), np.eye(4, 1280), "pca")
+    whitening = Whitening(np.zeros(32), np.eye(4, 32), "pca")
     whitened_model(load_model(MODEL), whitening, {"name": "x", "pictures": 0, "hashes": []}, tmp_path / "white")
     code, _, said = retrieve("train", classes, "--out", tmp_path / "o", "--model", tmp_path / "white")
     assert code == 2

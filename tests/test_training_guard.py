@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import write_pictures
+from tiny import MODEL
 
 from retrieval.describe.model import load_model
 from retrieval.errors import RetrievalError
@@ -17,8 +18,6 @@ from retrieval.pooling.spatial import GeM
 from retrieval.training.config import TrainingConfig
 from retrieval.training.guard import require_apart, require_finite_weights, spread
 from retrieval.training.session import train
-
-MODEL = "efficientnet_lite0-gem"
 
 
 @pytest.mark.parametrize("p", [-1e7, -7.0, 0.0, 0.001, 1e9])
@@ -71,7 +70,6 @@ def test_weights_that_are_no_numbers_are_named() -> None:
         require_finite_weights(layer, "epoch 1", "")
 
 
-@pytest.mark.slow  # trains
 @pytest.mark.parametrize(("rate", "p_rate"), [(1e-3, 3000.0), (1e6, 10.0)])
 def test_extreme_rates_leave_a_model_that_works(rate: float, p_rate: float, tmp_path: Path) -> None:
     for c in range(5):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import MODEL, RETRIEVE, knowing_tiny
 from torch import Tensor, nn
 
 from retrieval.datasets.groundtruth import GroundTruth, Query
@@ -32,7 +32,6 @@ from retrieval.training.run_folder import RunFolder
 from retrieval.training.state import read_state
 
 HERE = Path(__file__).parent
-MODEL = "efficientnet_lite0-gem@random:0"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_the_model_kept_is_the_average_of_weights_and_a_model_everywhere(photos:
     assert model.spec.weights.sha256 == read_spec(out).weights.sha256 == tensors_sha256(weights(out))
     assert model.spec.image == load_model(MODEL).spec.image
     descriptor = model.describe(str(next(photos.rglob("*.png"))))
-    assert descriptor.shape == (1280,)
+    assert descriptor.shape == (32,)
     assert np.linalg.norm(descriptor) == pytest.approx(1, abs=1e-4)
 
 
@@ -141,8 +140,8 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_the_uninterrupted_one(
 ) -> None:
     out = tmp_path / "killed"
     (tmp_path / "config.json").write_text(config_of(photos, ema=0.5, save_every=1).to_json())
-    command = [sys.executable, "-m", "retrieval", "train", "--config", str(tmp_path / "config.json"), "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
+    command = [*RETRIEVE, "train", "--config", str(tmp_path / "config.json"), "--out", str(out)]
+    environment = {**knowing_tiny(), "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < until:
@@ -211,17 +210,16 @@ def test_a_run_is_not_written_over(photos: Path, finished: Path, tmp_path: Path)
 # ---------------------------------------------------------------- two processes
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # three processes, each of which imports torch
 def test_two_processes_train_one_model(photos: Path, tmp_path: Path) -> None:
     """The same tuples, gradients summed: both ranks end with equal weights, and near those of one process alone."""
     losses = ["contrastive", "ap"]
-    # Trained weights: random ones amplify rounding, which differs with the number of threads, until nothing can be compared.
-    config = config_of(photos, model="efficientnet_lite0-gem", optimiser="sgd", lr=1e-4, epochs=1, tuples_per_step=3)
+    config = config_of(photos, optimiser="sgd", lr=1e-4, epochs=1, tuples_per_step=3)
     (tmp_path / "config.json").write_text(config.to_json())
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**knowing_tiny(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     script = [str(HERE / "train_ranks.py"), str(tmp_path / "config.json"), str(tmp_path / "two"), *losses]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=300)
@@ -233,7 +231,7 @@ def test_two_processes_train_one_model(photos: Path, tmp_path: Path) -> None:
         facts, alone = read_state(tmp_path / f"one-{loss}" / "last" / "state.safetensors")
         assert facts
         assert alone["place"]["best"] == pytest.approx(first["best"], abs=0.02)
-        start = run.build_network(load_model("efficientnet_lite0-gem").spec).state_dict()
+        start = run.build_network(load_model(MODEL).spec).state_dict()
         two, one = weights(tmp_path / f"two-{loss}" / "last"), weights(tmp_path / f"one-{loss}" / "last")
         moved = apart = 0.0
         for name, value in one.items():
@@ -401,7 +399,7 @@ def test_a_whitening_layer_starts_as_the_learned_whitening(
     real = run.build_network
 
     def narrow(spec: Any, checkpoint: Any = None) -> Any:
-        network = real(replace(spec, dim=1280), checkpoint)
+        network = real(replace(spec, dim=32), checkpoint)
         network.pooling = Narrow()
         return network
 
@@ -426,7 +424,7 @@ def test_a_whitening_layer_starts_as_the_learned_whitening(
 
 
 def test_too_few_pairs_for_a_whitening_layer(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"too few to learn a whitening of 1280 dimensions.*--whiten-layer"):
+    with pytest.raises(UsageError, match=r"too few to learn a whitening of 32 dimensions.*--whiten-layer"):
         run.train(config_of(photos, whiten_layer=16), tmp_path / "run", device="cpu")
 
 
@@ -446,7 +444,7 @@ def test_unlabelled_pictures_are_trained_on_two_views(photos: Path, tmp_path: Pa
     assert outcome.metrics[-1]["mAP"] is None
     assert Image.open(tmp_path / "sheet.png").size[0] > 300
     assert any("none, so the last epoch" in line for line in said)
-    assert load_model(tmp_path / "run").spec.backbone == "efficientnet_lite0"
+    assert load_model(tmp_path / "run").spec.backbone == "tiny"
 
 
 def test_validation_on_a_ground_truth_and_pictures_to_avoid(photos: Path, tmp_path: Path) -> None:
@@ -455,9 +453,7 @@ def test_validation_on_a_ground_truth_and_pictures_to_avoid(photos: Path, tmp_pa
     truth = GroundTruth("bench", photos, tuple(names[1:8]), (Query(names[0], None, tuple(names[1:4]), (), ()),))
     truth.save(photos / "bench.json")
     path = str(photos / "bench.json")
-    config = config_of(
-        photos, epochs=1, validate=path, avoid=(path,), avoid_above=0.99999, model="efficientnet_lite0-gem", lr=1e-5
-    )
+    config = config_of(photos, epochs=1, validate=path, avoid=(path,), avoid_above=0.99999, lr=1e-5)
     outcome = run.train(config, tmp_path / "run", device="cpu")
     form = json.loads((tmp_path / "run" / "left_out.json").read_text())
     assert str(photos / names[0]) in form["pictures"]
@@ -467,19 +463,18 @@ def test_validation_on_a_ground_truth_and_pictures_to_avoid(photos: Path, tmp_pa
     assert run.resume(tmp_path / "run", device="cpu").best == outcome.best  # the same pictures are left out again
 
 
-@pytest.mark.slow
 def test_a_network_from_random_weights_learns(tmp_path: Path) -> None:
-    """ResNet-18 on made-up house fronts: mAP on fronts that it has never seen at least doubles."""
+    """Three convolutions on made-up house fronts: mAP on fronts that they have never seen rises by half and more."""
     from retrieval.datasets.synthetic.make import make_synthetic
 
     make_synthetic(
-        tmp_path / "set", objects=1, views=(1, 0, 0), distractors=0, train_objects=40, train_views=6, size=160
+        tmp_path / "set", objects=1, views=(1, 0, 0), distractors=0, train_objects=40, train_views=6, size=96
     )
     config = TrainingConfig(
-        data=str(tmp_path / "set" / "train"), model="resnet18-gem@random:0", size=96, epochs=2, queries=100, pool=40,
-        negatives=4, tuples_per_step=2, lr=3e-4, validate="0.4", save_every=1000, schedule="cosine",
+        data=str(tmp_path / "set" / "train"), model=MODEL, loss="ap", size=96, epochs=1, queries=100, pool=40,
+        negatives=4, tuples_per_step=2, lr=3e-3, validate="0.4", save_every=1000, schedule="cosine",
     )  # fmt: skip
     outcome = run.train(config, tmp_path / "run", device="cpu")
     first = outcome.metrics[0]["mAP"]
     assert outcome.best is not None
-    assert outcome.best > 2 * first, (first, outcome.best)
+    assert outcome.best > 1.5 * first, (first, outcome.best)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from evaluation_set import descriptors, make_set, retrieve
 from fakes import DIM, fake_gallery, write_pictures
+from tiny import MODEL
 
 from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
 from retrieval.datasets.published.revisited import training_path
@@ -25,7 +26,7 @@ from retrieval.models.spec import ModelSpec
 from retrieval.models.whitening import Whitening, fit_pairs, fit_pca
 from retrieval.models.whitening_origin import leak, learned_on, pictures_seen
 
-MODEL, SIZE = "resnet18-gem@random:0", 64  # 512 dimensions, some milliseconds a picture
+SIZE = 64
 
 
 def stored(gallery: Gallery) -> dict[str, np.ndarray]:
@@ -59,7 +60,7 @@ def test_too_few_pictures_are_refused_with_advice(tmp_path: Path) -> None:
     assert fit_pca(rng.standard_normal((30, 48)), 29).projection.shape == (29, 48)
     write_pictures(tmp_path / "photos", 20)
     retrieve("index", tmp_path / "photos", "--model", MODEL, "--size", SIZE, "--index", tmp_path / "index", "-q")
-    with pytest.raises(UsageError, match=r"20 different pictures are too few .* to 512 dimensions.*--dim 10"):
+    with pytest.raises(UsageError, match=r"20 different pictures are too few .* to 32 dimensions.*--dim 10"):
         retrieve("whiten", "--index", tmp_path / "index", "--out", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -166,7 +167,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-q",
     )
     shutil.move(folder / "away", folder / "photos")
-    assert "pca from 512 to 16 dimensions, learned on 40 pictures of photos" in out
+    assert "pca from 32 to 16 dimensions, learned on 40 pictures of photos" in out
     assert "41 pictures, whitened" in out
     return folder
 
@@ -233,7 +234,7 @@ def test_what_cannot_be_derived(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "index", tmp_path / "damaged")
     file = next((tmp_path / "damaged" / "vectors").glob("*.f32"))
     data = bytearray(file.read_bytes())
-    data[512 * 4 * 3] ^= 1
+    data[32 * 4 * 3] ^= 1
     file.write_bytes(data)
     with Gallery.open(tmp_path / "damaged") as plain, pytest.raises(GalleryDamaged, match="1 damaged"):
         derive_gallery(plain, whitening, model, tmp_path / "x")
@@ -395,8 +396,9 @@ def test_whitening_on_another_gallery_or_set_while_evaluating(
     # On its own pictures: refused, though it is another file.
     with pytest.raises(UsageError, match="learned on gallery, with"):
         retrieve("evaluate", one.root / "groundtruth.json", *model, "--whiten-on", cache / "other", "--whiten-dim", 8)
-    with pytest.raises(UsageError, match="too few to learn a whitening of 512"):
-        retrieve(*ask, "--whiten-on", one.root / "groundtruth.json")
+    wide = ("--model", "tiny-spp@random:0", "--size", SIZE)
+    with pytest.raises(UsageError, match="too few to learn a whitening of 672"):
+        retrieve("evaluate", two.root / "groundtruth.json", *wide, "--whiten-on", one.root / "groundtruth.json", "-q")
     with pytest.raises(GalleryMismatch):
         retrieve(
             "evaluate",

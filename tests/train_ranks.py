@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import tiny  # noqa: F401  # makes its backbones known
+
 from retrieval.models.checkpoint import tensors_sha256
 from retrieval.training import session as run
 from retrieval.training.config import TrainingConfig

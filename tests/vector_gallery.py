@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ class VectorGallery:
         self._made = 0
         with self.gallery.writing() as catalog, catalog.writing():
             self.root = catalog.add_root("pictures", "folder").id
+
+    @classmethod
+    def copied(cls, template: VectorGallery, folder: Path) -> VectorGallery:
+        """A copy of one that took long to make, to be changed."""
+        shutil.copytree(template.gallery.folder, folder)
+        made = cls.__new__(cls)
+        made.gallery, made.truth, made.warnings = Gallery.open(folder), dict(template.truth), []
+        made.gallery.warn = made.warnings.append
+        made._made, made.root = template._made, template.root
+        return made
 
     def _write(self, catalog: Catalog, vectors: np.ndarray) -> tuple[int, list[str]]:
         first = catalog.number("vector_count")
