@@ -205,7 +205,7 @@ QUERY = """
 import sys
 from retrieval.cli.main import cli
 cli.main(sys.argv[1:], standalone_mode=False)
-heavy = {"torch", "torchvision", "timm", "matplotlib", "scipy", "cv2", "nncf"} & set(sys.modules)
+heavy = {"torch", "torchvision", "timm", "matplotlib", "scipy", "nncf"} & set(sys.modules)
 assert not heavy, heavy
 assert "openvino" in sys.modules
 """

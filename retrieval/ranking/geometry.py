@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from retrieval.errors import UsageError
 
@@ -154,6 +153,8 @@ def verify(
     view of one thing and counts as none. Cost: about 2 ms of one processor core for 1,000 points in each; the candidates
     are shared among at most 8 cores.
     """
+    from threadpoolctl import threadpool_limits
+
     workers = max(1, min(_WORKERS, os.cpu_count() or 1, len(candidates)))
     results = [Verification(0, None)] * len(candidates)
 

@@ -553,7 +553,12 @@ class Catalog:
         choice that does not depend on how the gallery came about."""
         query = "SELECT hash, min(row) FROM images WHERE row IS NOT NULL AND hash IS NOT NULL GROUP BY hash ORDER BY hash LIMIT ?"
         with self._errors():
-            return self._connection.execute(query, (count,)).fetchall()
+            found = self._connection.execute(query, (count,)).fetchall()
+        if not all(
+            isinstance(d, str) and len(d) == 2 * HASH_BYTES and isinstance(row, int) and row >= 0 for d, row in found
+        ):
+            raise GalleryDamaged(f"{self.path} is damaged: contents of pictures", REPAIR)
+        return found
 
     def remember_taken_out(self, records: Iterable[Record]) -> None:
         """Pictures that were taken out on purpose, which stay out."""
