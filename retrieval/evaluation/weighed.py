@@ -12,10 +12,10 @@ from retrieval.evaluation.evaluator import KS, Measured, labels_of, protocols_of
 from retrieval.evaluation.protocol import evaluate_rankings
 from retrieval.gallery.fusing import Weigher
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.local.index import SIDE
+from retrieval.gallery.local.index import LocalIndex
+from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.messages import Bars
-from retrieval.pictures import imaging
 from retrieval.ranking.asmk import LocalCodes
 
 _FIRST = 10
@@ -26,7 +26,8 @@ def local_index_for(gallery: Gallery, described: DescribedSet, bars: Bars) -> No
     gallery.configure_local(True)
     index = gallery.local
     assert index is not None
-    lacking = [path for path, digest in described.pictures if digest not in index]
+    coded = index.contents()
+    lacking = [path for path, digest in described.pictures if digest not in coded]
     if lacking:
         with bars("local features") as update:
             gallery.index(lacking, progress=update)
@@ -49,7 +50,7 @@ class WeighedRankings:
         assert index is not None
         if not self._codes:
             started = time.monotonic()
-            self._codes = [self._code(i) for i in range(len(truth.queries))]
+            self._codes = self._query_codes(index)
             self._making_seconds = time.monotonic() - started
         order = np.argsort(self.ids, kind="stable")
         allowed = self.ids[order]
@@ -69,13 +70,12 @@ class WeighedRankings:
         )
         return Measured(by, results, [r[:_FIRST] for r in rankings], query_seconds=spent / len(rankings))
 
-    def _code(self, i: int) -> LocalCodes:
-        truth, index = self.described.truth, self.gallery.local
-        assert index is not None
-        rule, asked = self.gallery.spec.image, truth.queries[i]
-        size = max(rule.size or SIDE, SIDE)
-        path = os.path.join(truth.root, asked.image)
-        picture = imaging.load_picture(
-            path, size=size, interpolation=rule.interpolation, exif=rule.exif, bbox=asked.bbox
-        )
-        return index.describe(picture.array, query=True)
+    def _query_codes(self, index: LocalIndex) -> list[LocalCodes]:
+        truth, model = self.described.truth, self.gallery.model
+        made = []
+        with QueryCodes(index, model.spec) as codes:
+            for i, query in enumerate(truth.queries):
+                path = os.path.join(truth.root, query.image)
+                codes.begin(i, model.load(path, query.bbox), path, query.bbox)
+                made.append(codes.of(i))
+        return made

@@ -112,7 +112,7 @@ def _describe(
     from retrieval.pictures.content import read_content
 
     rule = gallery.spec.image
-    collector = None if gallery.local is None else Collector(gallery.local, rule)
+    collector = None if gallery.local is None else Collector(gallery.local, gallery.spec)
     digests = [""] * len(keys)
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(keys)
 
@@ -130,7 +130,7 @@ def _describe(
             picture = imaging.picture_from_array(source, size=rule.size, interpolation=rule.interpolation)
         sizes[i] = picture.width, picture.height
         if collector is not None and collector.claim(digests[i]):
-            collector.look(digests[i], picture.array, source if isinstance(source, str | bytes) else None)
+            collector.look(digests[i], picture.array, source)
         return picture.array
 
     vectors = np.empty((len(keys), gallery.spec.dim), np.float32)

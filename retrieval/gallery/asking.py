@@ -131,7 +131,7 @@ class AskedGallery(OpenedGallery):
         done: dict[int, QueryResult] = {}
         position = 0
         index = None if by == "cosine" else self.local
-        with nullcontext() if index is None else QueryCodes(index, self.model) as codes:
+        with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
 
             def load(i: int) -> np.ndarray:
                 array = self.model.load(images[i], bbox)

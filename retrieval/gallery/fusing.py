@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,6 @@ from retrieval.gallery.store.vectors import VectorStore
 from retrieval.ranking import evidence
 
 CANDIDATES = 100  # from each list, or as many as are asked for
-VERIFIED = 30  # first answers whose geometry is looked at
 _SAMPLE = 512  # pictures whose scores are the background
 RANKS = ("fused", "cosine", "local")
 
@@ -56,10 +56,7 @@ class Weigher:
         scores = cosines(self.vector, self.store, np.array([record.row for record in chosen], np.int64))
         local = np.array([self.local.similarity(record.hash) for record in chosen])
         z_cosine, z_local = self.cosine_background.z(scores), self.local_background.z(local)
-        inliers = np.zeros(len(chosen), np.int64)
-        first = evidence.log_odds(z_cosine, z_local, inliers)
-        looked = self._look(chosen, np.argsort(-first, kind="stable")[:VERIFIED], inliers)
-        odds = evidence.log_odds(z_cosine, z_local, inliers)
+        odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(chosen))
         chances = evidence.probability(odds)
         key = odds if by == "fused" else np.nan_to_num(local, nan=-1.0)
         return [
@@ -67,27 +64,23 @@ class Weigher:
                 chosen[i],
                 float(scores[i]),
                 None if np.isnan(local[i]) else float(local[i]),
-                int(inliers[i]) if looked[i] else None,
+                inliers[i],
                 float(odds[i]),
                 float(chances[i]),
-                evidence.verdict(float(chances[i]), int(inliers[i]), float(z_cosine[i])),
+                evidence.verdict(float(chances[i]), inliers[i], float(z_cosine[i])),
             )
             for i in np.argsort(-key, kind="stable")[:k]
         ]
 
-    def _look(self, chosen: Sequence[Record], places: np.ndarray, inliers: np.ndarray) -> np.ndarray:
-        """Fill in the inliers at these places; returns which were compared, bool."""
-        looked = np.zeros(len(chosen), bool)
-        known: dict[str | None, int | None] = {}
-        for i in places:
-            digest = chosen[i].hash
-            if digest not in known:
-                pose = self.local.pose(digest)
-                known[digest] = None if pose is None else pose.inliers
-            found = known[digest]
-            if found is not None:
-                looked[i], inliers[i] = True, found
-        return looked
+    def _inliers(self, chosen: Sequence[Record]) -> Callable[[int], int | None]:
+        """Tells by position how many points of a picture agree; once for each content."""
+
+        @functools.cache
+        def of(digest: str | None) -> int | None:
+            pose = self.local.pose(digest)
+            return None if pose is None else pose.inliers
+
+        return lambda i: of(chosen[i].hash)
 
     def _found_locally(self, count: int, among: np.ndarray | None) -> set[int]:
         """Ids of pictures of the best contents, at least so many where there are; contents that no picture has any more are

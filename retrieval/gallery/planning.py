@@ -80,7 +80,7 @@ class Plan:
     ) -> None:
         """``local``: pictures that it lacks are looked at too."""
         self.gallery, self.catalog, self.report = gallery, catalog, report
-        self.local = local
+        self._coded = None if local is None else local.contents()
         self.restore, self.rehash = restore, rehash
         self.work: list[Work] = []
         self.vanished: dict[int, Record] = {}
@@ -186,10 +186,10 @@ class Plan:
 
     def _lacks_codes(self, record: Record) -> bool:
         return (
-            self.local is not None
+            self._coded is not None
             and record.row is not None
             and record.hash is not None
-            and record.hash not in self.local
+            and record.hash not in self._coded
         )
 
     def _may_have_moved(self, records: Iterable[Record]) -> None:

@@ -61,7 +61,7 @@ def synchronise(
         for target in targets_of(gallery, catalog, paths):
             plan.add(target)
         plan.look_for_moved()
-        run = _Run(gallery, catalog, report, plan)
+        run = _Run(gallery, catalog, report, plan, local)
         version = catalog.number("version")
         with run.local.working() if run.local is not None and plan.work else nullcontext():
             run.describe(progress or no_update, workers)
@@ -101,14 +101,21 @@ def _settled(mtime_ns: int) -> int:
 class _Run:
     """One synchronisation: plan, describe, finish."""
 
-    def __init__(self, gallery: OpenedGallery, catalog: Catalog, report: SyncReport, plan: Plan) -> None:
+    def __init__(
+        self,
+        gallery: OpenedGallery,
+        catalog: Catalog,
+        report: SyncReport,
+        plan: Plan,
+        local: LocalIndex | None,
+    ) -> None:
         self.gallery = gallery
         self.catalog = catalog
         self.report = report
         self.store: VectorStore = gallery.store(catalog)
         self.work = plan.work
         self.vanished = plan.vanished
-        self.local = None if plan.local is None else Collector(plan.local, gallery.spec.image)
+        self.local = None if local is None else Collector(local, gallery.spec)
         self._moved_from = plan.moved_from
         self._origins_known: set[str] = set()
         self._lock = threading.Lock()

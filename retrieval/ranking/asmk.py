@@ -25,6 +25,7 @@ from retrieval.ranking.geometry import OrientedFeatures
 DIM = 128
 BITS = 128
 CODE_BYTES = BITS // 8
+WORD_BYTES = 2 + CODE_BYTES + 4  # of a picture: its number, its code, its place
 SHORTEST = 64 - 57  # c > 0.1 is hamming <= 57: a shared word counts (64 - hamming)^3 from here on
 UNIT = 64**3  # what a shared word with equal codes counts
 QUERY_WORDS = 3

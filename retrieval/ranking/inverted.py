@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.ranking.asmk import CODE_BYTES, SHORTEST, WEIGHTS, LocalCodes, count_ones, normalised
+from retrieval.ranking.pose import Pose, estimate
 
 MOST_PICTURES = 1 << 14  # in one inverted file: their numbers fit two bytes, and writing one takes 100 MB of memory
 _FARTHEST = 64 - SHORTEST
@@ -75,6 +76,12 @@ class InvertedCodes:
         """The kernel's value of each picture (P,), as :func:`retrieval.ranking.asmk.similarity` has it, to the bit."""
         totals = np.bincount(hits.pictures, WEIGHTS[hits.distances], minlength=len(self))
         return normalised(totals, len(query), self.counts.astype(np.int64))
+
+    def pose(self, query: LocalCodes, hits: Hits, picture: int) -> Pose:
+        """How a query lies in the picture of this number, from what they share, most alike first."""
+        shared = np.flatnonzero(hits.pictures == picture)
+        shared = shared[np.argsort(hits.distances[shared], kind="stable")]
+        return estimate(query.places[hits.query_words[shared]], self.places[hits.entries[shared]])
 
     def pictures(self) -> list[LocalCodes]:
         """What was inverted."""

@@ -16,17 +16,14 @@ from retrieval.describe.model import Model
 from retrieval.errors import UsageError
 from retrieval.evaluation.evaluator import KS, labels_of, protocols_of
 from retrieval.evaluation.protocol import evaluate_rankings
-from retrieval.gallery.fusing import VERIFIED
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.messages import Bars, no_bars
 from retrieval.ranking import evidence
-from retrieval.ranking.asmk import CODE_BYTES, DIM, Codebook, LocalCodes, standard_codebook
+from retrieval.ranking.asmk import CODE_BYTES, DIM, WORD_BYTES, Codebook, LocalCodes, standard_codebook
 from retrieval.ranking.geometry import OrientedFeatures, local_features
 from retrieval.ranking.inverted import MOST_PICTURES, InvertedCodes, invert
-from retrieval.ranking.pose import estimate
 
-_BYTES_A_WORD = CODE_BYTES + 2 + 4
 _DISTINCT_BLOCKS = 4  # of drawn codes; a larger gallery has each of them several times
 _TIMED = 20
 
@@ -122,25 +119,20 @@ def _row(
         for name, scores in (("cosine", cosine), ("local", local), ("fused", fused)):
             rankings[name].append(np.argsort(-scores, kind="stable"))
     figures = {name: _map(truth, ranking) for name, ranking in rankings.items()}
-    size = _BYTES_A_WORD * float(np.mean([len(codes) for codes in pictures]))
+    size = WORD_BYTES * float(np.mean([len(codes) for codes in pictures]))
     return LocalRow(codebook.name, len(codebook), side, points, 1000 * seconds, size, **figures)
 
 
 def _scores(
     inverted: InvertedCodes, query: LocalCodes, cosine: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Local similarities and log-odds of all pictures, the first 30 verified."""
+    """Local similarities and log-odds of all pictures."""
     hits = inverted.hits(query)
     local = inverted.similarities(query, hits)
     z_cosine = evidence.background(cosine, evidence.PRIOR_COSINE).z(cosine)
     z_local = evidence.background(local, evidence.PRIOR_LOCAL).z(local)
-    inliers = np.zeros(len(cosine), np.int64)
-    for i in np.argsort(-evidence.log_odds(z_cosine, z_local, inliers), kind="stable")[:VERIFIED]:
-        shared = np.flatnonzero(hits.pictures == i)
-        shared = shared[np.argsort(hits.distances[shared], kind="stable")]
-        places = inverted.places[hits.entries[shared]]
-        inliers[i] = estimate(query.places[hits.query_words[shared]], places).inliers
-    return local, evidence.log_odds(z_cosine, z_local, inliers)
+    odds, _ = evidence.weigh(z_cosine, z_local, lambda i: inverted.pose(query, hits, i).inliers)
+    return local, odds
 
 
 def _map(truth: GroundTruth, rankings: list[npt.NDArray[np.int64]]) -> float:
@@ -169,7 +161,7 @@ def benchmark_sizes(sizes: Sequence[int], *, words_a_picture: int = 255, seed: i
             started = time.perf_counter()
             LocalSearch(blocks, query).best(0, 100)
             spent.append(1000 * (time.perf_counter() - started))
-        yield SizeRow(size, float(np.median(spent)), float(np.quantile(spent, 0.95)), _BYTES_A_WORD * words_a_picture)
+        yield SizeRow(size, float(np.median(spent)), float(np.quantile(spent, 0.95)), WORD_BYTES * words_a_picture)
 
 
 def _drawn(rng: np.random.Generator, pictures: int, words: int, each: int) -> Block:

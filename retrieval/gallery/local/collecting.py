@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.gallery.local.index import SIDE, LocalIndex
-from retrieval.models.spec import ImageRule
+from retrieval.gallery.local.index import LocalIndex
+from retrieval.gallery.local.pictures import large_enough
+from retrieval.models.spec import ModelSpec
 from retrieval.ranking.asmk import LocalCodes
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 
 class Collector:
-    """Gathers for one run. ``looked``: pictures that got codes; ``seconds``: of one processor core, for all of them."""
+    """Gathers for one run. ``looked``: pictures that got codes."""
 
-    def __init__(self, index: LocalIndex, rule: ImageRule) -> None:
-        self.index, self.rule = index, rule
+    def __init__(self, index: LocalIndex, spec: ModelSpec) -> None:
+        self.index, self.spec = index, spec
         self.looked = 0
-        self.seconds = 0.0
         self._turn = threading.Lock()
-        self._claimed: set[str] = set()
+        self._claimed = index.contents()
         self._ready: dict[str, LocalCodes] = {}
 
     @contextmanager
@@ -47,26 +43,17 @@ class Collector:
     def claim(self, digest: str) -> bool:
         """Whether this content has no codes and nobody makes them: then the caller does."""
         with self._turn:
-            if digest in self._claimed or digest in self.index:
+            if digest in self._claimed:
                 return False
             self._claimed.add(digest)
             return True
 
-    def look(
-        self, digest: str, image: npt.NDArray[np.uint8], source: bytes | str | PathLike[str] | None = None
-    ) -> None:
-        """Make the codes of a picture as the network gets it, uint8 (H, W, 3). Where that is too small for local features, it is
-        decoded again from its ``source``."""
-        started = time.thread_time()
-        if source is not None and (self.rule.size or SIDE) < SIDE:
-            from retrieval.pictures import imaging
-
-            image = imaging.load_picture(source, size=SIDE, exif=self.rule.exif).array
-        codes = self.index.describe(image)
+    def look(self, digest: str, array: npt.NDArray[np.uint8], source: Any) -> None:
+        """Make the codes of a picture from its ``source``; ``array``, uint8 (H, W, 3), is what the network gets of it."""
+        codes = self.index.describe(large_enough(array, self.spec, source))
         with self._turn:
             self._ready[digest] = codes
             self.looked += 1
-            self.seconds += time.thread_time() - started
 
     def keep(self) -> None:
         """Write what is ready. Raises GalleryError."""

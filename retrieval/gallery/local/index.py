@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,12 +24,12 @@ from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import Block, block_of, is_block, number_of, open_block, remove_block, write_block
 from retrieval.messages import Say, say_nothing
-from retrieval.ranking.asmk import Codebook, LocalCodes, standard_codebook
+from retrieval.ranking.asmk import LocalCodes, standard_codebook
 from retrieval.ranking.geometry import local_features
 from retrieval.ranking.inverted import MOST_PICTURES
 
 FOLDER = "local"
-POINTS, SIDE = 500, 400  # of a picture: 20 ms, as good as twice the points at 640 px
+POINTS, SIDE = 500, 400  # of a picture; `retrieve benchmark local` measures others
 _SEAL_WITHIN, _SEAL_AFTER = 4096, 256  # contents in the tail that become a block: during a run, at its end
 _TRIES = 5
 _KEPT = ("sift",)  # of other folders beside ours: points kept for verification
@@ -37,14 +38,13 @@ _KEPT = ("sift",)  # of other folders beside ours: points kept for verification
 class LocalIndex:
     """The local index in a gallery's folder. One writer, which holds the gallery's lock; readers never wait."""
 
-    def __init__(self, gallery: Path, say: Say = say_nothing, codebook: Codebook | None = None) -> None:
-        self.codebook = codebook or standard_codebook()
+    def __init__(self, gallery: Path, say: Say = say_nothing) -> None:
+        self.codebook = standard_codebook()
         self.folder = gallery / FOLDER / self.codebook.name
         self.say = say
         self._turn = threading.RLock()
         self._state: object = None
         self._blocks: list[Block] = []
-        self._contents: set[bytes] | None = None
         self._told: set[str] = set()
 
     # -- pictures ------------------------------------------------------------------------------------------------
@@ -66,20 +66,17 @@ class LocalIndex:
                     self._blocks = self._open(state)
                 except FileNotFoundError:  # a writer has merged it meanwhile
                     continue
-                self._state, self._contents = state, None
+                self._state = state
                 break
             return self._blocks
 
-    def __contains__(self, digest: str) -> bool:
-        with self._turn:
-            blocks = self.blocks()
-            if self._contents is None:
-                self._contents = {h.tobytes() for block in blocks for h in block.hashes}
-            return bytes.fromhex(digest) in self._contents
+    def contents(self) -> set[str]:
+        """Content hashes of all that has codes now, in hexadecimal. A run takes them once: this looks at the files."""
+        return {h.tobytes().hex() for block in self.blocks() for h in block.hashes}
 
     def __len__(self) -> int:
         """How many contents have codes."""
-        return len({h.tobytes() for block in self.blocks() for h in block.hashes})
+        return len(self.contents())
 
     def bytes_on_disk(self) -> int:
         return sum(size for _, size, _ in self._now())
@@ -121,17 +118,15 @@ class LocalIndex:
             return
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            tail.append(self.folder / tail.NAME, {bytes.fromhex(d): codes for d, codes in pictures.items()})
-        self._seal(_SEAL_WITHIN)
+            held = tail.append(self.folder / tail.NAME, {bytes.fromhex(d): codes for d, codes in pictures.items()})
+        if held >= _SEAL_WITHIN:  # else the tail need not be read for it
+            self._seal(_SEAL_WITHIN)
 
     def settle(self) -> None:
         """At the end of a run: the tail becomes a block where it is not short, and blocks of like size become one."""
         self._seal(_SEAL_AFTER)
         while len(blocks := sorted(self._sealed(), key=len)) > 1:
-            pair = next(
-                (p for p in pairwise(blocks) if _belong(*p)),
-                None,
-            )
+            pair = next((p for p in pairwise(blocks) if _belong(*p)), None)
             if pair is None:
                 return
             self._replace(pair, {d: c for block in pair for d, c in _pictures(block).items()})
@@ -152,8 +147,7 @@ class LocalIndex:
     def keep_only(self, digests: Iterable[str]) -> None:
         """Drop the codes of all other contents."""
         wanted = {bytes.fromhex(d) for d in digests}
-        blocks = self.blocks()
-        for block in blocks:
+        for block in self.blocks():
             pictures = _pictures(block)
             kept = {d: c for d, c in pictures.items() if d in wanted}
             if len(kept) < len(pictures):
@@ -186,21 +180,12 @@ class LocalIndex:
                 else:
                     remove_block(block.path)
 
-    def _writing(self) -> _Writing:
-        return _Writing(self.folder)
-
-
-class _Writing:
-    """Says of the disk's errors what they mean."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says of the disk's errors what they mean."""
+        try:
+            yield
+        except OSError as error:
             raise GalleryError(
                 f"could not write the local index in {self.folder}: {error.strerror or error}",
                 "What was committed is safe; free space and run the same command again.",

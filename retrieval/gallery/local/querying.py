@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.describe.model import Model
-from retrieval.gallery.local.index import SIDE, LocalIndex
+from retrieval.gallery.local.index import LocalIndex
+from retrieval.gallery.local.pictures import large_enough
+from retrieval.models.spec import ModelSpec
 from retrieval.ranking.asmk import LocalCodes
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class QueryCodes:
     """``begin`` starts on a picture, ``of`` waits for it; both by any number."""
 
-    def __init__(self, index: LocalIndex, model: Model) -> None:
-        self.index, self.model = index, model
+    def __init__(self, index: LocalIndex, spec: ModelSpec) -> None:
+        self.index, self.spec = index, spec
         self._pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1), thread_name_prefix="local")
         self._made: dict[int, Future[LocalCodes]] = {}
 
@@ -40,10 +41,7 @@ class QueryCodes:
         return self._made.pop(number).result()
 
     def _describe(self, array: np.ndarray, source: Any, bbox: Sequence[float] | None) -> LocalCodes:
-        rule = self.model.spec.image
-        if (rule.size or SIDE) < SIDE:  # too small for local features
-            array = Model(self.model.spec.with_image(size=SIDE)).load(source, bbox)
-        return self.index.describe(array, query=True)
+        return self.index.describe(large_enough(array, self.spec, source, bbox), query=True)
 
 
 def _warm_up() -> None:

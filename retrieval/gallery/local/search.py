@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from retrieval.gallery.local.block import Block
 from retrieval.ranking.asmk import LocalCodes
-from retrieval.ranking.pose import Pose, estimate
+from retrieval.ranking.pose import Pose
 
 
 class LocalSearch:
@@ -44,11 +44,7 @@ class LocalSearch:
         if found is None:
             return None
         block, number = found
-        hits = self._hits[block]
-        shared = np.flatnonzero(hits.pictures == number)
-        shared = shared[np.argsort(hits.distances[shared], kind="stable")]
-        places = self.blocks[block].inverted.places[hits.entries[shared]]
-        return estimate(self.query.places[hits.query_words[shared]], places)
+        return self.blocks[block].inverted.pose(self.query, self._hits[block], number)
 
     def _find(self, digest: str | None) -> tuple[int, int] | None:
         if digest is not None:

@@ -15,27 +15,25 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.files.digest import HASH_BYTES
-from retrieval.ranking.asmk import CODE_BYTES, LocalCodes
+from retrieval.files.in_place import write_at
+from retrieval.ranking.asmk import CODE_BYTES, WORD_BYTES, LocalCodes
 
 NAME = "tail"
 _RECORD = struct.Struct(f"<I{HASH_BYTES}sH")  # CRC of all that follows it in the record; content hash; words
-_ENTRY = 2 + CODE_BYTES + 4
 
 
-def append(path: Path, pictures: Mapping[bytes, LocalCodes]) -> None:
-    """Add pictures, by content hash, and force them to the disk; what an interrupted call left is cut off first. OSError."""
+def append(path: Path, pictures: Mapping[bytes, LocalCodes]) -> int:
+    """Add pictures, by content hash, and force them to the disk; what an interrupted call left is cut off first. Returns how many
+    records there are now. Raises OSError."""
     data = b"".join(_packed(digest, codes) for digest, codes in pictures.items())
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        end = sum(length for _, _, length in _records(_whole(descriptor)))
-        os.ftruncate(descriptor, end)
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(descriptor, view, end)
-            view, end = view[written:], end + written
-        os.fsync(descriptor)
+        lengths = [length for _, _, length in _records(_whole(descriptor))]
+        os.ftruncate(descriptor, sum(lengths))
+        write_at(descriptor, sum(lengths), data)
     finally:
         os.close(descriptor)
+    return len(lengths) + len(pictures)
 
 
 def read(path: Path, words: int) -> dict[bytes, LocalCodes]:
@@ -58,7 +56,7 @@ def _records(data: bytes) -> Iterator[tuple[bytes, LocalCodes, int]]:
     at = 0
     while at + _RECORD.size <= len(data):
         crc, digest, count = _RECORD.unpack_from(data, at)
-        end = at + _RECORD.size + _ENTRY * count
+        end = at + _RECORD.size + WORD_BYTES * count
         if end > len(data) or zlib.crc32(memoryview(data)[at + 4 : end]) != crc:
             return
         begin = at + _RECORD.size

@@ -17,6 +17,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.files.digest import HASH_BYTES
+from retrieval.files.in_place import write_at
 
 SEGMENT_ROWS = 65_536
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
@@ -217,10 +218,6 @@ def _spans(start: int, count: int) -> Iterator[tuple[int, int, int, int]]:
 def _write_at(path: Path, offset: int, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            view, offset = view[written:], offset + written
-        os.fsync(descriptor)
+        write_at(descriptor, offset, data)
     finally:
         os.close(descriptor)
