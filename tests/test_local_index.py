@@ -400,3 +400,50 @@ def test_info_tells_of_it(tmp_path: Path) -> None:
         assert (local.codebook, local.pictures) == (standard_codebook().name, 4)
         assert 0 < local.bytes == sum(os.path.getsize(index_of(gallery).folder / name) for name in parts(gallery))
         assert local.bytes < 4 * 6000 + 20_000
+
+
+def test_threads_are_as_before_after_a_run_and_after_adding(tmp_path: Path) -> None:
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        with fake_gallery(tmp_path / "g") as gallery:
+            gallery.add("a", image=texture(1))
+            assert cv2.getNumThreads() == 3
+            write_textures(tmp_path / "album", 2)
+            gallery.index(["album"])
+            assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_a_picture_from_memory_has_the_codes_of_its_file(tmp_path: Path) -> None:
+    """The network's own picture (64 px here) has hardly a point."""
+    (path,) = write_textures(tmp_path / "album", 1, size=(480, 360))
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.add(["file", "pixels", "pil"], image=[path, np.asarray(Image.open(path)), Image.open(path)])
+        found = {m.path: m.local for m in gallery.query(turned(texture(0, (480, 360), 60)), k=3).matches}
+    assert found["file"] == found["pixels"] == found["pil"]
+    assert (found["file"] or 0) > 0.05
+
+
+def test_a_run_looks_at_the_files_of_the_index_a_few_times_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once a picture."""
+    counts = []
+    now = LocalIndex._now
+
+    def counted(self: LocalIndex) -> object:
+        counts[-1] += 1
+        return now(self)
+
+    monkeypatch.setattr(LocalIndex, "_now", counted)
+    with fake_gallery(tmp_path / "g") as gallery:
+        for count in (3, 30):
+            write_textures(tmp_path / "album", count)
+            for _ in range(2):
+                counts.append(0)
+                gallery.index(["album"])
+    assert max(counts) < 15

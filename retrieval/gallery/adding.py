@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -134,11 +135,12 @@ def _describe(
         return picture.array
 
     vectors = np.empty((len(keys), gallery.spec.dim), np.float32)
-    for result in describe_all(range(len(keys)), load, gallery.model.engine):
-        if result.error is not None:
-            raise ImageError(f"{keys[result.item]}: {result.error}", "Nothing was added.") from result.error
-        assert result.descriptor is not None
-        vectors[result.item] = result.descriptor
+    with collector or nullcontext():
+        for result in describe_all(range(len(keys)), load, gallery.model.engine):
+            if result.error is not None:
+                raise ImageError(f"{keys[result.item]}: {result.error}", "Nothing was added.") from result.error
+            assert result.descriptor is not None
+            vectors[result.item] = result.descriptor
     return vectors, digests, sizes, collector
 
 

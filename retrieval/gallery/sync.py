@@ -63,7 +63,7 @@ def synchronise(
         plan.look_for_moved()
         run = _Run(gallery, catalog, report, plan, local)
         version = catalog.number("version")
-        with run.local.working() if run.local is not None and plan.work else nullcontext():
+        with run.local or nullcontext():
             run.describe(progress or no_update, workers)
         run.finish()
         plan.tell_of_gone_roots()

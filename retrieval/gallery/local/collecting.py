@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +15,29 @@ from retrieval.gallery.local.pictures import large_enough
 from retrieval.models.spec import ModelSpec
 from retrieval.ranking.asmk import LocalCodes
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Collector:
-    """Gathers for one run. ``looked``: pictures that got codes."""
+    """Gathers for one run, inside of ``with``. ``looked``: pictures that got codes."""
 
     def __init__(self, index: LocalIndex, spec: ModelSpec) -> None:
         self.index, self.spec = index, spec
         self.looked = 0
         self._turn = threading.Lock()
         self._claimed = index.contents()
+        self._sharing = False
+        self._shared = ExitStack()
         self._ready: dict[str, LocalCodes] = {}
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Workers share the cores by pictures; inside one picture each library keeps to one."""
-        import cv2
-        from threadpoolctl import threadpool_limits
+    def __enter__(self) -> Self:
+        return self
 
-        before = int(cv2.getNumThreads())
-        cv2.setNumThreads(1)
-        try:
-            with threadpool_limits(1, user_api="blas"):
-                yield
-        finally:
-            cv2.setNumThreads(before)
+    def __exit__(self, *_: object) -> None:
+        with self._turn:
+            self._sharing = True  # a worker that is late begins nothing any more
+            self._shared.close()
 
     def claim(self, digest: str) -> bool:
         """Whether this content has no codes and nobody makes them: then the caller does."""
@@ -50,6 +49,10 @@ class Collector:
 
     def look(self, digest: str, array: npt.NDArray[np.uint8], source: Any) -> None:
         """Make the codes of a picture from its ``source``; ``array``, uint8 (H, W, 3), is what the network gets of it."""
+        with self._turn:
+            if not self._sharing:  # here, so that a run without new pictures imports nothing
+                self._shared.enter_context(_cores_shared())
+                self._sharing = True
         codes = self.index.describe(large_enough(array, self.spec, source))
         with self._turn:
             self._ready[digest] = codes
@@ -60,3 +63,18 @@ class Collector:
         with self._turn:
             ready, self._ready = self._ready, {}
         self.index.append(ready)
+
+
+@contextmanager
+def _cores_shared() -> Iterator[None]:
+    """Workers share the cores by pictures; inside one picture each library keeps to one."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    before = int(cv2.getNumThreads())
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        cv2.setNumThreads(before)
