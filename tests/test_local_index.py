@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from fakes import FakeEngine, fake_gallery, fake_model
 from PIL import Image
 from textures import texture, turned, write_textures
 
-from retrieval import Gallery, UsageError
+from retrieval import Gallery, ImageError, UsageError
+from retrieval.describe.model import Model
+from retrieval.gallery import compaction
+from retrieval.gallery.derive import derive_gallery, fit_gallery
 from retrieval.gallery.local import index as local_index
 from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import is_block
@@ -291,7 +295,8 @@ def test_a_damaged_block_is_named_and_made_again(harm: str, tmp_path: Path) -> N
     gallery.index(["album"])
     expected = answers(gallery, texture(5, (240, 180), 60))
     (block,) = [index_of(gallery).folder / name for name in parts(gallery)]
-    data = bytearray(block.read_bytes())
+    whole = block.read_bytes()
+    data = bytearray(whole)
     if harm == "lose":
         block.unlink()
     else:
@@ -310,6 +315,7 @@ def test_a_damaged_block_is_named_and_made_again(harm: str, tmp_path: Path) -> N
     report = mended.index()
     assert (report.local, report.embedded) == (6, 0)
     assert answers(mended, texture(5, (240, 180), 60)) == expected
+    assert not block.exists() or block.read_bytes() == whole
 
 
 def test_another_codebook_is_another_index(tmp_path: Path) -> None:
@@ -447,3 +453,91 @@ def test_a_run_looks_at_the_files_of_the_index_a_few_times_only(
                 counts.append(0)
                 gallery.index(["album"])
     assert max(counts) < 15
+
+
+def test_a_tail_ends_with_its_last_record(tmp_path: Path) -> None:
+    codes = standard_codebook().aggregate(local_features(texture(1), 500, 400))
+    path = tmp_path / "tail"
+    assert tail.append(path, {b"a" * 28: codes, b"b" * 28: codes}) == 2
+    sound = path.read_bytes()
+    path.write_bytes(sound + b"x" * 40_000)
+    assert tail.append(path, {b"c" * 28: codes}) == 3
+    assert path.stat().st_size == len(sound) * 3 // 2
+    assert list(tail.read(path, 2048)) == [b"a" * 28, b"b" * 28, b"c" * 28]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_damaged_block_does_not_stay_beside_a_new_one(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 5)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    (name,) = parts(gallery)
+    block = index_of(gallery).folder / name
+    block.rename(block.with_name(name[:7] + "0" * 64 + ".block"))  # not what its name says
+    said: list[str] = []
+    later = Gallery.open(tmp_path / "g", warn=said.append)
+    later.model._engine = FakeEngine()
+    later.index()
+    assert said
+    assert parts(later) == [name]
+    assert answers(later, texture(5, (240, 180), 60))[0][1] is not None
+
+
+def test_known_copies_are_looked_at_once(tmp_path: Path) -> None:
+    (path,) = write_textures(tmp_path / "album", 1)
+    for i in range(5):
+        shutil.copy(path, tmp_path / "album" / f"copy{i}.png")
+    gallery = Gallery.create(tmp_path / "g", fake_model(), local=False)
+    gallery.index(["album"])
+    gallery.configure_local(True)
+    assert gallery.index().local == 1
+
+
+def test_a_picture_that_cannot_be_decoded_any_more_keeps_its_vector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_textures(tmp_path / "album", 2)
+    gallery = Gallery.create(tmp_path / "g", fake_model(), local=False)
+    gallery.index(["album"])
+    gallery.configure_local(True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ImageError("too large by now")
+
+    monkeypatch.setattr(imaging, "load_picture", refuse)
+    report = gallery.index()
+    assert (report.troubles, report.local, len(gallery)) == ([], 0, 2)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert gallery.index().local == 2
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_compaction_drops_the_codes_of_what_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_COMPACT_ROWS", 1)
+    paths = write_textures(tmp_path / "album", 9)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        before = {name: rest for name, *rest in answers(gallery, texture(0, (240, 180), 60))}
+        for path in paths[2:]:
+            path.unlink()
+        gallery.index(["album"])
+        gallery.index(["album"])
+        assert len(index_of(gallery)) == 2
+        after = {name: rest for name, *rest in answers(gallery, texture(0, (240, 180), 60))}
+        assert {name: rest[0] for name, rest in after.items()} == {name: before[name][0] for name in after}
+        assert len(after) == 2
+
+
+def test_a_derived_gallery_has_the_codes(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 6)
+    spec = fake_model().spec
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        whitening, about = fit_gallery(gallery, 4)
+        model = Model(
+            replace(spec, dim=4, whitening={"kind": "pca", "dim": 4, "sha256": "0" * 64, "learned_on": about})
+        )
+        with derive_gallery(gallery, whitening, model, tmp_path / "white") as white:
+            assert len(index_of(white)) == 6
+            assert sorted(index_of(white).contents()) == sorted(index_of(gallery).contents())
