@@ -18,8 +18,8 @@ from retrieval import Gallery, ImageError, UsageError
 from retrieval.describe.model import Model
 from retrieval.gallery import compaction
 from retrieval.gallery.derive import derive_gallery, fit_gallery
+from retrieval.gallery.local import collecting, querying, tail
 from retrieval.gallery.local import index as local_index
-from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import is_block
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.pictures import imaging
@@ -541,3 +541,113 @@ def test_a_derived_gallery_has_the_codes(tmp_path: Path) -> None:
         with derive_gallery(gallery, whitening, model, tmp_path / "white") as white:
             assert len(index_of(white)) == 6
             assert sorted(index_of(white).contents()) == sorted(index_of(gallery).contents())
+
+
+def test_a_file_that_a_writer_takes_away_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_textures(tmp_path / "album", 3)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        listed, calls = LocalIndex._listed, 0
+
+        def once_gone(self: LocalIndex) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise FileNotFoundError
+            return listed(self)
+
+        monkeypatch.setattr(LocalIndex, "_listed", once_gone)
+        assert gallery.query(texture(1, (240, 180), 60), rank="fused").found
+
+
+def test_what_is_no_file_of_ours_is_passed_over_and_stays(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 3)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    folder = index_of(gallery).folder
+    (folder / ("000009-" + "0" * 64 + ".block")).symlink_to("/gone")
+    (folder.parent / "my-notes").mkdir()
+    (folder.parent / "link").symlink_to(tmp_path)
+    later = fake_gallery(tmp_path / "g")
+    assert later.query(texture(1, (240, 180), 60)).found
+    assert later.index().local == 0
+    assert (folder.parent / "my-notes").is_dir()
+    assert (folder.parent / "link").is_symlink()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_part_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_textures(tmp_path / "album", 3)
+    fake_gallery(tmp_path / "g").index(["album"])
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(local_index, "open_block", refuse)
+    said: list[str] = []
+    gallery = Gallery.open(tmp_path / "g", warn=said.append)
+    gallery.model._engine = FakeEngine()
+    assert len(gallery.query(texture(1, (240, 180), 60)).matches) == 3
+    assert len([line for line in said if "Permission denied" in line]) == 1
+
+
+def test_the_cosine_never_looks_at_it(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 3)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    shutil.rmtree(tmp_path / "g" / "local")
+    (tmp_path / "g" / "local").write_text("no folder")
+    assert len(fake_gallery(tmp_path / "g").query(texture(1, (240, 180), 60), rank="cosine").matches) == 3
+
+
+def test_pictures_without_codes_do_not_lose_where_few_have_some(tmp_path: Path) -> None:
+    paths = write_textures(tmp_path / "album", 12)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        (index_of(gallery).folder / tail.NAME).unlink()
+        gallery.add("k", image=texture(200, (240, 180), 60))
+        for path in paths:
+            assert gallery.query(path, k=1).matches[0].path == str(path.relative_to(tmp_path))
+        assert gallery.query(turned(texture(200, (240, 180), 60)), k=1).matches[0].path == "k"
+
+
+def test_equal_evidence_is_in_the_order_of_the_cosine(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 12)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        found = gallery.query(np.zeros((100, 100, 3), np.uint8), k=12).matches
+        keys = [(m.fused or 0, m.score) for m in found]
+        assert keys == sorted(keys, reverse=True)
+        assert len({fused for fused, _ in keys}) < 12
+
+
+def test_a_query_that_goes_while_it_is_looked_at_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_textures(tmp_path / "album", 3)
+    queries = write_textures(tmp_path / "queries", 4, first=20)
+    original = querying.large_enough
+
+    def gone(array: object, spec: object, source: object, bbox: object = None) -> object:
+        if str(source).endswith("0021.png"):
+            raise ImageError("No such file or directory")
+        return original(array, spec, source, bbox)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(querying, "large_enough", gone)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        results = list(gallery.answers(queries))
+    assert [result.error is None for result in results] == [True, False, True, True]
+
+
+def test_a_second_decoding_that_fails_costs_no_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_textures(tmp_path / "album", 3)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    shutil.rmtree(index_of(gallery).folder)
+
+    def refuse(*_: object) -> None:
+        raise ImageError("gone")
+
+    monkeypatch.setattr(collecting, "large_enough", refuse)
+    again = fake_gallery(tmp_path / "g")
+    assert again.index().troubles == []
+    assert len(again) == 3

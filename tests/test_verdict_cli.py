@@ -73,6 +73,13 @@ def test_no_match_is_said(album: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no match" not in capsys.readouterr().err.splitlines()[-1:]
 
 
+def test_a_match_that_was_filtered_is_not_denied(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retrieve("query", "known.png", "--min-score", 0.9999)
+    err = capsys.readouterr().err
+    assert "nothing here shows" not in err
+    assert "no match for known.png that --min-score and --min-probability let through" in err
+
+
 def test_the_exit_status_says_it_on_request(album: Path) -> None:
     assert status("query", "unknown.png", "known.png") == 0
     assert status("query", "known.png", "--require-match") == 0

@@ -145,8 +145,7 @@ def command(
             elif by != "cosine" and not result.found:
                 unmatched += 1
                 if form == "table":
-                    rest = " The most similar pictures:" if result.matches else ""
-                    say(f"no match: nothing here shows what is on {safe(result.query)}.{rest}", quiet)
+                    say(_no_match(result), quiet)
             if result.matches or form == "json":
                 printer.show(result)
             if result.matches and sheet is not None:
@@ -275,6 +274,13 @@ class _Printer:
 
 
 _JUDGED = ("local", "fused", "inliers", "probability", "verdict")
+
+
+def _no_match(result: QueryResult) -> str:
+    rest = " The pictures that come nearest:" if result.matches else ""
+    if result.filtered:
+        return f"no match for {safe(result.query)} that --min-score and --min-probability let through.{rest}"
+    return f"no match: nothing here shows what is on {safe(result.query)}.{rest}"
 
 
 def _caption(match: Match) -> str:

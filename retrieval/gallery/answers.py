@@ -37,12 +37,14 @@ class Match:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """The ranking for one query picture; ``query`` is its path, "" for one in memory. ``error``: why there is none."""
+    """The ranking for one query picture; ``query`` is its path, "" for one in memory. ``error``: why there is none.
+    ``filtered``: how many of the first k were left out by a least score or probability."""
 
     query: str
     bbox: tuple[float, float, float, float] | None
     matches: list[Match] = field(default_factory=list)
     error: ImageError | None = None
+    filtered: int = 0
 
     @property
     def found(self) -> bool | None:

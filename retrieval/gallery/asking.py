@@ -143,16 +143,20 @@ class AskedGallery(OpenedGallery):
                 source = images[described.item]
                 name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
                 matches: list[Match] = []
+                error = described.error
                 if described.descriptor is not None:
                     if second is not None:
                         matches = [*second.search(described.descriptor, k, source, box)]
                     elif codes is not None:
-                        matches = self._weighed(described.descriptor, codes.of(described.item), k, under, by)
+                        try:
+                            matches = self._weighed(described.descriptor, codes.of(described.item), k, under, by)
+                        except ImageError as trouble:  # gone since the network got it
+                            error = trouble
                     else:
                         matches = self.search(described.descriptor[None], k, under=under)[0]
-                matches = [m for m in matches if min_score is None or m.score >= min_score]
-                matches = [m for m in matches if min_probability is None or (m.probability or 0) >= min_probability]
-                done[described.item] = QueryResult(name, box, matches, described.error)
+                kept = [m for m in matches if min_score is None or m.score >= min_score]
+                kept = [m for m in kept if min_probability is None or (m.probability or 0) >= min_probability]
+                done[described.item] = QueryResult(name, box, kept, error, len(matches) - len(kept))
                 while position in done:
                     yield done.pop(position)
                     position += 1
@@ -164,15 +168,17 @@ class AskedGallery(OpenedGallery):
             raise UsageError(f"unknown ranking {rank!r}", f"There are: {', '.join(RANKS)}.")
         if reranked and (rank not in (None, "cosine") or judged):
             raise UsageError("a re-ranker starts from the cosine", "Leave out the other ranking and probabilities.")
+        if judged and rank == "cosine":
+            raise UsageError("the cosine alone gives no probability", "Leave out --rank cosine or the probability.")
+        if reranked or rank == "cosine":
+            return "cosine"
         has = self.local is not None and len(self.local.blocks()) > 0
         if not has and (rank in ("fused", "local") or judged):
             raise UsageError(
                 f"the gallery {self.folder} has no local index",
                 "Make it with: retrieve index --local (opens each picture).",
             )
-        if judged and rank == "cosine":
-            raise UsageError("the cosine alone gives no probability", "Leave out the ranking by cosine.")
-        return "cosine" if reranked or not has else rank or "fused"
+        return rank or "fused" if has else "cosine"
 
     def _weighed(self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | None, by: str) -> list[Match]:
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""

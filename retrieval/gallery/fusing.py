@@ -42,12 +42,14 @@ class Weigher:
         sample = catalog.sample(_SAMPLE)
         cosine = store.take(np.array([row for _, row in sample], np.int64)) @ vector
         shared = np.array([local.similarity(digest) for digest, _ in sample])
+        # Where few pictures have codes yet, those that have none must not lose by it: geometry alone counts.
+        self._comparable = 2 * np.isfinite(shared).sum() >= len(shared)
         self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)
         self.local_background = evidence.background(shared[np.isfinite(shared)], evidence.PRIOR_LOCAL)
 
     def ranked(self, k: int, ids: np.ndarray, among: np.ndarray | None = None, by: str = "fused") -> list[Weighed]:
         """The ``k`` best of the pictures ``ids`` (by cosine) and the best by local features, ``among`` these ids alone.
-        ``by``: "fused", or "local" for the local similarity alone. Equal ones by ascending id."""
+        ``by``: "fused", or "local" for the local similarity alone. Equal ones by cosine, then ascending id."""
         records = self.catalog.by_ids(sorted({*map(int, ids), *self._found_locally(max(k, CANDIDATES), among)}))
         if len(records) < len(ids):
             raise GalleryDamaged(f"{self.catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
@@ -55,7 +57,8 @@ class Weigher:
         chosen.sort(key=lambda record: record.id)
         scores = cosines(self.vector, self.store, np.array([record.row for record in chosen], np.int64))
         local = np.array([self.local.similarity(record.hash) for record in chosen])
-        z_cosine, z_local = self.cosine_background.z(scores), self.local_background.z(local)
+        z_cosine = self.cosine_background.z(scores)
+        z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
         odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(chosen))
         chances = evidence.probability(odds)
         key = odds if by == "fused" else np.nan_to_num(local, nan=-1.0)
@@ -69,7 +72,7 @@ class Weigher:
                 float(chances[i]),
                 evidence.verdict(float(chances[i]), inliers[i], float(z_cosine[i])),
             )
-            for i in np.argsort(-key, kind="stable")[:k]
+            for i in np.lexsort((-scores, -key))[:k]
         ]
 
     def _inliers(self, chosen: Sequence[Record]) -> Callable[[int], int | None]:

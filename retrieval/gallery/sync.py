@@ -170,13 +170,13 @@ class _Run:
         rule = self.gallery.spec.image
         try:
             picture = imaging.load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
+            if self.local is not None and codeless:
+                self.local.look(work.digest, picture.array, source)
         except ImageError:
             if known:  # it was read before: its vector stays
                 return None
             raise
         work.width, work.height = picture.width, picture.height
-        if self.local is not None and codeless:
-            self.local.look(work.digest, picture.array, source)
         return None if known else picture.array
 
     @staticmethod

@@ -10,6 +10,7 @@ of them. Files are whole at every moment: a block is there before the tail that 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +33,7 @@ FOLDER = "local"
 POINTS, SIDE = 500, 400  # of a picture; `retrieve benchmark local` measures others
 _SEAL_WITHIN, _SEAL_AFTER = 4096, 256  # contents in the tail that become a block: during a run, at its end
 _TRIES = 5
-_KEPT = ("sift",)  # of other folders beside ours: points kept for verification
+_CODEBOOK = re.compile(r"rootsift\d+-[0-9a-f]{12}")  # folders of other codebooks, beside ours
 
 
 class LocalIndex:
@@ -79,36 +80,50 @@ class LocalIndex:
         return len(self.contents())
 
     def bytes_on_disk(self) -> int:
-        return sum(size for _, size, _ in self._now())
+        return sum(size for _, size, *_ in self._now())
 
-    def _now(self) -> list[tuple[str, int, int]]:
-        """Name, size and time of every file, in order."""
-        try:
-            with os.scandir(self.folder) as entries:
-                found = [(e.name, e.stat()) for e in entries if is_block(e.name) or e.name == tail.NAME]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise GalleryError(f"{self.folder} cannot be read ({error.strerror or error})") from error
-        return sorted((name, status.st_size, status.st_mtime_ns) for name, status in found)
+    def _now(self) -> list[tuple[str, int, int, int]]:
+        """Name, size and both times of every file, in order."""
+        for _ in range(_TRIES):
+            try:
+                return self._listed()
+            except FileNotFoundError:  # there is no folder, or a writer has merged a file between two looks
+                if not self.folder.exists():
+                    break
+            except OSError as error:
+                raise GalleryError(f"{self.folder} cannot be read ({error.strerror or error})") from error
+        return []
 
-    def _open(self, state: list[tuple[str, int, int]]) -> list[Block]:
+    def _listed(self) -> list[tuple[str, int, int, int]]:
+        with os.scandir(self.folder) as entries:
+            ours = [e for e in entries if is_block(e.name) or e.name == tail.NAME]
+            found = [(e.name, e.stat()) for e in ours if e.is_file(follow_symlinks=False)]
+        return sorted((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
+
+    def _open(self, state: list[tuple[str, int, int, int]]) -> list[Block]:
         words = len(self.codebook)
         known = {block.path: block for block in self._blocks if block.path is not None and block.unchanged()}
         found, growing = [], {}
-        for name, _, _ in state:
+        for name, *_ in state:
             path = self.folder / name
-            if name == tail.NAME:
-                growing = tail.read(path, words)
-                continue
             try:
-                found.append(known.get(path) or open_block(path, words))
+                if name == tail.NAME:
+                    growing = tail.read(path, words)
+                else:
+                    found.append(known.get(path) or open_block(path, words))
+            except FileNotFoundError:
+                raise
             except GalleryDamaged as damage:
-                if name not in self._told:
-                    self._told.add(name)
-                    self.say(f"{damage} Without it, its pictures are ranked by their descriptors alone.")
+                self._left_out(name, str(damage))
+            except OSError as error:
+                self._left_out(name, f"{path} cannot be read ({error.strerror or error}).")
         fresh = {d: c for d, c in growing.items() if all(block.find(d) is None for block in found)}
         return [*found, block_of(fresh, words)] if fresh else found
+
+    def _left_out(self, name: str, why: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            self.say(f"{why} Without it, its pictures are ranked by their descriptors alone.")
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -135,12 +150,12 @@ class LocalIndex:
         """Before a run: damaged blocks and those of other codebooks go; their pictures are looked at again."""
         healthy = {block.path for block in self._sealed()}
         with self._writing():
-            for name, _, _ in self._now():
+            for name, *_ in self._now():
                 if is_block(name) and self.folder / name not in healthy:
                     remove_block(self.folder / name)
             beside = self.folder.parent
             for other in beside.iterdir() if beside.is_dir() else ():
-                if other != self.folder and other.is_dir() and not other.name.startswith(_KEPT):
+                if other != self.folder and _CODEBOOK.fullmatch(other.name) and not other.is_symlink():
                     shutil.rmtree(other)
                     self.say("The local index is made anew: it was made with another codebook.")
 
@@ -167,7 +182,7 @@ class LocalIndex:
 
     def _replace(self, old: Iterable[Block], pictures: Mapping[bytes, LocalCodes]) -> None:
         """Write these pictures as blocks; then the ``old`` ones go."""
-        number = 1 + max((number_of(name) for name, _, _ in self._now()), default=0)
+        number = 1 + max((number_of(name) for name, *_ in self._now()), default=0)
         digests = sorted(pictures)
         with self._writing():
             for begin in range(0, len(digests), MOST_PICTURES):
@@ -188,7 +203,7 @@ class LocalIndex:
         except OSError as error:
             raise GalleryError(
                 f"could not write the local index in {self.folder}: {error.strerror or error}",
-                "What was committed is safe; free space and run the same command again.",
+                "What was committed is safe; mend that (or free space) and run the same command again.",
             ) from error
 
 
