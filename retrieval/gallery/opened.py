@@ -15,13 +15,13 @@ import numpy as np
 
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
-from retrieval.files.whole import write_json
+from retrieval.files.whole import remove_unfinished, write_json
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
-from retrieval.gallery.store.view import VectorView
+from retrieval.gallery.store.view import DERIVED_FOLDER, VectorView
 from retrieval.messages import Say, announced
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
@@ -126,6 +126,8 @@ class OpenedGallery:
     def writing(self) -> Iterator[Catalog]:
         """Hold the gallery for writing. Raises GalleryLocked when somebody else does."""
         with WriterLock(self.folder):
+            for folder in (self.folder, self.folder / "ann", self.folder / DERIVED_FOLDER):
+                remove_unfinished(folder)
             catalog = Catalog(self.catalog_path, writable=True)
             try:
                 yield catalog

@@ -17,6 +17,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.files.digest import HASH_BYTES
+from retrieval.files.whole import sync_folder
 
 SEGMENT_ROWS = 65_536
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
@@ -62,15 +63,13 @@ class VectorStore:
         keys = np.empty(len(stored), _KEY)
         for i, (row, digest) in enumerate(zip(stored, hashes, strict=True)):
             keys[i] = (bytes.fromhex(digest), zlib.crc32(row.tobytes()))
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            sync_folder(self.folder.parent)
         for segment, first, last, offset in _spans(start, len(stored)):
             _write_at(self.segment_path(segment), offset * self.row_bytes, stored[first:last].tobytes())
             _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last].tobytes())
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(self.folder)
 
     def check_sizes(self, count: int) -> None:
         """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need."""
