@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
+from retrieval.files.whole import sync_folder
 from retrieval.gallery.opened import read_description, write_description
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.lock import WriterLock
@@ -66,30 +67,43 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
         catalog.check()
         return catalog
     except GalleryDamaged as damage:
-        aside = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        for suffix in ("", "-wal", "-shm"):
-            if os.path.exists(f"{path}{suffix}"):
-                os.replace(f"{path}{suffix}", f"{path}{suffix}{aside}")
         dim = ModelSpec.from_dict(description["model"]).dim
         generations = {
             int(p.name.split("-")[0]) for p in (folder / "vectors").glob("*.keys") if p.name.split("-")[0].isdigit()
         }
         store = VectorStore(folder / "vectors", dim, description["dtype"], max(generations, default=0))
-        count = store.rows_on_disk()
-        store.extend_files(count)
-        valid, hashes = store.verify(count)
-        catalog = Catalog(path, create=True, writable=True)
-        with catalog.writing():
-            catalog.set_meta("description", json.dumps(description))
-            catalog.set_meta("generation", store.generation)
-            catalog.set_meta("vector_count", count)
-            # Search indexes of the lost catalog must never be taken for one of the new catalog.
-            catalog.set_meta("version", int(time.time()))
-            catalog.add_spare((bytes(hashes[row]).hex(), int(row)) for row in valid.nonzero()[0])
-            for root in description.get("roots", []):
-                catalog.add_root(root["path"], root["kind"])
-        done.append(f"{path} made anew; {int(valid.sum())} vectors kept ({damage.message})")
-        return catalog
+        kept = _anew(path, store, description)
+        done.append(f"{path} made anew; {kept} vectors kept ({damage.message})")
+        return Catalog(path, writable=True)
+
+
+def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
+    """A catalog that knows vectors and folders, and no picture yet, in place of a damaged one, which is kept beside it. Returns
+    how many vectors are intact."""
+    count = store.rows_on_disk()
+    store.extend_files(count)
+    valid, hashes = store.verify(count)
+    beside = path.with_name("catalog.made-anew")
+    for left in path.parent.glob(f"{beside.name}*"):
+        left.unlink()
+    catalog = Catalog(beside, create=True, writable=True)
+    with catalog.writing():
+        catalog.set_meta("description", json.dumps(description))
+        catalog.set_meta("generation", store.generation)
+        catalog.set_meta("vector_count", count)
+        # Search indexes of the lost catalog must never be taken for one of the new catalog.
+        catalog.set_meta("version", int(time.time()))
+        catalog.add_spare((bytes(hashes[row]).hex(), int(row)) for row in valid.nonzero()[0])
+        for root in description.get("roots", []):
+            catalog.add_root(root["path"], root["kind"])
+    catalog.close()  # all of it is in one file now
+    aside = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(f"{path}{suffix}"):
+            os.replace(f"{path}{suffix}", f"{path}{suffix}{aside}")
+    os.replace(beside, path)
+    sync_folder(path.parent)
+    return int(valid.sum())
 
 
 def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:

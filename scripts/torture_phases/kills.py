@@ -4,6 +4,7 @@ the next run completes, and ends like one that was not disturbed."""
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def points() -> list[tuple[str, int]]:
 def trial(rng: np.random.Generator, folder: Path, number: int, *, power: bool = False) -> Outcome:
     scenes.small()
     everywhere = points()
-    name, stop = everywhere[number * 7 % len(everywhere)] if len(everywhere) % 7 else everywhere[number % len(everywhere)]
+    step = next(n for n in range(round(0.618 * len(everywhere)), 0, -1) if math.gcd(n, len(everywhere)) == 1)
+    name, stop = everywhere[number * step % len(everywhere)]  # all in turn, few trials spread over all
     half = bool(number // len(everywhere) % 2)
     rehearsal = scenes.rehearsed(name)
     here = folder / "here"

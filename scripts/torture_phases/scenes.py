@@ -66,9 +66,9 @@ def content(folder: Path) -> Content:
         gallery.info()
         name = gallery.namer()
         found: Content = {}
+        keys = {root.id for root in gallery.catalog.roots() if root.kind == "keys"}
         for record in gallery.catalog.records():
-            path = name(record)
-            path = os.path.relpath(path, here) if os.path.isabs(path) else path
+            path = record.path if record.root in keys else os.path.relpath(name(record), here)
             vector = b"" if record.row is None else gallery.vectors_of([record])[0].tobytes()
             found[path] = (record.id, record.status, record.error, record.metadata, record.width, vector)
         _check_answers(gallery, found, here)

@@ -15,63 +15,12 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.digest import HASH_BYTES
+from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import Reader, open_writer
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE roots (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL
-    CHECK (kind IN ('folder', 'files', 'keys')));
-CREATE TABLE images (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    root INTEGER NOT NULL REFERENCES roots(id),
-    path NOT NULL,
-    size INTEGER NOT NULL DEFAULT -1,
-    mtime_ns INTEGER NOT NULL DEFAULT -1,
-    hash TEXT,
-    width INTEGER,
-    height INTEGER,
-    status TEXT NOT NULL CHECK (status IN ('pending', 'ok', 'error')),
-    error TEXT,
-    row INTEGER,
-    metadata TEXT,
-    ctime_ns INTEGER NOT NULL DEFAULT -1,
-    inode INTEGER NOT NULL DEFAULT -1,
-    UNIQUE (root, path)
-);
-CREATE INDEX images_by_hash ON images (hash);
-CREATE INDEX images_by_row ON images (row);
-CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
-CREATE TABLE spare (hash TEXT PRIMARY KEY, row INTEGER NOT NULL, width INTEGER, height INTEGER);
-INSERT INTO meta VALUES ('version', '0'), ('vector_count', '0'), ('generation', '0');
-"""
-# Which pictures were added, removed or given another vector, in order: what a search index of an earlier state lacks.
-# Compaction moves vectors through negative row numbers and changes none of them. A catalog made before there was a log
-# gets one, and an identity, when it is next written to.
-_LOG = """
-CREATE TABLE IF NOT EXISTS changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER UNIQUE NOT NULL);
-CREATE TRIGGER IF NOT EXISTS vector_added AFTER INSERT ON images WHEN new.row IS NOT NULL
-BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
-CREATE TRIGGER IF NOT EXISTS vector_removed AFTER DELETE ON images WHEN old.row IS NOT NULL
-BEGIN INSERT OR REPLACE INTO changes (id) VALUES (old.id); END;
-CREATE TRIGGER IF NOT EXISTS vector_changed AFTER UPDATE OF row ON images
-WHEN new.row IS NOT old.row AND coalesce(new.row, 0) >= 0 AND coalesce(old.row, 0) >= 0
-BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
-INSERT OR REPLACE INTO meta VALUES ('log_start', '0'), ('identity', lower(hex(randomblob(16))));
-"""
-# A catalog of before 0.2 gets these when it is next written to; its readers do without.
-_SECOND = """
-CREATE TABLE roots_2 (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL
-    CHECK (kind IN ('folder', 'files', 'keys')));
-INSERT INTO roots_2 SELECT id, path, kind FROM roots;
-DROP TABLE roots;
-ALTER TABLE roots_2 RENAME TO roots;
-ALTER TABLE images ADD COLUMN metadata TEXT;
-ALTER TABLE images ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT -1;
-ALTER TABLE images ADD COLUMN inode INTEGER NOT NULL DEFAULT -1;
-CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
-"""
 REPAIR = "Run `retrieve index --repair`."
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
+_LATER = (("metadata", "NULL"), ("ctime_ns", "-1"), ("inode", "-1"), ("crc", "NULL"))  # and what stands for a missing one
 
 
 @dataclass(frozen=True)
@@ -150,18 +99,15 @@ class Catalog:
             self._reader = None if writable or create else Reader(path)
             self._connection = open_writer(path) if self._reader is None else self._reader.connection
             if create:
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_LOG} COMMIT;")
+                self._connection.executescript(schema.CREATE)
             elif self._connection.execute("SELECT count(*) FROM meta").fetchone()[0] < 3:
                 raise GalleryDamaged(f"{path} is incomplete", REPAIR)
             elif writable:
-                if self.log_state() is None:
-                    self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
-                if not self._has_metadata():
-                    self._connection.executescript(f"BEGIN IMMEDIATE; {_SECOND} COMMIT;")
-            self._fields = f"{_FIELDS}, {'metadata, ctime_ns, inode' if self._has_metadata() else 'NULL, -1, -1'}"
-
-    def _has_metadata(self) -> bool:
-        return any(row[1] == "metadata" for row in self._connection.execute("PRAGMA table_info(images)"))
+                self.check_head()
+                schema.migrate(self._connection)
+            there = {row[1] for row in self._connection.execute("PRAGMA table_info(images)")}
+            missing = ((name, value) for name, value in _LATER if name not in there)
+            self._fields = f"{_FIELDS}, {', '.join({**{n: n for n, _ in _LATER}, **dict(missing)}.values())}"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -202,6 +148,7 @@ class Catalog:
             self._look_again()
             self._connection.execute("BEGIN")
             try:
+                self.check_head()
                 yield
             finally:
                 self._connection.execute("COMMIT")
@@ -213,25 +160,45 @@ class Catalog:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                schema.seal(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def check(self) -> None:
-        """Raises GalleryDamaged when SQLite's own consistency check fails, or an entry makes no sense."""
+    def check(self, *, thoroughly: bool = True) -> None:
+        """Raises GalleryDamaged when SQLite's own consistency check fails (``thoroughly``: also of what finds entries), an entry
+        makes no sense, or a checksum does not fit."""
         with self._errors():
-            result = self._connection.execute("PRAGMA quick_check").fetchone()[0]
+            how = "integrity_check(1)" if thoroughly else "quick_check(1)"
+            result = self._connection.execute(f"PRAGMA {how}").fetchone()[0]
         if result != "ok":
-            raise GalleryDamaged(f"{self.path} is damaged: {result}", REPAIR)
+            raise GalleryDamaged(f"{self.path} is damaged: {result.splitlines()[-1]:.200}", REPAIR)
+        self.check_head()
         roots = {root.id for root in self.roots()}
-        count = self.number("vector_count")
+        count, searchable = self.number("vector_count"), 0
         for key in ("version", "generation", "log_start", "compaction_due"):
             self.number(key)
         for record in self.records():
+            searchable += record.row is not None
             if record.root not in roots or (record.row is not None and record.row >= count):
                 raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
+        self.check_complete(searchable)
+
+    def check_head(self) -> None:
+        """Raises GalleryDamaged where numbers and folders are not what was written."""
+        with self._errors():
+            stored, now = schema.head_crc(self._connection)
+        if stored and stored != now:
+            raise GalleryDamaged(f"{self.path} is damaged: its numbers or folders are not what was written", REPAIR)
+
+    def check_complete(self, found: int) -> None:
+        """Raises GalleryDamaged where ``found`` is not how many pictures have a vector."""
+        if self.meta("searchable") is not None and self.number("searchable") != found:
+            raise GalleryDamaged(
+                f"{self.path} is damaged: of {self.number('searchable')} pictures with a vector {found} are found", REPAIR
+            )
 
     # -- meta ----------------------------------------------------------------------------------------------------
 
@@ -362,6 +329,7 @@ class Catalog:
         """(ids, rows), int64, of all pictures with a vector, by ascending id."""
         with self._errors():
             pairs = self._connection.execute("SELECT id, row FROM images WHERE row IS NOT NULL ORDER BY id").fetchall()
+        self.check_complete(len(pairs))
         table = _numbers(pairs, 2)
         return table[:, 0].copy(), table[:, 1].copy()
 
@@ -604,6 +572,7 @@ class Catalog:
 def _record(row: tuple[Any, ...]) -> Record:
     """A row as a record. Raises GalleryDamaged where its values are not what they can be: SQLite keeps anything."""
     i, root, path, *rest = row
+    *rest, crc = rest
     size, mtime_ns, digest, width, height, status, error, vector, metadata, ctime_ns, inode = rest
     whole = (size, mtime_ns, ctime_ns, inode)
     perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
@@ -617,6 +586,7 @@ def _record(row: tuple[Any, ...]) -> Record:
         and (vector is None or vector >= 0)
         and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
         and (status != "ok" or (vector is not None and digest is not None))
+        and (crc is None or crc == schema.entry_crc(*row[:-1]))
     )
     if not sound:
         raise GalleryDamaged(f"the catalog's entry of picture {i} is damaged", REPAIR)

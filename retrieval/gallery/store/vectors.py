@@ -165,7 +165,10 @@ class VectorStore:
                     path.parent.mkdir(exist_ok=True)
                     with open(path, "ab") as file:
                         file.truncate((last - first) * size)
+                        os.fsync(file.fileno())
                     extended.append(path)
+        if extended:
+            sync_folder(self.folder)
         return extended
 
     def _map(self, segment: int, needed: int | None = None) -> np.ndarray:
