@@ -66,7 +66,8 @@ def trial(rng: np.random.Generator, folder: Path, number: int, *, power: bool = 
         problem = wrong(rehearsal, found, ended.acknowledged)
         if problem:
             return Outcome("failed", name, f"{where}: {problem}")
-        for step in rehearsal.scene.steps[ended.acknowledged :]:
+        steps = rehearsal.scene.steps
+        for step in steps[min(ended.acknowledged, len(steps) - 1) :]:
             step(here)
         if (end := scenes.state(rehearsal.scene, here)) != rehearsal.states[-1]:
             return Outcome("failed", name, f"{where}: in the end {difference(end, rehearsal.states[-1])}")
