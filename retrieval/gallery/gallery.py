@@ -290,6 +290,7 @@ class Gallery(AskedGallery):
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
         catalog = self.catalog
         with catalog.reading():
+            catalog.check(thoroughly=False)
             counts, count = catalog.counts(), catalog.number("vector_count")
             name = self.namer()
             folders = [self.folder_of(root) for root in catalog.roots() if root.kind != "keys"]

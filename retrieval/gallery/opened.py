@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -275,6 +276,8 @@ def read_description(folder: Path) -> dict[str, Any]:
                 f"{path} has format {description['format']}; this program knows up to {FORMAT}",
                 "Update the program.",
             )
+        if description.pop("check", None) not in (None, _checksum(description)):  # before 0.2 there was none
+            raise ValueError("it is not what was written")
         if ModelSpec.from_dict(description["model"]).fingerprint != description["fingerprint"]:
             raise ValueError("the model does not have the fingerprint written beside it")
         if description["dtype"] not in ("float32", "float16"):
@@ -285,7 +288,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if not (folder / "catalog.sqlite").is_file():
             raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
         raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
-    except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
         raise GalleryDamaged(
             f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
         ) from error
@@ -297,9 +300,13 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
     path = folder / "gallery.json"
     try:
-        write_json(path, description)
+        write_json(path, {**description, "check": _checksum(description)})
     except OSError as error:
         raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _summary(spec: ModelSpec) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
+from retrieval.files.paths import show_path
 from retrieval.files.whole import sync_folder
 from retrieval.gallery.opened import read_description, write_description
 from retrieval.gallery.store.catalog import Catalog
@@ -62,11 +63,17 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
 
 def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Catalog:
     path = folder / "catalog.sqlite"
+    catalog: Catalog | None = None
     try:
         catalog = Catalog(path, writable=True)
-        catalog.check()
+        try:
+            catalog.check()
+        except GalleryDamaged as damage:
+            _without_damaged(catalog, damage, done)
         return catalog
     except GalleryDamaged as damage:
+        if catalog is not None:
+            catalog.close()
         dim = ModelSpec.from_dict(description["model"]).dim
         generations = {
             int(p.name.split("-")[0]) for p in (folder / "vectors").glob("*.keys") if p.name.split("-")[0].isdigit()
@@ -75,6 +82,18 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
         kept = _anew(path, store, description)
         done.append(f"{path} made anew; {kept} vectors kept ({damage.message})")
         return Catalog(path, writable=True)
+
+
+def _without_damaged(catalog: Catalog, damage: GalleryDamaged, done: list[str]) -> None:
+    """Where single entries are damaged, the others stay. Raises GalleryDamaged where there is more to it."""
+    catalog.check_file()
+    catalog.check_head()
+    with catalog.writing():
+        dropped = catalog.drop_damaged()
+        catalog.bump_version()
+    catalog.check()
+    names = ", ".join(map(show_path, dropped[:3])) + (" ..." if len(dropped) > 3 else "")
+    done.append(f"{len(dropped)} damaged entries dropped from {catalog.path} ({names or damage.message})")
 
 
 def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
@@ -93,7 +112,7 @@ def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
         catalog.set_meta("vector_count", count)
         # Search indexes of the lost catalog must never be taken for one of the new catalog.
         catalog.set_meta("version", int(time.time()))
-        catalog.add_spare((bytes(hashes[row]).hex(), int(row)) for row in valid.nonzero()[0])
+        catalog.add_spare((_hex(hashes[row]), int(row)) for row in valid.nonzero()[0])
         for root in description.get("roots", []):
             catalog.add_root(root["path"], root["kind"])
     catalog.close()  # all of it is in one file now
@@ -115,15 +134,30 @@ def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
         done.append(f"{catalog.path} spoke of {count} vectors, and there are {most}")
         count = most
     extended = store.extend_files(count)
-    valid, _ = store.verify(count)
+    valid, hashes = store.verify(count)
     used = set(catalog.live_rows().tolist())
+    keys = {root.id for root in catalog.roots() if root.kind == "keys"}
+    # A picture whose vector is damaged, or belongs to another content, needs it again.
+    lost = [r for r in catalog.records() if r.row is not None and not (valid[r.row] and _hex(hashes[r.row]) == r.hash)]
     with catalog.writing():
         if metadata := catalog.drop_damaged_metadata():
             done.append(f"damaged metadata of {metadata} pictures dropped")
-        lost = catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
+        catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
+        for record in lost:
+            catalog.forget_vector(record.id)
+        catalog.clear_spare()
+        catalog.add_spare((_hex(hashes[row]), int(row)) for row in valid.nonzero()[0] if int(row) not in used)
         if lost:
             catalog.bump_version()
     damaged = sum(1 for row in (~valid).nonzero()[0] if int(row) in used)
-    if damaged or extended:
+    if lost or extended:
         names = ", ".join(sorted({str(p) for p in extended})) or str(store.folder)
-        done.append(f"{damaged} damaged vectors in {names}: {lost} pictures will be described again")
+        again = sum(record.root not in keys for record in lost)
+        done.append(f"{damaged} damaged vectors in {names}: {again} pictures will be described again")
+    if gone := [record.path for record in lost if record.root in keys]:
+        names = ", ".join(gone[:3]) + (" ..." if len(gone) > 3 else "")
+        done.append(f"the vectors of {len(gone)} keys are lost: whoever added them must add them again ({names})")
+
+
+def _hex(value: Any) -> str:
+    return bytes(value).hex()

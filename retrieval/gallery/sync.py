@@ -51,6 +51,7 @@ def synchronise(
     started = time.monotonic()
     report = SyncReport()
     with gallery.writing() as catalog:
+        catalog.check(thoroughly=False)
         gallery.store(catalog).check_sizes(catalog.number("vector_count"))
         gallery.store(catalog).remove_other_generations()
         plan = Plan(gallery, catalog, report, restore=restore, rehash=rehash)

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,10 @@ class Catalog:
             raise GalleryDamaged(f"{self.path} is damaged: {error}", REPAIR) from error
 
     def close(self) -> None:
+        if self._reader is None:
+            # With readers about, SQLite would leave what was committed in its log, which it reads up to the first damage.
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._connection.close()
         if self._reader is not None:
             self._reader.close()
@@ -170,21 +174,22 @@ class Catalog:
     def check(self, *, thoroughly: bool = True) -> None:
         """Raises GalleryDamaged when SQLite's own consistency check fails (``thoroughly``: also of what finds entries), an entry
         makes no sense, or a checksum does not fit."""
+        self.check_file(thoroughly=thoroughly)
+        self.check_head()
+        roots = {root.id for root in self.roots()}
+        count = self.number("vector_count")
+        for key in ("version", "generation", "log_start", "compaction_due"):
+            self.number(key)
+        for record in self.records():
+            if record.root not in roots or (record.row is not None and record.row >= count):
+                raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
+
+    def check_file(self, *, thoroughly: bool = True) -> None:
         with self._errors():
             how = "integrity_check(1)" if thoroughly else "quick_check(1)"
             result = self._connection.execute(f"PRAGMA {how}").fetchone()[0]
         if result != "ok":
             raise GalleryDamaged(f"{self.path} is damaged: {result.splitlines()[-1]:.200}", REPAIR)
-        self.check_head()
-        roots = {root.id for root in self.roots()}
-        count, searchable = self.number("vector_count"), 0
-        for key in ("version", "generation", "log_start", "compaction_due"):
-            self.number(key)
-        for record in self.records():
-            searchable += record.row is not None
-            if record.root not in roots or (record.row is not None and record.row >= count):
-                raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
-        self.check_complete(searchable)
 
     def check_head(self) -> None:
         """Raises GalleryDamaged where numbers and folders are not what was written."""
@@ -261,6 +266,7 @@ class Catalog:
     # -- roots ---------------------------------------------------------------------------------------------------
 
     def roots(self) -> list[Root]:
+        self.check_head()
         with self._errors():
             rows = self._connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
         if not all(
@@ -300,15 +306,21 @@ class Catalog:
     # -- images --------------------------------------------------------------------------------------------------
 
     def records(self, root: int | None = None, status: str | None = None) -> Iterator[Record]:
+        """By ascending id. Raises GalleryDamaged at a damaged entry, and at the end where of all entries some are missing."""
         where, values = [], []
         for column, value in (("root", root), ("status", status)):
             if value is not None:
                 where.append(f"{column} = ?")
                 values.append(value)
         clause = f" WHERE {' AND '.join(where)}" if where else ""
+        searchable = 0
         with self._errors():
             for row in self._connection.execute(f"SELECT {self._fields} FROM images{clause} ORDER BY id", values):
-                yield _record(row)
+                record = _record(row)
+                searchable += record.row is not None
+                yield record
+        if not where:
+            self.check_complete(searchable)
 
     def troubled(self) -> list[Record]:
         """Pictures that could not be read, the newest state of each."""
@@ -441,6 +453,24 @@ class Catalog:
             "ctime_ns=?, inode=? WHERE id=?",
             (size, mtime_ns, digest, width, height, row, ctime_ns, inode, i),
         )
+
+    def drop_damaged(self) -> list[str]:
+        """Entries of pictures that make no sense, or are not what was written, go; returns their names. What they said of vectors is
+        not trusted: these can be found by their content."""
+        roots, count = {root.id for root in self.roots()}, self.number("vector_count")
+        dropped: list[tuple[int, str]] = []
+        for row in self._connection.execute(f"SELECT {self._fields} FROM images").fetchall():
+            try:
+                record = _record(row)
+                sound = record.root in roots and (record.row is None or record.row < count)
+            except GalleryDamaged:
+                sound = False
+            if not sound:
+                dropped.append((row[0], decode_path(row[2]) if isinstance(row[2], str | bytes) else repr(row[2])))
+        self._connection.executemany("DELETE FROM images WHERE id = ?", [(i,) for i, _ in dropped])
+        count = self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
+        self.set_meta("searchable", count)
+        return [name for _, name in dropped]
 
     def drop_damaged_metadata(self) -> int:
         """Metadata that are no JSON object go, so that their pictures can be found again. Returns how many."""
