@@ -172,7 +172,7 @@ def old_catalog(gallery: Gallery) -> None:
             connection.execute(f"DROP TRIGGER {name}")
         connection.executescript(
             """
-            DROP INDEX images_unsealed; ALTER TABLE images DROP COLUMN crc;
+            DROP INDEX images_unsealed; DROP INDEX images_lost; ALTER TABLE images DROP COLUMN crc;
             DELETE FROM meta WHERE key IN ('check', 'searchable');
             ALTER TABLE images DROP COLUMN metadata; ALTER TABLE images DROP COLUMN ctime_ns;
             ALTER TABLE images DROP COLUMN inode; DROP TABLE taken_out;

@@ -97,7 +97,9 @@ def watched(act: Callable[[Callable[[int], None]], None], folder: Path, stop: in
     text = said.read_text()
     killed = os.WIFSIGNALED(status)
     good = not killed and os.WEXITSTATUS(status) == 0
-    return Ended(killed, "" if good or killed else text or f"status {status}", int(text) if good else 0, [*_events(log)])
+    return Ended(
+        killed, "" if good or killed else text or f"status {status}", int(text) if good else 0, [*_events(log)]
+    )
 
 
 def _events(log: Path) -> Iterator[Event]:

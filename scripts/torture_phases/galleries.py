@@ -47,8 +47,8 @@ class Original:
 
 @functools.cache
 def original(kind: str) -> Original:
-    """ "small": pictures and keys, all of which are looked at in a search. "logged": the same, its newest changes in SQLite's log.
-    "graph": more pictures, searched by a graph."""
+    """``small``: pictures and keys, all of which are looked at in a search. ``logged``: the same, its newest changes in SQLite's
+    log. ``graph``: more pictures, searched by a graph."""
     from fakes import write_pictures
 
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{kind}-"))
@@ -89,7 +89,17 @@ def _asked(gallery: Gallery, queries: np.ndarray) -> Any:
 
 def _told(gallery: Gallery, queries: np.ndarray) -> Any:
     info = gallery.info()
-    return info.images, info.vectors, info.pending, info.roots, info.troubled, info.ann, info.recall, info.exclude, info.dtype
+    return (
+        info.images,
+        info.vectors,
+        info.pending,
+        info.roots,
+        info.troubled,
+        info.ann,
+        info.recall,
+        info.exclude,
+        info.dtype,
+    )
 
 
 def _listed(gallery: Gallery, queries: np.ndarray) -> Any:
@@ -152,7 +162,9 @@ def _not_restored(here: Path, source: Original) -> str:
         return f"after the repair, {type(error).__name__}: {error!s:.200}"
     wanted = source.said["list"]
     lost = [name for name in wanted if name not in shown]
-    if any(os.path.isabs(name) for name in lost) or (lost and not any(word in line for line in done for word in ("anew", "dropped", "lost"))):
+    if any(os.path.isabs(name) for name in lost) or (
+        lost and not any(word in line for line in done for word in ("anew", "dropped", "lost"))
+    ):
         return f"after the repair ({'; '.join(done)}), {len(lost)} are lost: {lost[0]}"
     if more := [name for name in shown if name not in wanted]:
         return f"after the repair, {more[0]} is there too"
@@ -173,7 +185,11 @@ def _chosen(here: Path, rng: np.random.Generator) -> tuple[str, Path]:
 
 def _damage_bytes(path: Path, here: Path, rng: np.random.Generator) -> str:
     data = path.read_bytes()
-    name = str(rng.choice(["several", "bit", "append", "zeros", "swap", "cut", "gone"], p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.08, 0.02]))
+    name = str(
+        rng.choice(
+            ["several", "bit", "append", "zeros", "swap", "cut", "gone"], p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.08, 0.02]
+        )
+    )
     block = int(rng.choice([64, 512, 4096]))
     first, second = sorted(int(i) * block for i in rng.integers(0, len(data) // block + 1, 2))
     if name == "several":
@@ -181,7 +197,10 @@ def _damage_bytes(path: Path, here: Path, rng: np.random.Generator) -> str:
         data, name = damaged(data, rng, other)
     elif name == "bit":
         place = int(rng.integers(0, len(data)))
-        data, name = data[:place] + bytes([data[place] ^ 1 << int(rng.integers(0, 8))]) + data[place + 1 :], f"bit at {place}"
+        data, name = (
+            data[:place] + bytes([data[place] ^ 1 << int(rng.integers(0, 8))]) + data[place + 1 :],
+            f"bit at {place}",
+        )
     elif name == "append":
         data += rng.bytes(int(rng.integers(1, 5000)))
     elif name == "zeros":
@@ -217,7 +236,8 @@ def _damage_entry(path: Path, rng: np.random.Generator) -> str:
                 said = f"{table}: {one} gone"
             elif kind == 1:
                 connection.execute(
-                    f"UPDATE {table} SET {column} = (SELECT {column} FROM {table} WHERE rowid = ?) WHERE rowid = ?", (other, one)
+                    f"UPDATE {table} SET {column} = (SELECT {column} FROM {table} WHERE rowid = ?) WHERE rowid = ?",
+                    (other, one),
                 )
                 said += f"that of {other}"
             elif kind == 2:
@@ -235,4 +255,6 @@ def _damage_entry(path: Path, rng: np.random.Generator) -> str:
     return said
 
 
-PHASE = Phase("galleries", "files of galleries: catalog, its log, description, vectors, keys, search index, notes", 300, trial)
+PHASE = Phase(
+    "galleries", "files of galleries: catalog, its log, description, vectors, keys, search index, notes", 300, trial
+)

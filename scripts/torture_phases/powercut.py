@@ -39,7 +39,9 @@ class _Change:
     forced: bool = False
 
 
-def cut(before: Path, place: Path, events: Iterable[Event], rng: np.random.Generator, *, strict: bool) -> dict[str, bytes | None]:
+def cut(
+    before: Path, place: Path, events: Iterable[Event], rng: np.random.Generator, *, strict: bool
+) -> dict[str, bytes | None]:
     """What is left of ``place``, which was a copy of ``before`` when the events began: path -> content, None for folders."""
     root = _read(before)
     changes: list[_Change] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -281,9 +282,5 @@ def state(scene: Scene, here: Path) -> Content | None:
 
 def kinds_of_files(here: Path) -> set[str]:
     """The files that are there, versions and times left out."""
-    out = set()
-    for path in here.rglob("*"):
-        if not path.name.endswith(("-wal", "-shm")):
-            name = os.path.relpath(path, here)
-            out.add("".join("N" if c.isdigit() else c for c in name if not (c == "N")))
-    return {name.replace("NN", "N").replace("NN", "N").replace("NN", "N").replace("NN", "N") for name in out}
+    names = (os.path.relpath(path, here) for path in here.rglob("*") if not path.name.endswith(("-wal", "-shm")))
+    return {re.sub(r"\d+", "N", name) for name in names}

@@ -20,7 +20,12 @@ from retrieval.gallery.store.connection import Reader, open_writer
 
 REPAIR = "Run `retrieve index --repair`."
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
-_LATER = (("metadata", "NULL"), ("ctime_ns", "-1"), ("inode", "-1"), ("crc", "NULL"))  # and what stands for a missing one
+_LATER = (
+    ("metadata", "NULL"),
+    ("ctime_ns", "-1"),
+    ("inode", "-1"),
+    ("crc", "NULL"),
+)  # and what stands for a missing one
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class Catalog:
                 self.check_head()
                 schema.migrate(self._connection)
             there = {row[1] for row in self._connection.execute("PRAGMA table_info(images)")}
+            self._sealed = "crc" in there
             missing = ((name, value) for name, value in _LATER if name not in there)
             self._fields = f"{_FIELDS}, {', '.join({**{n: n for n, _ in _LATER}, **dict(missing)}.values())}"
 
@@ -202,7 +208,8 @@ class Catalog:
         """Raises GalleryDamaged where ``found`` is not how many pictures have a vector."""
         if self.meta("searchable") is not None and self.number("searchable") != found:
             raise GalleryDamaged(
-                f"{self.path} is damaged: of {self.number('searchable')} pictures with a vector {found} are found", REPAIR
+                f"{self.path} is damaged: of {self.number('searchable')} pictures with a vector {found} are found",
+                REPAIR,
             )
 
     # -- meta ----------------------------------------------------------------------------------------------------
@@ -337,6 +344,11 @@ class Catalog:
                 found.update((row[0], _record(row)) for row in self._connection.execute(query, part))
         return found
 
+    def check_entries(self, ids: np.ndarray) -> None:
+        """Raises GalleryDamaged where the entry of one of these pictures is damaged: with another row, a picture that should be
+        answered would be scored by another's vector, and missed."""
+        self.by_ids(ids.tolist())
+
     def searchable(self) -> tuple[np.ndarray, np.ndarray]:
         """(ids, rows), int64, of all pictures with a vector, by ascending id."""
         with self._errors():
@@ -368,11 +380,16 @@ class Catalog:
         return table[:, 0].copy(), table[:, 1].copy()
 
     def check_rows(self, count: int) -> None:
-        """Raises GalleryDamaged where a picture's vector would lie beyond the ``count`` that are committed."""
+        """Raises GalleryDamaged where a picture's vector would lie beyond the ``count`` that are committed, or a described
+        picture has none."""
         with self._errors():
             (highest,) = self._connection.execute("SELECT max(row) FROM images").fetchone()
+            query = "SELECT id FROM images WHERE status = 'ok' AND row IS NULL LIMIT 1"
+            lost = self._connection.execute(query).fetchone() if self._sealed else None
         if highest is not None and not (isinstance(highest, int) and highest < count):
             raise GalleryDamaged(f"{self.path} is damaged: a picture has vector {highest!r:.40} of {count}", REPAIR)
+        if lost is not None:
+            raise GalleryDamaged(f"{self.path} is damaged: picture {lost[0]} has no vector", REPAIR)
 
     def rows_needed(self) -> int:
         """How many rows of vectors there must be for all that pictures, present and past, refer to."""
@@ -601,23 +618,24 @@ class Catalog:
 
 def _record(row: tuple[Any, ...]) -> Record:
     """A row as a record. Raises GalleryDamaged where its values are not what they can be: SQLite keeps anything."""
-    i, root, path, *rest = row
-    *rest, crc = rest
+    i, root, path, *rest = row[:-1]
     size, mtime_ns, digest, width, height, status, error, vector, metadata, ctime_ns, inode = rest
-    whole = (size, mtime_ns, ctime_ns, inode)
-    perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
-    sound = (
-        isinstance(path, str | bytes)
-        and "\0" not in decode_path(path)
-        and isinstance(root, int)
-        and all(isinstance(value, int) for value in whole)
-        and all(value is None or isinstance(value, kind) for value, kind in perhaps)
-        and status in ("ok", "pending", "error")
-        and (vector is None or vector >= 0)
-        and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
-        and (status != "ok" or (vector is not None and digest is not None))
-        and (crc is None or crc == schema.entry_crc(*row[:-1]))
-    )
+    if row[-1] is not None:
+        sound = row[-1] == schema.entry_crc(*row[:-1])
+    else:
+        whole = (size, mtime_ns, ctime_ns, inode)
+        perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
+        sound = (
+            isinstance(path, str | bytes)
+            and "\0" not in decode_path(path)
+            and isinstance(root, int)
+            and all(isinstance(value, int) for value in whole)
+            and all(value is None or isinstance(value, kind) for value, kind in perhaps)
+            and status in ("ok", "pending", "error")
+            and (vector is None or vector >= 0)
+            and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
+        )
+    sound = sound and (status != "ok" or (vector is not None and digest is not None))
     if not sound:
         raise GalleryDamaged(f"the catalog's entry of picture {i} is damaged", REPAIR)
     return Record(i, root, decode_path(path), *rest)

@@ -65,12 +65,11 @@ ALTER TABLE images ADD COLUMN inode INTEGER NOT NULL DEFAULT -1;
 CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
 """
 # Since 0.2 as well. ``searchable``: how many pictures have a vector; ``check``: the checksum of all other numbers and folders.
-_ENTRY = (
-    "id, root, path, size, mtime_ns, hash, width, height, status, error, row, metadata, ctime_ns, inode"
-)
+_ENTRY = "id, root, path, size, mtime_ns, hash, width, height, status, error, row, metadata, ctime_ns, inode"
 _SEALS = f"""
 ALTER TABLE images ADD COLUMN crc INTEGER;
 CREATE INDEX images_unsealed ON images (id) WHERE crc IS NULL;
+CREATE INDEX images_lost ON images (id) WHERE status = 'ok' AND row IS NULL;
 CREATE TRIGGER entry_changed AFTER UPDATE OF {_ENTRY} ON images WHEN old.crc IS NOT NULL
 BEGIN UPDATE images SET crc = NULL WHERE id = new.id; END;
 INSERT OR REPLACE INTO meta SELECT 'searchable', count(*) FROM images WHERE row IS NOT NULL;

@@ -188,7 +188,9 @@ class VectorStore:
             if rows == 0:
                 raise GalleryDamaged(f"{path} is empty", "Run `retrieve index --repair`.")
             if needed is not None and rows < needed:
-                raise GalleryDamaged(f"{path} holds {rows} rows, and the catalog speaks of {needed}", "Run `retrieve index --repair`.")
+                raise GalleryDamaged(
+                    f"{path} holds {rows} rows, and the catalog speaks of {needed}", "Run `retrieve index --repair`."
+                )
             # A plain array over the map: indexing a memmap object costs more than reading the row.
             mapped = np.asarray(np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,)))
         except OSError as error:
