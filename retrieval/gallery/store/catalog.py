@@ -131,7 +131,7 @@ class Catalog:
             ):
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
             raise GalleryError(f"{self.path}: {text}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise GalleryDamaged(f"{self.path} is damaged: {error}", REPAIR) from error
 
     def close(self) -> None:
@@ -472,8 +472,8 @@ class Catalog:
         )
 
     def drop_damaged(self) -> list[str]:
-        """Entries of pictures that make no sense, or are not what was written, go; returns their names. What they said of vectors is
-        not trusted: these can be found by their content."""
+        """Entries of pictures that make no sense, or are not what was written, go; returns their names. What they said of vectors
+        is not trusted: these are found by their content."""
         roots, count = {root.id for root in self.roots()}, self.number("vector_count")
         dropped: list[tuple[int, str]] = []
         for row in self._connection.execute(f"SELECT {self._fields} FROM images").fetchall():
