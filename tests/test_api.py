@@ -173,7 +173,7 @@ def old_catalog(gallery: Gallery) -> None:
         connection.executescript(
             """
             DROP INDEX images_unsealed; DROP INDEX images_lost; ALTER TABLE images DROP COLUMN crc;
-            DELETE FROM meta WHERE key IN ('check', 'searchable');
+            DELETE FROM meta WHERE key IN ('check', 'entries', 'searchable');
             ALTER TABLE images DROP COLUMN metadata; ALTER TABLE images DROP COLUMN ctime_ns;
             ALTER TABLE images DROP COLUMN inode; DROP TABLE taken_out;
             CREATE TABLE old (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL,

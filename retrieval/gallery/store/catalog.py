@@ -204,13 +204,12 @@ class Catalog:
         if stored and stored != now:
             raise GalleryDamaged(f"{self.path} is damaged: its numbers or folders are not what was written", REPAIR)
 
-    def check_complete(self, found: int) -> None:
-        """Raises GalleryDamaged where ``found`` is not how many pictures have a vector."""
-        if self.meta("searchable") is not None and self.number("searchable") != found:
-            raise GalleryDamaged(
-                f"{self.path} is damaged: of {self.number('searchable')} pictures with a vector {found} are found",
-                REPAIR,
-            )
+    def check_complete(self, searchable: int, entries: int | None = None) -> None:
+        """Raises GalleryDamaged where these are not how many pictures have a vector, and how many there are."""
+        for key, found in (("searchable", searchable), ("entries", entries)):
+            if found is not None and self.meta(key) is not None and self.number(key) != found:
+                what = "pictures with a vector" if key == "searchable" else "pictures"
+                raise GalleryDamaged(f"{self.path} is damaged: of {self.number(key)} {what} {found} are found", REPAIR)
 
     # -- meta ----------------------------------------------------------------------------------------------------
 
@@ -320,14 +319,15 @@ class Catalog:
                 where.append(f"{column} = ?")
                 values.append(value)
         clause = f" WHERE {' AND '.join(where)}" if where else ""
-        searchable = 0
+        searchable = entries = 0
         with self._errors():
             for row in self._connection.execute(f"SELECT {self._fields} FROM images{clause} ORDER BY id", values):
                 record = _record(row)
                 searchable += record.row is not None
+                entries += 1
                 yield record
         if not where:
-            self.check_complete(searchable)
+            self.check_complete(searchable, entries)
 
     def troubled(self) -> list[Record]:
         """Pictures that could not be read, the newest state of each."""
@@ -485,8 +485,9 @@ class Catalog:
             if not sound:
                 dropped.append((row[0], decode_path(row[2]) if isinstance(row[2], str | bytes) else repr(row[2])))
         self._connection.executemany("DELETE FROM images WHERE id = ?", [(i,) for i, _ in dropped])
-        count = self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
-        self.set_meta("searchable", count)
+        counts = self._connection.execute("SELECT count(row), count(*) FROM images").fetchone()
+        self.set_meta("searchable", counts[0])
+        self.set_meta("entries", counts[1])
         return [name for _, name in dropped]
 
     def drop_damaged_metadata(self) -> int:

@@ -64,7 +64,8 @@ ALTER TABLE images ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT -1;
 ALTER TABLE images ADD COLUMN inode INTEGER NOT NULL DEFAULT -1;
 CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
 """
-# Since 0.2 as well. ``searchable``: how many pictures have a vector; ``check``: the checksum of all other numbers and folders.
+# Since 0.2 as well. ``searchable``: how many pictures have a vector, ``entries``: how many
+# there are; ``check``: the checksum of all other numbers and folders.
 _ENTRY = "id, root, path, size, mtime_ns, hash, width, height, status, error, row, metadata, ctime_ns, inode"
 _SEALS = f"""
 ALTER TABLE images ADD COLUMN crc INTEGER;
@@ -79,6 +80,9 @@ CREATE TRIGGER counted_out AFTER DELETE ON images WHEN old.row IS NOT NULL
 BEGIN UPDATE meta SET value = value - 1 WHERE key = 'searchable'; END;
 CREATE TRIGGER counted_again AFTER UPDATE OF row ON images WHEN (new.row IS NULL) != (old.row IS NULL)
 BEGIN UPDATE meta SET value = value + (old.row IS NULL) - (new.row IS NULL) WHERE key = 'searchable'; END;
+INSERT OR REPLACE INTO meta SELECT 'entries', count(*) FROM images;
+CREATE TRIGGER entry_in AFTER INSERT ON images BEGIN UPDATE meta SET value = value + 1 WHERE key = 'entries'; END;
+CREATE TRIGGER entry_out AFTER DELETE ON images BEGIN UPDATE meta SET value = value - 1 WHERE key = 'entries'; END;
 INSERT OR REPLACE INTO meta VALUES ('check', '');
 """ + "".join(
     f"""
