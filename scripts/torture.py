@@ -11,6 +11,7 @@ process, or never ends, is found, named and passed over. A phase is a module of 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -44,6 +45,9 @@ def main(phases: tuple[str, ...], seed: int, report: Path | None, only: str | No
         return
     if only:
         name, _, number = only.partition(":")
+        needed = PHASES[name].environment()
+        if any(os.environ.get(key) != value for key, value in needed.items()):  # they count from a process's start
+            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **needed})
         with tempfile.TemporaryDirectory() as folder:
             print(trial(PHASES[name], int(number), seed, Path(folder), reraise=True))
         return
@@ -68,7 +72,8 @@ def asked(text: str) -> tuple[str, int]:
 def trial(phase: Phase, number: int, seed: int, folder: Path, *, reraise: bool = False) -> Outcome:
     """One trial; whatever it raises is a failure."""
     try:
-        return phase.trial(generator(seed, phase.name, number), folder)
+        rng = generator(seed, phase.name, number)
+        return phase.trial(rng, folder, number) if phase.numbered else phase.trial(rng, folder)
     except Exception as error:
         if reraise:
             raise
@@ -133,7 +138,8 @@ def lines(phase: Phase, first: int, last: int, seed: int) -> list[dict[str, Any]
     command = [sys.executable, str(Path(__file__).resolve()), "--seed", str(seed)]
     command += ["--batch", phase.name, str(first), str(last)]
     with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, **phase.environment()}
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=environment)
         said, heard = 0, time.monotonic()
         while process.poll() is None and time.monotonic() - heard < PATIENCE:
             time.sleep(0.05)

@@ -164,11 +164,16 @@ def test_many_adds_are_found_before_and_after_the_search_file_takes_them_in(gall
 
 
 def old_catalog(gallery: Gallery) -> None:
-    """As version 0.1 made it: roots of two kinds, no metadata."""
+    """As version 0.1 made it: roots of two kinds, no metadata, no checksums."""
     gallery.close()
     with sqlite3.connect(gallery.folder / "catalog.sqlite") as connection:
+        later = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'vector_%'"
+        for (name,) in connection.execute(later).fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
         connection.executescript(
             """
+            DROP INDEX images_unsealed; DROP INDEX images_lost; ALTER TABLE images DROP COLUMN crc;
+            DELETE FROM meta WHERE key IN ('check', 'entries', 'searchable');
             ALTER TABLE images DROP COLUMN metadata; ALTER TABLE images DROP COLUMN ctime_ns;
             ALTER TABLE images DROP COLUMN inode; DROP TABLE taken_out;
             CREATE TABLE old (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL,

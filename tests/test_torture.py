@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,21 @@ def test_a_short_run_fails_nowhere(tmp_path: Path) -> None:
     assert len(pictures["kinds"]) > 25
     assert min(pictures["results"].values()) > 10  # both ends occur: the damages are neither too mild nor too wild
     assert "| pictures |" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("cc") is None and shutil.which("gcc") is None, reason="calls are watched by a C library"
+)
+def test_kills_power_cuts_and_damages_of_galleries_fail_nowhere(tmp_path: Path) -> None:
+    """Slow: three processes, each of which makes galleries and rehearses every writer first."""
+    command = [sys.executable, str(SCRIPTS / "torture.py"), "kills=40", "power=40", "galleries=40", "--seed", "11"]
+    done = subprocess.run([*command, "--report", str(tmp_path)], capture_output=True, text=True)
+    told = json.loads((tmp_path / "report.json").read_text())["phases"]
+    assert [phase["failures"] for phase in told] == [[], [], []], done.stdout
+    assert [phase["results"].get("killed", 0) > 20 for phase in told] == [True, True, False]
+    assert told[2]["results"]["refused"] > 5
+    assert done.returncode == 0
 
 
 def test_a_trial_is_decided_by_seed_phase_and_number(tmp_path: Path) -> None:

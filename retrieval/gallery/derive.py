@@ -14,6 +14,7 @@ from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
+from retrieval.gallery.store.making import beside, put_in_place, remove_left
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.models.whitening import Whitening, fit_pca
 from retrieval.models.whitening_origin import learned_on
@@ -54,7 +55,8 @@ def derive_gallery(
     if len(whitening.mean) != source.spec.dim or len(whitening.projection) != model.spec.dim:
         raise GalleryMismatch(f"the whitening does not lead from the vectors of {source.folder} to those of the model")
     check_free(folder)
-    temporary = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.derived")
+    remove_left(folder)
+    temporary = beside(folder, "derived")
     try:
         gallery = Gallery.create(temporary, model, dtype=source.description["dtype"], local=source.local is not None)
         if source.local is not None and gallery.local is not None and source.local.folder.is_dir():
@@ -64,8 +66,8 @@ def derive_gallery(
             count = source.catalog.number("vector_count")
             records = list(source.catalog.records())
             roots = source.catalog.roots()
-        _write_vectors(store, count, rows, whitening, gallery.store())
         with gallery.writing() as catalog:
+            _write_vectors(store, count, rows, whitening, gallery.store())
             with catalog.writing():
                 place = {r.id: catalog.add_root(gallery.root_path(source.folder_of(r)), r.kind).id for r in roots}
                 for record in records:
@@ -77,7 +79,7 @@ def derive_gallery(
                 gallery.describe_roots(catalog)
             gallery.refresh_index(catalog)
         gallery.close()
-        os.rename(temporary, folder)
+        put_in_place(temporary, folder)
     except OSError as error:
         raise GalleryError(f"cannot make a gallery in {folder}: {error.strerror or error}") from error
     finally:

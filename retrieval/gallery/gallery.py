@@ -29,6 +29,7 @@ from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.selection import find_root, select
 from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog, Record
+from retrieval.gallery.store.making import new_folder
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
 from retrieval.messages import Update
@@ -107,24 +108,19 @@ class Gallery(AskedGallery):
             "roots": [],
             "local": local,
         }
-        # Made under another name and renamed: a gallery is there whole or not at all.
-        temporary = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.tmp")
         try:
-            temporary.mkdir(parents=True)
-            if model.checkpoint:  # a gallery is complete in itself: the run its model came from may go
-                shutil.copyfile(model.checkpoint, temporary / FILE_NAME)
-            if model.quantised:  # calibrated on pictures that may change: no other would do
-                shutil.copytree(model.quantised, temporary / INT8_FOLDER)
-            catalog = Catalog(temporary / "catalog.sqlite", create=True, writable=True)
-            with catalog.writing():
-                catalog.set_meta("description", json.dumps(description))
-            catalog.close()
-            write_description(temporary, description)
-            os.rename(temporary, folder)
+            with new_folder(folder) as temporary:  # a gallery is there whole or not at all
+                if model.checkpoint:  # a gallery is complete in itself: the run its model came from may go
+                    shutil.copyfile(model.checkpoint, temporary / FILE_NAME)
+                if model.quantised:  # calibrated on pictures that may change: no other would do
+                    shutil.copytree(model.quantised, temporary / INT8_FOLDER)
+                catalog = Catalog(temporary / "catalog.sqlite", create=True, writable=True)
+                with catalog.writing():
+                    catalog.set_meta("description", json.dumps(description))
+                catalog.close()
+                write_description(temporary, description)
         except OSError as error:
             raise GalleryError(f"cannot make a gallery in {folder}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return cls(folder, description, warn=model.say, model=model)
 
     @classmethod
@@ -309,6 +305,7 @@ class Gallery(AskedGallery):
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
         catalog = self.catalog
         with catalog.reading():
+            catalog.check(thoroughly=False)
             counts, count = catalog.counts(), catalog.number("vector_count")
             name = self.namer()
             folders = [self.folder_of(root) for root in catalog.roots() if root.kind != "keys"]

@@ -14,13 +14,15 @@ import numpy as np
 
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
+from retrieval.files.whole import remove_unfinished
+from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search import index as ann
-from retrieval.gallery.settings import FORMAT, GallerySettings
+from retrieval.gallery.settings import FORMAT, GallerySettings, description_checksum
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
-from retrieval.gallery.store.view import VectorView
+from retrieval.gallery.store.view import DERIVED_FOLDER, VectorView
 from retrieval.messages import Say, announced
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
@@ -132,6 +134,9 @@ class OpenedGallery(GallerySettings):
     def writing(self) -> Iterator[Catalog]:
         """Hold the gallery for writing. Raises GalleryLocked when somebody else does."""
         with WriterLock(self.folder):
+            local = (self.folder / LOCAL_FOLDER).glob("*")
+            for folder in (self.folder, self.folder / "ann", self.folder / DERIVED_FOLDER, *local):
+                remove_unfinished(folder)
             catalog = Catalog(self.catalog_path, writable=True)
             try:
                 yield catalog
@@ -205,6 +210,8 @@ def read_description(folder: Path) -> dict[str, Any]:
                 f"{path} has format {description['format']}; this program knows up to {FORMAT}",
                 "Update the program.",
             )
+        if description.pop("check", None) not in (None, description_checksum(description)):  # before 0.2 there was none
+            raise ValueError("it is not what was written")
         if ModelSpec.from_dict(description["model"]).fingerprint != description["fingerprint"]:
             raise ValueError("the model does not have the fingerprint written beside it")
         if description["dtype"] not in ("float32", "float16"):
@@ -215,7 +222,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if not (folder / "catalog.sqlite").is_file():
             raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
         raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
-    except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
         raise GalleryDamaged(
             f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
         ) from error

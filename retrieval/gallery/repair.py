@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
+from retrieval.files.paths import show_path
+from retrieval.files.whole import sync_folder
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
+from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.opened import read_description
 from retrieval.gallery.search.intact import SUFFIX as SEEN
 from retrieval.gallery.settings import write_description
@@ -41,6 +44,8 @@ def repair(folder: Path) -> list[str]:
             path.unlink()
         for path in (folder / LOCAL_FOLDER).glob(f"*/*{SEEN}"):
             path.unlink()  # the local index is compared with its hashes anew
+        if damaged := LocalIndex(folder).prepare():
+            done.append(f"{damaged} damaged parts of the local index removed: their pictures will be looked at again")
     return done
 
 
@@ -66,35 +71,66 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
 
 def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Catalog:
     path = folder / "catalog.sqlite"
+    catalog: Catalog | None = None
     try:
         catalog = Catalog(path, writable=True)
-        catalog.check()
+        try:
+            catalog.check()
+        except GalleryDamaged as damage:
+            _without_damaged(catalog, damage, done)
         return catalog
     except GalleryDamaged as damage:
-        aside = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        for suffix in ("", "-wal", "-shm"):
-            if os.path.exists(f"{path}{suffix}"):
-                os.replace(f"{path}{suffix}", f"{path}{suffix}{aside}")
+        if catalog is not None:
+            catalog.close()
         dim = ModelSpec.from_dict(description["model"]).dim
         generations = {
             int(p.name.split("-")[0]) for p in (folder / "vectors").glob("*.keys") if p.name.split("-")[0].isdigit()
         }
         store = VectorStore(folder / "vectors", dim, description["dtype"], max(generations, default=0))
-        count = store.rows_on_disk()
-        store.extend_files(count)
-        valid, hashes = store.verify(count)
-        catalog = Catalog(path, create=True, writable=True)
-        with catalog.writing():
-            catalog.set_meta("description", json.dumps(description))
-            catalog.set_meta("generation", store.generation)
-            catalog.set_meta("vector_count", count)
-            # Search indexes of the lost catalog must never be taken for one of the new catalog.
-            catalog.set_meta("version", int(time.time()))
-            catalog.add_spare((bytes(hashes[row]).hex(), int(row)) for row in valid.nonzero()[0])
-            for root in description.get("roots", []):
-                catalog.add_root(root["path"], root["kind"])
-        done.append(f"{path} made anew; {int(valid.sum())} vectors kept ({damage.message})")
-        return catalog
+        kept = _anew(path, store, description)
+        done.append(f"{path} made anew; {kept} vectors kept ({damage.message})")
+        return Catalog(path, writable=True)
+
+
+def _without_damaged(catalog: Catalog, damage: GalleryDamaged, done: list[str]) -> None:
+    """Where single entries are damaged, the others stay. Raises GalleryDamaged where there is more to it."""
+    catalog.check_file()
+    catalog.check_head()
+    with catalog.writing():
+        dropped = catalog.drop_damaged()
+        catalog.bump_version()
+    catalog.check()
+    names = ", ".join(map(show_path, dropped[:3])) + (" ..." if len(dropped) > 3 else "")
+    done.append(f"{len(dropped)} damaged entries dropped from {catalog.path} ({names or damage.message})")
+
+
+def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
+    """A catalog that knows vectors and folders, and no picture yet, in place of a damaged one, which is kept beside it. Returns
+    how many vectors are intact."""
+    count = store.rows_on_disk()
+    store.extend_files(count)
+    valid, hashes = store.verify(count)
+    beside = path.with_name("catalog.made-anew")
+    for left in path.parent.glob(f"{beside.name}*"):
+        left.unlink()
+    catalog = Catalog(beside, create=True, writable=True)
+    with catalog.writing():
+        catalog.set_meta("description", json.dumps(description))
+        catalog.set_meta("generation", store.generation)
+        catalog.set_meta("vector_count", count)
+        # Search indexes of the lost catalog must never be taken for one of the new catalog.
+        catalog.set_meta("version", int(time.time()))
+        catalog.add_spare((_hex(hashes[row]), int(row)) for row in valid.nonzero()[0])
+        for root in description.get("roots", []):
+            catalog.add_root(root["path"], root["kind"])
+    catalog.close()  # all of it is in one file now
+    aside = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(f"{path}{suffix}"):
+            os.replace(f"{path}{suffix}", f"{path}{suffix}{aside}")
+    os.replace(beside, path)
+    sync_folder(path.parent)
+    return int(valid.sum())
 
 
 def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
@@ -106,15 +142,30 @@ def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
         done.append(f"{catalog.path} spoke of {count} vectors, and there are {most}")
         count = most
     extended = store.extend_files(count)
-    valid, _ = store.verify(count)
+    valid, hashes = store.verify(count)
     used = set(catalog.live_rows().tolist())
+    keys = {root.id for root in catalog.roots() if root.kind == "keys"}
+    # A picture whose vector is damaged, or belongs to another content, needs it again.
+    lost = [r for r in catalog.records() if r.row is not None and not (valid[r.row] and _hex(hashes[r.row]) == r.hash)]
     with catalog.writing():
         if metadata := catalog.drop_damaged_metadata():
             done.append(f"damaged metadata of {metadata} pictures dropped")
-        lost = catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
+        catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
+        for record in lost:
+            catalog.forget_vector(record.id)
+        catalog.clear_spare()
+        catalog.add_spare((_hex(hashes[row]), int(row)) for row in valid.nonzero()[0] if int(row) not in used)
         if lost:
             catalog.bump_version()
     damaged = sum(1 for row in (~valid).nonzero()[0] if int(row) in used)
-    if damaged or extended:
+    if lost or extended:
         names = ", ".join(sorted({str(p) for p in extended})) or str(store.folder)
-        done.append(f"{damaged} damaged vectors in {names}: {lost} pictures will be described again")
+        again = sum(record.root not in keys for record in lost)
+        done.append(f"{damaged} damaged vectors in {names}: {again} pictures will be described again")
+    if gone := [record.path for record in lost if record.root in keys]:
+        names = ", ".join(gone[:3]) + (" ..." if len(gone) > 3 else "")
+        done.append(f"the vectors of {len(gone)} keys are lost: whoever added them must add them again ({names})")
+
+
+def _hex(value: Any) -> str:
+    return bytes(value).hex()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -122,6 +123,11 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
     path = folder / "gallery.json"
     try:
-        write_json(path, description)
+        write_json(path, {**description, "check": description_checksum(description)})
     except OSError as error:
         raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def description_checksum(description: dict[str, Any]) -> str:
+    """What ``gallery.json`` carries as ``check``, of all its other members."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]

@@ -54,6 +54,7 @@ def synchronise(
     started = time.monotonic()
     report = SyncReport()
     with gallery.writing() as catalog:
+        catalog.check(thoroughly=False)
         gallery.store(catalog).check_sizes(catalog.number("vector_count"))
         gallery.store(catalog).remove_other_generations()
         local = _local_index(gallery, catalog)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -23,13 +22,16 @@ class Outcome:
 @dataclass(frozen=True)
 class Phase:
     """``trial(rng, folder)`` damages something and sees what becomes of it; whatever it raises is a failure. All chance comes
-    from ``rng``; ``folder`` is empty at a batch's start and may be used as one likes."""
+    from ``rng``; ``folder`` is empty at a batch's start and may be used as one likes. A ``numbered`` one gets its number too,
+    to try everything in turn. ``environment()``: variables that its process takes from its start."""
 
     name: str
     what: str
     trials: int  # of a short run
-    trial: Callable[[np.random.Generator, Path], Outcome]
+    trial: Callable[..., Outcome]
     most_seconds: float = 20.0
+    numbered: bool = False
+    environment: Callable[[], dict[str, str]] = dict
 
 
 def generator(seed: int, phase: str, number: int) -> np.random.Generator:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import GalleryDamaged, GalleryError
+from retrieval.files.whole import sync_folder
 from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import Block, block_of, is_block, number_of, open_block, remove_block, write_block
 from retrieval.messages import Say, say_nothing
@@ -132,8 +133,12 @@ class LocalIndex:
         if not pictures:
             return
         with self._writing():
+            new = [folder for folder in (self.folder, self.folder.parent) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
+            first = not (self.folder / tail.NAME).exists()
             held = tail.append(self.folder / tail.NAME, {bytes.fromhex(d): codes for d, codes in pictures.items()})
+            for folder in ([self.folder] if first else []) + [folder.parent for folder in new]:
+                sync_folder(folder)
         if held >= _SEAL_WITHIN:  # else the tail need not be read for it
             self._seal(_SEAL_WITHIN)
 
@@ -146,18 +151,20 @@ class LocalIndex:
                 return
             self._replace(pair, {d: c for block in pair for d, c in _pictures(block).items()})
 
-    def prepare(self) -> None:
-        """Before a run: damaged blocks and those of other codebooks go; their pictures are looked at again."""
+    def prepare(self) -> int:
+        """Before a run: damaged blocks and those of other codebooks go; their pictures are looked at again. Returns how many
+        blocks were damaged."""
         healthy = {block.path for block in self._sealed()}
         with self._writing():
-            for name, *_ in self._now():
-                if is_block(name) and self.folder / name not in healthy:
-                    remove_block(self.folder / name)
+            damaged = [n for n, *_ in self._now() if is_block(n) and self.folder / n not in healthy]
+            for name in damaged:
+                remove_block(self.folder / name)
             beside = self.folder.parent
             for other in beside.iterdir() if beside.is_dir() else ():
                 if other != self.folder and _CODEBOOK.fullmatch(other.name) and not other.is_symlink():
                     shutil.rmtree(other)
                     self.say("The local index is made anew: it was made with another codebook.")
+        return len(damaged)
 
     def keep_only(self, digests: Iterable[str]) -> None:
         """Drop the codes of all other contents."""
@@ -189,6 +196,7 @@ class LocalIndex:
                 part = {d: pictures[d] for d in digests[begin : begin + MOST_PICTURES]}
                 write_block(self.folder, number, block_of(part, len(self.codebook)))
                 number += 1
+            sync_folder(self.folder)
             for block in old:
                 if block.path is None:
                     (self.folder / tail.NAME).unlink(missing_ok=True)

@@ -60,10 +60,12 @@ class Everything:
         wanted = min((k + _BEYOND_K) * 4**stage, self.count)
         if wanted >= self.count // 4:
             ids, rows = self.catalog.searchable()
+            self.catalog.check_entries(ids)
             return Found(ids, rows, True)
         best = np.argpartition(self._scores, self.count - wanted)[self.count - wanted :]
         # Rows of pictures that are gone are among them, and give nothing: the next stage looks further.
         ids, rows = self.catalog.pictures_of_rows(best)
+        self.catalog.check_entries(ids)
         return Found(ids, rows, False)
 
 
@@ -134,6 +136,7 @@ class Indexed:
         if len(rows) and rows.min() < 0:
             self._give_up(intact.damaged(self.path, "its ids are not those of the catalog"))
             return self.everything.candidates(vector, k, stage)
+        self.everything.catalog.check_entries(ids)
         return Found(ids, rows, False)
 
     def _intact(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from retrieval.errors import GalleryError
 from retrieval.files.digest import file_sha256
-from retrieval.files.whole import whole_file, write_json
+from retrieval.files.whole import sync_folder, whole_file, write_json
 from retrieval.gallery.search import intact
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search.intact import damaged
@@ -152,8 +152,11 @@ def write(folder: Path, index: Any, note: IndexNote) -> IndexNote:
         with whole_file(path) as file:
             faiss.write_index(index, str(file))
             note = replace(note, bytes=file.stat().st_size, sha256=file_sha256(file))
-            path.unlink(missing_ok=True)  # never an old file with a new note
+            if path.exists():
+                path.unlink()  # never an old file with a new note, after a power cut neither
+                sync_folder(folder)
             write_note(folder, note)
+            sync_folder(folder)
         intact.remember(path, note.sha256, intact.identity(path))
     except (OSError, RuntimeError) as error:
         raise not_written(path, faiss_reason(error)) from error

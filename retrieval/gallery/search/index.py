@@ -224,6 +224,8 @@ def open_source(
     ``count``: committed rows of the store. A damaged file is passed over, which ``say`` tells: then all vectors are searched.
     """
     everything = ann_search.Everything(store, count, catalog)
+    # An entry that is gone without a word would pass for a picture that was removed.
+    catalog.check_complete(catalog.searchable_count())
     try:
         note = ann_file.find(folder, catalog.log_state())
         if note is None or note.dim != store.dim:

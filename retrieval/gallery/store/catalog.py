@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,63 +15,17 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.digest import HASH_BYTES
+from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import Reader, open_writer
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE roots (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL
-    CHECK (kind IN ('folder', 'files', 'keys')));
-CREATE TABLE images (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    root INTEGER NOT NULL REFERENCES roots(id),
-    path NOT NULL,
-    size INTEGER NOT NULL DEFAULT -1,
-    mtime_ns INTEGER NOT NULL DEFAULT -1,
-    hash TEXT,
-    width INTEGER,
-    height INTEGER,
-    status TEXT NOT NULL CHECK (status IN ('pending', 'ok', 'error')),
-    error TEXT,
-    row INTEGER,
-    metadata TEXT,
-    ctime_ns INTEGER NOT NULL DEFAULT -1,
-    inode INTEGER NOT NULL DEFAULT -1,
-    UNIQUE (root, path)
-);
-CREATE INDEX images_by_hash ON images (hash);
-CREATE INDEX images_by_row ON images (row);
-CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
-CREATE TABLE spare (hash TEXT PRIMARY KEY, row INTEGER NOT NULL, width INTEGER, height INTEGER);
-INSERT INTO meta VALUES ('version', '0'), ('vector_count', '0'), ('generation', '0');
-"""
-# Which pictures were added, removed or given another vector, in order: what a search index of an earlier state lacks.
-# Compaction moves vectors through negative row numbers and changes none of them. A catalog made before there was a log
-# gets one, and an identity, when it is next written to.
-_LOG = """
-CREATE TABLE IF NOT EXISTS changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER UNIQUE NOT NULL);
-CREATE TRIGGER IF NOT EXISTS vector_added AFTER INSERT ON images WHEN new.row IS NOT NULL
-BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
-CREATE TRIGGER IF NOT EXISTS vector_removed AFTER DELETE ON images WHEN old.row IS NOT NULL
-BEGIN INSERT OR REPLACE INTO changes (id) VALUES (old.id); END;
-CREATE TRIGGER IF NOT EXISTS vector_changed AFTER UPDATE OF row ON images
-WHEN new.row IS NOT old.row AND coalesce(new.row, 0) >= 0 AND coalesce(old.row, 0) >= 0
-BEGIN INSERT OR REPLACE INTO changes (id) VALUES (new.id); END;
-INSERT OR REPLACE INTO meta VALUES ('log_start', '0'), ('identity', lower(hex(randomblob(16))));
-"""
-# A catalog of before 0.2 gets these when it is next written to; its readers do without.
-_SECOND = """
-CREATE TABLE roots_2 (id INTEGER PRIMARY KEY, path UNIQUE NOT NULL, kind TEXT NOT NULL
-    CHECK (kind IN ('folder', 'files', 'keys')));
-INSERT INTO roots_2 SELECT id, path, kind FROM roots;
-DROP TABLE roots;
-ALTER TABLE roots_2 RENAME TO roots;
-ALTER TABLE images ADD COLUMN metadata TEXT;
-ALTER TABLE images ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT -1;
-ALTER TABLE images ADD COLUMN inode INTEGER NOT NULL DEFAULT -1;
-CREATE TABLE taken_out (root INTEGER NOT NULL, path NOT NULL, PRIMARY KEY (root, path));
-"""
 REPAIR = "Run `retrieve index --repair`."
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
+_LATER = (
+    ("metadata", "NULL"),
+    ("ctime_ns", "-1"),
+    ("inode", "-1"),
+    ("crc", "NULL"),
+)  # and what stands for a missing one
 
 
 @dataclass(frozen=True)
@@ -150,18 +104,16 @@ class Catalog:
             self._reader = None if writable or create else Reader(path)
             self._connection = open_writer(path) if self._reader is None else self._reader.connection
             if create:
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_LOG} COMMIT;")
+                self._connection.executescript(schema.CREATE)
             elif self._connection.execute("SELECT count(*) FROM meta").fetchone()[0] < 3:
                 raise GalleryDamaged(f"{path} is incomplete", REPAIR)
             elif writable:
-                if self.log_state() is None:
-                    self._connection.executescript(f"BEGIN IMMEDIATE; {_LOG} COMMIT;")
-                if not self._has_metadata():
-                    self._connection.executescript(f"BEGIN IMMEDIATE; {_SECOND} COMMIT;")
-            self._fields = f"{_FIELDS}, {'metadata, ctime_ns, inode' if self._has_metadata() else 'NULL, -1, -1'}"
-
-    def _has_metadata(self) -> bool:
-        return any(row[1] == "metadata" for row in self._connection.execute("PRAGMA table_info(images)"))
+                self.check_head()
+                schema.migrate(self._connection)
+            there = {row[1] for row in self._connection.execute("PRAGMA table_info(images)")}
+            self._sealed = "crc" in there
+            missing = ((name, value) for name, value in _LATER if name not in there)
+            self._fields = f"{_FIELDS}, {', '.join({**{n: n for n, _ in _LATER}, **dict(missing)}.values())}"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -179,10 +131,14 @@ class Catalog:
             ):
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
             raise GalleryError(f"{self.path}: {text}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise GalleryDamaged(f"{self.path} is damaged: {error}", REPAIR) from error
 
     def close(self) -> None:
+        if self._reader is None:
+            # With readers about, SQLite would leave what was committed in its log, which it reads up to the first damage.
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._connection.close()
         if self._reader is not None:
             self._reader.close()
@@ -202,6 +158,7 @@ class Catalog:
             self._look_again()
             self._connection.execute("BEGIN")
             try:
+                self.check_head()
                 yield
             finally:
                 self._connection.execute("COMMIT")
@@ -213,18 +170,18 @@ class Catalog:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                schema.seal(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def check(self) -> None:
-        """Raises GalleryDamaged when SQLite's own consistency check fails, or an entry makes no sense."""
-        with self._errors():
-            result = self._connection.execute("PRAGMA quick_check").fetchone()[0]
-        if result != "ok":
-            raise GalleryDamaged(f"{self.path} is damaged: {result}", REPAIR)
+    def check(self, *, thoroughly: bool = True) -> None:
+        """Raises GalleryDamaged when SQLite's own consistency check fails (``thoroughly``: also of what finds entries), an entry
+        makes no sense, or a checksum does not fit."""
+        self.check_file(thoroughly=thoroughly)
+        self.check_head()
         roots = {root.id for root in self.roots()}
         count = self.number("vector_count")
         for key in ("version", "generation", "log_start", "compaction_due"):
@@ -232,6 +189,27 @@ class Catalog:
         for record in self.records():
             if record.root not in roots or (record.row is not None and record.row >= count):
                 raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
+
+    def check_file(self, *, thoroughly: bool = True) -> None:
+        with self._errors():
+            how = "integrity_check(1)" if thoroughly else "quick_check(1)"
+            result = self._connection.execute(f"PRAGMA {how}").fetchone()[0]
+        if result != "ok":
+            raise GalleryDamaged(f"{self.path} is damaged: {result.splitlines()[-1]:.200}", REPAIR)
+
+    def check_head(self) -> None:
+        """Raises GalleryDamaged where numbers and folders are not what was written."""
+        with self._errors():
+            stored, now = schema.head_crc(self._connection)
+        if stored and stored != now:
+            raise GalleryDamaged(f"{self.path} is damaged: its numbers or folders are not what was written", REPAIR)
+
+    def check_complete(self, searchable: int, entries: int | None = None) -> None:
+        """Raises GalleryDamaged where these are not how many pictures have a vector, and how many there are."""
+        for key, found in (("searchable", searchable), ("entries", entries)):
+            if found is not None and self.meta(key) is not None and self.number(key) != found:
+                what = "pictures with a vector" if key == "searchable" else "pictures"
+                raise GalleryDamaged(f"{self.path} is damaged: of {self.number(key)} {what} {found} are found", REPAIR)
 
     # -- meta ----------------------------------------------------------------------------------------------------
 
@@ -294,6 +272,7 @@ class Catalog:
     # -- roots ---------------------------------------------------------------------------------------------------
 
     def roots(self) -> list[Root]:
+        self.check_head()
         with self._errors():
             rows = self._connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
         if not all(
@@ -333,15 +312,22 @@ class Catalog:
     # -- images --------------------------------------------------------------------------------------------------
 
     def records(self, root: int | None = None, status: str | None = None) -> Iterator[Record]:
+        """By ascending id. Raises GalleryDamaged at a damaged entry, and at the end where of all entries some are missing."""
         where, values = [], []
         for column, value in (("root", root), ("status", status)):
             if value is not None:
                 where.append(f"{column} = ?")
                 values.append(value)
         clause = f" WHERE {' AND '.join(where)}" if where else ""
+        searchable = entries = 0
         with self._errors():
             for row in self._connection.execute(f"SELECT {self._fields} FROM images{clause} ORDER BY id", values):
-                yield _record(row)
+                record = _record(row)
+                searchable += record.row is not None
+                entries += 1
+                yield record
+        if not where:
+            self.check_complete(searchable, entries)
 
     def troubled(self) -> list[Record]:
         """Pictures that could not be read, the newest state of each."""
@@ -358,10 +344,16 @@ class Catalog:
                 found.update((row[0], _record(row)) for row in self._connection.execute(query, part))
         return found
 
+    def check_entries(self, ids: np.ndarray) -> None:
+        """Raises GalleryDamaged where the entry of one of these pictures is damaged: with another row, a picture that should be
+        answered would be scored by another's vector, and missed."""
+        self.by_ids(ids.tolist())
+
     def searchable(self) -> tuple[np.ndarray, np.ndarray]:
         """(ids, rows), int64, of all pictures with a vector, by ascending id."""
         with self._errors():
             pairs = self._connection.execute("SELECT id, row FROM images WHERE row IS NOT NULL ORDER BY id").fetchall()
+        self.check_complete(len(pairs))
         table = _numbers(pairs, 2)
         return table[:, 0].copy(), table[:, 1].copy()
 
@@ -388,11 +380,16 @@ class Catalog:
         return table[:, 0].copy(), table[:, 1].copy()
 
     def check_rows(self, count: int) -> None:
-        """Raises GalleryDamaged where a picture's vector would lie beyond the ``count`` that are committed."""
+        """Raises GalleryDamaged where a picture's vector would lie beyond the ``count`` that are committed, or a described
+        picture has none."""
         with self._errors():
             (highest,) = self._connection.execute("SELECT max(row) FROM images").fetchone()
+            query = "SELECT id FROM images WHERE status = 'ok' AND row IS NULL LIMIT 1"
+            lost = self._connection.execute(query).fetchone() if self._sealed else None
         if highest is not None and not (isinstance(highest, int) and highest < count):
             raise GalleryDamaged(f"{self.path} is damaged: a picture has vector {highest!r:.40} of {count}", REPAIR)
+        if lost is not None:
+            raise GalleryDamaged(f"{self.path} is damaged: picture {lost[0]} has no vector", REPAIR)
 
     def rows_needed(self) -> int:
         """How many rows of vectors there must be for all that pictures, present and past, refer to."""
@@ -473,6 +470,25 @@ class Catalog:
             "ctime_ns=?, inode=? WHERE id=?",
             (size, mtime_ns, digest, width, height, row, ctime_ns, inode, i),
         )
+
+    def drop_damaged(self) -> list[str]:
+        """Entries of pictures that make no sense, or are not what was written, go; returns their names. What they said of vectors
+        is not trusted: these are found by their content."""
+        roots, count = {root.id for root in self.roots()}, self.number("vector_count")
+        dropped: list[tuple[int, str]] = []
+        for row in self._connection.execute(f"SELECT {self._fields} FROM images").fetchall():
+            try:
+                record = _record(row)
+                sound = record.root in roots and (record.row is None or record.row < count)
+            except GalleryDamaged:
+                sound = False
+            if not sound:
+                dropped.append((row[0], decode_path(row[2]) if isinstance(row[2], str | bytes) else repr(row[2])))
+        self._connection.executemany("DELETE FROM images WHERE id = ?", [(i,) for i, _ in dropped])
+        counts = self._connection.execute("SELECT count(row), count(*) FROM images").fetchone()
+        self.set_meta("searchable", counts[0])
+        self.set_meta("entries", counts[1])
+        return [name for _, name in dropped]
 
     def drop_damaged_metadata(self) -> int:
         """Metadata that are no JSON object go, so that their pictures can be found again. Returns how many."""
@@ -625,21 +641,24 @@ class Catalog:
 
 def _record(row: tuple[Any, ...]) -> Record:
     """A row as a record. Raises GalleryDamaged where its values are not what they can be: SQLite keeps anything."""
-    i, root, path, *rest = row
+    i, root, path, *rest = row[:-1]
     size, mtime_ns, digest, width, height, status, error, vector, metadata, ctime_ns, inode = rest
-    whole = (size, mtime_ns, ctime_ns, inode)
-    perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
-    sound = (
-        isinstance(path, str | bytes)
-        and "\0" not in decode_path(path)
-        and isinstance(root, int)
-        and all(isinstance(value, int) for value in whole)
-        and all(value is None or isinstance(value, kind) for value, kind in perhaps)
-        and status in ("ok", "pending", "error")
-        and (vector is None or vector >= 0)
-        and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
-        and (status != "ok" or (vector is not None and digest is not None))
-    )
+    if row[-1] is not None:
+        sound = row[-1] == schema.entry_crc(*row[:-1])
+    else:
+        whole = (size, mtime_ns, ctime_ns, inode)
+        perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))
+        sound = (
+            isinstance(path, str | bytes)
+            and "\0" not in decode_path(path)
+            and isinstance(root, int)
+            and all(isinstance(value, int) for value in whole)
+            and all(value is None or isinstance(value, kind) for value, kind in perhaps)
+            and status in ("ok", "pending", "error")
+            and (vector is None or vector >= 0)
+            and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
+        )
+    sound = sound and (status != "ok" or (vector is not None and digest is not None))
     if not sound:
         raise GalleryDamaged(f"the catalog's entry of picture {i} is damaged", REPAIR)
     return Record(i, root, decode_path(path), *rest)

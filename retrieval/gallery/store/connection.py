@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from retrieval.errors import GalleryError
+from retrieval.gallery.store.schema import entry_crc
 
 _TRIES = 10
 State = tuple[tuple[int, int, int] | None, ...]
@@ -24,6 +25,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.create_function("entry_crc", -1, entry_crc, deterministic=True)
     return connection
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from retrieval.errors import GalleryDamaged
 from retrieval.files.digest import HASH_BYTES
 from retrieval.files.in_place import write_at
+from retrieval.files.whole import sync_folder
 
 SEGMENT_ROWS = 65_536
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
@@ -63,15 +64,13 @@ class VectorStore:
         keys = np.empty(len(stored), _KEY)
         for i, (row, digest) in enumerate(zip(stored, hashes, strict=True)):
             keys[i] = (bytes.fromhex(digest), zlib.crc32(row.tobytes()))
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            sync_folder(self.folder.parent)
         for segment, first, last, offset in _spans(start, len(stored)):
             _write_at(self.segment_path(segment), offset * self.row_bytes, stored[first:last].tobytes())
             _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last].tobytes())
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(self.folder)
 
     def check_sizes(self, count: int) -> None:
         """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need."""
@@ -167,7 +166,10 @@ class VectorStore:
                     path.parent.mkdir(exist_ok=True)
                     with open(path, "ab") as file:
                         file.truncate((last - first) * size)
+                        os.fsync(file.fileno())
                     extended.append(path)
+        if extended:
+            sync_folder(self.folder)
         return extended
 
     def _map(self, segment: int, needed: int | None = None) -> np.ndarray:
@@ -186,6 +188,10 @@ class VectorStore:
             rows = path.stat().st_size // row
             if rows == 0:
                 raise GalleryDamaged(f"{path} is empty", "Run `retrieve index --repair`.")
+            if needed is not None and rows < needed:
+                raise GalleryDamaged(
+                    f"{path} holds {rows} rows, and the catalog speaks of {needed}", "Run `retrieve index --repair`."
+                )
             # A plain array over the map: indexing a memmap object costs more than reading the row.
             mapped = np.asarray(np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,)))
         except OSError as error:
