@@ -142,13 +142,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--same", type=Path, help="names of photos to leave out, one a line")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--wrong", type=Path, help="write the groups that hold copies of different photos here, as JSON")
+    parser.add_argument(
+        "--wrong", type=Path, help="write the groups that hold copies of different photos here, as JSON"
+    )
     given = parser.parse_args()
     if not given.out.exists():
         same = set(given.same.read_text().split("\n")) if given.same else set()
         make(given.folders, given.out, given.count, given.others, given.seed, same)
     folder = given.out / ".retrieval"
-    gallery = Gallery.open(folder) if folder.exists() else Gallery.create(folder, load_model(given.model, size=given.size))
+    gallery = (
+        Gallery.open(folder) if folder.exists() else Gallery.create(folder, load_model(given.model, size=given.size))
+    )
     with gallery:
         with progress_bar("describing", False) as update:
             gallery.index([given.out], progress=update)

@@ -19,21 +19,32 @@ _WINDOWS = 12  # along the canvas's longer side
 _LEAST_WINDOW = 5  # pixels
 _TEXTURE = 4.0  # grey levels that a window varies by, where there is something to compare
 _TEXTURE_SHARE = 0.12  # of the canvas's own deviation
-_AGREES = 0.7  # correlation of a window
+_SAME_WINDOW = 0.95  # correlation
+_COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
+_MIDDLE, _SAME = 0.87, 0.4
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """``cover``: how much of the picture that is covered more lies within the other one, 0..1. ``windows``: how many windows
-    have texture in one of them; ``share``: of these, those with a correlation of 0.7 or more; ``middle``: their median."""
+    """``cover``: how much of the picture that is covered more lies within the other one, 0..1. ``windows``: how many have
+    texture in both; ``textured``: their share of those that have some in one. Of the windows, ``middle`` is the median
+    correlation and ``same`` the share with a correlation of 0.95 or more."""
 
     cover: float
     windows: int
-    share: float
+    textured: float
     middle: float
+    same: float
+
+    @property
+    def copies(self) -> bool:
+        """Whether these are the same pixels, altered. Turntable pictures a few degrees apart reach a median of 0.9 here and
+        there; text or a sticker over a copy changes some windows and leaves the others as they were."""
+        enough = self.cover >= _COVER and self.windows >= _FEWEST and self.textured >= _TEXTURED
+        return enough and (self.middle >= _MIDDLE or self.same >= _SAME)
 
 
-NONE = Agreement(0.0, 0, 0.0, 0.0)
+NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0)
 
 
 def agreement(a: Grey, b: Grey, mapping: Mapping) -> Agreement:
@@ -45,40 +56,41 @@ def agreement(a: Grey, b: Grey, mapping: Mapping) -> Agreement:
         return NONE
     if scale < 1:  # b shows less: it is the canvas
         a, b = b, a
-        mapping = np.linalg.inv(mapping)
+        mapping = np.asarray(np.linalg.inv(mapping), np.float64)
         scale = 1 / max(scale, 1e-9)
     height, width = a.shape
     soft = b if scale < 1.2 else cv2.GaussianBlur(b, (0, 0), 0.45 * scale)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the mapping leads from the canvas to b
     laid = cv2.warpPerspective(soft, mapping, (width, height), flags=flags).astype(np.float32)
     inside = cv2.warpPerspective(np.full(b.shape, 255, np.uint8), mapping, (width, height), flags=flags) > 250
-    area = float(inside.mean())
-    covered = inside.sum() * scale**2 / b.size  # of b: what of it lies on the canvas
-    return Agreement(min(1.0, max(area, covered)), *_windows(a.astype(np.float32), laid, inside))
+    covered = float(inside.sum()) * scale**2 / b.size  # of b: what of it lies on the canvas
+    return Agreement(min(1.0, max(float(inside.mean()), covered)), *_windows(a.astype(np.float32), laid, inside))
 
 
-def _windows(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]) -> tuple[int, float, float]:
+def _windows(
+    a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]
+) -> tuple[int, float, float, float]:
     import cv2
 
     side = max(_LEAST_WINDOW, round(max(a.shape) / _WINDOWS)) | 1
     if min(a.shape) < side or not inside.any():
-        return 0, 0.0, 0.0
-    texture = max(_TEXTURE, _TEXTURE_SHARE * float(min(a[inside].std(), b[inside].std())))
+        return 0, 0.0, 0.0, 0.0
+    texture = max(_TEXTURE, _TEXTURE_SHARE * float(min(a[inside].std(), b[inside].std()))) ** 2
+    place = slice(side // 2, -(side // 2), max(1, side // 2))
 
     def mean(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         averaged = cv2.boxFilter(values, cv2.CV_32F, (side, side), borderType=cv2.BORDER_REPLICATE)
-        result: npt.NDArray[np.float32] = averaged[side // 2 : -(side // 2) : step, side // 2 : -(side // 2) : step]
-        return result
+        return np.asarray(averaged[place, place], np.float32)
 
-    step = max(1, side // 2)
     whole = mean(inside.astype(np.float32)) > 0.99
     ma, mb = mean(a), mean(b)
     va, vb = np.maximum(mean(a * a) - ma * ma, 0), np.maximum(mean(b * b) - mb * mb, 0)
-    used = whole & (np.maximum(va, vb) >= texture**2)
-    if not used.any():
-        return 0, 0.0, 0.0
-    correlation = (mean(a * b) - ma * mb)[used] / np.sqrt(np.maximum(va * vb, 1e-3)[used])
-    return int(used.sum()), float((correlation >= _AGREES).mean()), float(np.median(correlation))
+    both = whole & (np.minimum(va, vb) >= texture)
+    count, either = int(both.sum()), int((whole & (np.maximum(va, vb) >= texture)).sum())
+    if not count:
+        return 0, 0.0, 0.0, 0.0
+    correlation = (mean(a * b) - ma * mb)[both] / np.sqrt((va * vb)[both])
+    return count, count / either, float(np.median(correlation)), float((correlation >= _SAME_WINDOW).mean())
 
 
 def _scale(mapping: Mapping, shape: tuple[int, ...]) -> float:
