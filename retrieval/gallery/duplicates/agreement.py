@@ -1,4 +1,4 @@
-"""Do two aligned grey pictures show the same pixels? What tells an altered copy from another photo of the same scene.
+"""Do two aligned thumbnails show the same pixels? What tells an altered copy from another photo of the same scene.
 
 Both are laid onto one canvas, that of the coarser one, and compared window by window: the correlation of a window knows no
 brightness and no contrast, and another shot of a scene differs in what is small: parallax, leaves, people, noise.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Grey = npt.NDArray[np.uint8]
+from retrieval.gallery.duplicates.thumbnails import Grey, Thumbnail
+
 Mapping = npt.NDArray[np.float64]
 
 _WINDOWS = 12  # along the canvas's longer side
@@ -21,7 +22,8 @@ _TEXTURE = 4.0  # grey levels that a window varies by, where there is something 
 _TEXTURE_SHARE = 0.12  # of the canvas's own deviation
 _SAME_WINDOW = 0.95  # correlation
 _COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
-_MIDDLE, _SAME = 0.87, 0.4
+_MIDDLE, _SAME = 0.9, 0.4
+_NEAR, _COVER_NEAR, _STEPS = 0.4, 0.6, 30
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,56 @@ class Agreement:
 NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0)
 
 
-def agreement(a: Grey, b: Grey, mapping: Mapping) -> Agreement:
-    """How two grey pictures agree, uint8 (H, W) each; ``mapping`` (3, 3) leads from pixels of ``a`` to pixels of ``b``."""
+def agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
+    """How two pictures agree within their borders; ``mapping`` (3, 3) leads from pixels of ``a`` to pixels of ``b``."""
     import cv2
 
-    scale = _scale(mapping, a.shape)
+    scale = _scale(mapping, a.grey.shape)
     if not 1e-3 < scale < 1e3:
         return NONE
     if scale < 1:  # b shows less: it is the canvas
         a, b = b, a
         mapping = np.asarray(np.linalg.inv(mapping), np.float64)
         scale = 1 / max(scale, 1e-9)
-    height, width = a.shape
-    soft = b if scale < 1.2 else cv2.GaussianBlur(b, (0, 0), 0.45 * scale)
+    size = a.grey.shape[1], a.grey.shape[0]
+    soft = b.grey if scale < 1.2 else cv2.GaussianBlur(b.grey, (0, 0), 0.45 * scale)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the mapping leads from the canvas to b
-    laid = cv2.warpPerspective(soft, mapping, (width, height), flags=flags).astype(np.float32)
-    inside = cv2.warpPerspective(np.full(b.shape, 255, np.uint8), mapping, (width, height), flags=flags) > 250
-    covered = float(inside.sum()) * scale**2 / b.size  # of b: what of it lies on the canvas
-    return Agreement(min(1.0, max(float(inside.mean()), covered)), *_windows(a.astype(np.float32), laid, inside))
+    laid = cv2.warpPerspective(soft, mapping, size, flags=flags).astype(np.float32)
+    own, theirs = _inner(a), _inner(b)
+    inside = (own > 0) & (cv2.warpPerspective(theirs, mapping, size, flags=flags) > 250)
+    covered = float(inside.sum())
+    cover = max(covered / float((own > 0).sum()), covered * scale**2 / float((theirs > 0).sum()))
+    return Agreement(min(1.0, cover), *_windows(a.grey.astype(np.float32), laid, inside))
+
+
+def best_agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
+    """:func:`agreement`, and where that is near to yes, of the mapping refined: few points place a picture roughly."""
+    found = agreement(a, b, mapping)
+    if found.copies or not (found.windows >= _FEWEST and found.middle >= _NEAR and found.cover >= _COVER_NEAR):
+        return found
+    finer = _refined(a, b, mapping)
+    return found if finer is None else agreement(a, b, finer)
+
+
+def _refined(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Mapping | None:
+    """An affine mapping near this one with which the pictures correlate most (ECC: Evangelidis and Psarakis, PAMI 2008)."""
+    import cv2
+
+    start = np.asarray(mapping[:2] / mapping[2, 2], np.float32)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, 1e-4)
+    try:
+        _, found = cv2.findTransformECC(a.grey, b.grey, start, cv2.MOTION_AFFINE, stop, _inner(b), 5)
+    except cv2.error:  # it went astray
+        return None
+    return np.vstack([np.asarray(found, np.float64), [0.0, 0.0, 1.0]])
+
+
+def _inner(picture: Thumbnail) -> Grey:
+    """255 within the borders, 0 on them: two pictures in equal frames are not alike for that."""
+    mask = np.zeros(picture.grey.shape, np.uint8)
+    left, top, right, bottom = picture.box
+    mask[top:bottom, left:right] = 255
+    return mask
 
 
 def _windows(

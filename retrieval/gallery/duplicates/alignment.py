@@ -14,7 +14,7 @@ import numpy.typing as npt
 from retrieval.gallery.duplicates.agreement import Mapping
 from retrieval.gallery.duplicates.thumbnails import OUTLINE, Grey, Thumbnail
 
-_LIKELY = 0.85  # correlation of outlines
+_LIKELY = 0.6  # correlation of outlines
 _TRIED = 3
 _SCALES = tuple(0.93**i for i in range(11))  # sides of a part, of the greatest that fits: 1 to 0.48
 _LEAST_PART = 12  # pixels

@@ -1,7 +1,7 @@
 """Which pairs are worth a closer look: near by descriptor, by outline (``outlines.py``), or by what else knows of shared traits.
 
 Nothing is decided here, so a candidate too many costs a few milliseconds and one too few a copy. What "near" means for
-descriptors comes from the gallery: unrelated pictures reach it about once each.
+descriptors comes from the gallery: unrelated pictures reach it three times each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Evidence = Callable[[Item], Iterable[int]]
 Pair = tuple[int, int]
 
 NEAREST = 16
-LINKS = 1.0  # unrelated pictures that a picture may have among its candidates, in expectation
+LINKS = 3.0  # unrelated pictures that a picture may have among its candidates, in expectation
 _FEW = 64  # pictures among which all are candidates, as far as NEAREST goes
 
 

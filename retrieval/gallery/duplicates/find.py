@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +28,7 @@ from retrieval.messages import Bars, no_bars
 from retrieval.ranking.grouping import star_groups
 from retrieval.ranking.neighbours import exact_similarities
 
+_HUB = 0.8  # of the most links in a connected part
 SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
 
 
@@ -195,9 +197,16 @@ class _Search:
         return next((one for one in found if one is not UNKNOWN), UNKNOWN)
 
     def _order(self, links: Sequence[Pair]) -> list[int]:
-        """Everything that is linked, best first within each connected part."""
-        part = _parts(links)
-        return [part_members[i] for part_members in part for i in best_first([self.qualities[m] for m in part_members])]
+        """Everything that is linked, best first within each connected part. Only what has nearly as many links as any other
+        can be best: text over a picture is sharp, but lies far from the other copies."""
+        degree = Counter(i for pair in links for i in pair)
+        order: list[int] = []
+        for part in _parts(links):
+            most = max(degree[i] for i in part)
+            hubs = [i for i in part if degree[i] >= _HUB * most]
+            for some in (hubs, [i for i in part if degree[i] < _HUB * most]):
+                order += [some[i] for i in best_first([self.qualities[m] for m in some])]
+        return order
 
     # -- answering -----------------------------------------------------------------------------------------------
 

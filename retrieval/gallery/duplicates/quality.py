@@ -19,7 +19,7 @@ from retrieval.pictures.readers import identify, open_file
 _SIDE = 1024
 _BLOCKS = 12  # along the longer side
 _TEXTURE = 4.0  # grey levels
-_AS_LARGE, _AS_SHARP = 0.94, 0.9  # of the most: no worth telling apart
+_AS_LARGE, _AS_SHARP = 0.9, 0.75  # of the most: no worth telling apart
 _LOSSLESS = {"PNG", "TIFF", "BMP", "PPM"}
 
 
@@ -73,7 +73,7 @@ def sharpness(pixels: npt.NDArray[np.uint8]) -> float:
 
 
 def best_first(qualities: Sequence[Quality]) -> list[int]:
-    """Positions, the one to keep first. Sizes within 6 % and sharpness within 10 % of the most are not told apart."""
+    """Positions, the one to keep first. Sizes within a tenth and sharpness within a quarter of the most are not told apart."""
     left = sorted(range(len(qualities)), key=lambda i: (not qualities[i].readable, -qualities[i].pixels, i))
     order: list[int] = []
     while left:

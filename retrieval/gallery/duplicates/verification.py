@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from retrieval.gallery.duplicates import alignment
-from retrieval.gallery.duplicates.agreement import NONE, Agreement, Mapping, agreement, is_affine
+from retrieval.gallery.duplicates.agreement import NONE, Agreement, Mapping, best_agreement, is_affine
 from retrieval.gallery.duplicates.looks import Looks
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.gallery.local_features import SIDE
@@ -63,7 +63,7 @@ class Verifier:
             self.unverified.add(pair)
             return "copy" if self.alone(*pair) >= self.same_level else "none"
         for mapping in alignment.whole_on_whole(a, b):
-            if agreement(a.grey, b.grey, mapping).copies:
+            if best_agreement(a, b, mapping).copies:
                 return "copy"
         return None
 
@@ -106,7 +106,7 @@ class Verifier:
         flip = np.array([[-1, 0, mine.size[0] - 1], [0, 1, 0], [0, 0, 1]], np.float64) if mirror else np.eye(3)
         to_points = alignment.box_to_box(alignment.whole(a), (0, 0, *mine.size))
         from_points: Mapping = alignment.box_to_box((0, 0, *other.size), alignment.whole(b))
-        return agreement(a.grey, b.grey, from_points @ found.homography @ flip @ to_points)
+        return best_agreement(a, b, from_points @ found.homography @ flip @ to_points)
 
 
 def _part(a: Thumbnail, b: Thumbnail, mine: LocalFeatures, other: LocalFeatures) -> bool:
@@ -115,6 +115,6 @@ def _part(a: Thumbnail, b: Thumbnail, mine: LocalFeatures, other: LocalFeatures)
     unreduced = max(*mine.size, *other.size) < SIDE
     for first, second, native in ((a, b, ratio), (b, a, 1 / ratio)):
         for mapping in alignment.part_of_whole(first.grey, second.grey, native if unreduced else None):
-            if agreement(first.grey, second.grey, mapping).copies:
+            if best_agreement(first, second, mapping).copies:
                 return True
     return False
