@@ -2,10 +2,10 @@
 
     python scripts/duplicates_accuracy.py photos/ more/ --count 300 --out copies
 
-The photos and their copies lie in one gallery, together with ``--others`` photos that were not altered. An altered copy is
-found when it is in one group with its photo. Precision: of all pictures that copies of a kind share a group with, those
-that come from the same photo. Photos of one thing count as different ones; photos that are in the folders twice are
-alike before anything is altered, and are left out of the choice by their content and, with ``--same``, by a list of names.
+Measured twice. Together: the photos, their copies and ``--others`` photos that were not altered lie in one gallery; a copy is
+found when it is in one group with its photo. Apart: the copies lie in a gallery of their own and are compared with the one
+of the photos. Precision: of all pictures that copies of a kind share a group with, those that come from the same photo.
+Photos that lie in the folders twice count as different ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
@@ -100,11 +100,11 @@ KINDS: dict[str, Alteration] = {
 BEYOND = {"mirrored", "crop, 25 % of the area"}  # kinds beside the twelve
 
 
-def make(folders: list[Path], out: Path, count: int, others: int, seed: int, same: set[str]) -> None:
+def make(folders: list[Path], out: Path, count: int, others: int, seed: int) -> None:
     """``out/NUMBER/``: a photo and its copies, named by kind; ``out/others/``: photos that were not altered."""
     paths = sorted(path for folder in folders for path in folder.rglob("*") if is_picture_name(path.name))
     rng = np.random.default_rng(seed)
-    chosen = [paths[i] for i in rng.permutation(len(paths)) if paths[i].name not in same]
+    chosen = [paths[i] for i in rng.permutation(len(paths))]
     for number, path in enumerate(chosen[:count]):
         folder = out / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,9 +118,11 @@ def make(folders: list[Path], out: Path, count: int, others: int, seed: int, sam
         (out / "others" / f"{number:05d}{path.suffix}").write_bytes(path.read_bytes())
 
 
-def score(groups: Iterable[list[str]], folders: list[str]) -> dict[str, tuple[float, float, int]]:
-    """kind -> precision, recall, number of copies; ``groups`` hold paths FOLDER/KIND.jpg."""
-    right, seen, found = defaultdict(int), defaultdict(int), defaultdict(int)
+def score(groups: Iterable[list[str]], photos: list[str]) -> dict[str, tuple[float, float]]:
+    """kind -> precision, recall; ``groups`` hold paths FOLDER/KIND.jpg."""
+    right: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     for group in groups:
         homes = [os.path.dirname(path) for path in group]
         for path, home in zip(group, homes, strict=True):
@@ -128,8 +130,7 @@ def score(groups: Iterable[list[str]], folders: list[str]) -> dict[str, tuple[fl
             right[kind] += sum(other == home for other in homes) - 1
             seen[kind] += len(group) - 1
             found[kind] += os.path.join(home, "photo.png") in group
-    total = len(folders)
-    return {k: (right[k] / seen[k] if seen[k] else 1.0, found[k] / total, total) for k in KINDS}
+    return {k: (right[k] / seen[k] if seen[k] else 1.0, found[k] / len(photos)) for k in KINDS}
 
 
 def main() -> None:
@@ -140,37 +141,61 @@ def main() -> None:
     parser.add_argument("--model", default="auto")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--same", type=Path, help="names of photos to leave out, one a line")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--wrong", type=Path, help="write the groups that hold copies of different photos here, as JSON"
     )
     given = parser.parse_args()
     if not given.out.exists():
-        same = set(given.same.read_text().split("\n")) if given.same else set()
-        make(given.folders, given.out, given.count, given.others, given.seed, same)
-    folder = given.out / ".retrieval"
-    gallery = (
-        Gallery.open(folder) if folder.exists() else Gallery.create(folder, load_model(given.model, size=given.size))
-    )
-    with gallery:
-        with progress_bar("describing", False) as update:
-            gallery.index([given.out], progress=update)
-        started = time.monotonic()
-        groups = [[os.path.relpath(m.path, given.out) for m in g.members] for g in gallery.duplicates().groups]
-        seconds = time.monotonic() - started
-    folders = sorted(path.name for path in given.out.iterdir() if path.name.isdigit())
-    print(f"{len(folders)} photos, {len(gallery)} pictures, {seconds:.0f} s\n")
-    print("| kind | precision | recall |\n|---|---|---|")
-    results = score(groups, folders)
-    for kind, (precision, recall, _) in results.items():
-        print(f"| {kind}{' *' if kind in BEYOND else ''} | {precision:.4f} | {recall:.4f} |")
-    twelve = [value for kind, value in results.items() if kind not in BEYOND]
-    print(f"| mean of the twelve | {np.mean([p for p, *_ in twelve]):.4f} | {np.mean([r for _, r, _ in twelve]):.4f} |")
-    wrong = [group for group in groups if len({os.path.dirname(path) for path in group}) > 1 or "others" in group[0]]
-    print(f"\n{len(wrong)} groups hold pictures of different photos")
-    if given.wrong:
-        given.wrong.write_text(json.dumps(wrong, indent=1))
+        make(given.folders, given.out, given.count, given.others, given.seed)
+    photos = sorted(os.path.relpath(path, given.out) for path in given.out.glob("[0-9]*/photo.png"))
+    print(f"{len(photos)} photos, {len(KINDS)} copies of each, {len(list((given.out / 'others').iterdir()))} others\n")
+    results = {}
+    # Together, copies help each other: a crop of a small copy is found by way of the small copy. Apart they do not.
+    for title, groups in (("together", together(given)), ("apart", apart(given, photos))):
+        results[title] = score(groups, photos)
+        wrong = [g for g in groups if len({os.path.dirname(path) for path in g}) > 1 or "others" in g[0]]
+        print(f"{title}: {len(groups)} groups, {len(wrong)} of them hold different photos\n", flush=True)
+        if given.wrong:
+            given.wrong.with_suffix(f".{title}.json").write_text(json.dumps(wrong, indent=1))
+    print("| kind | precision | recall | precision, apart | recall, apart |\n|---|---|---|---|---|")
+    for kind in KINDS:
+        row = [f"{value:.3f}" for title in results for value in results[title][kind]]
+        print(f"| {kind}{' (beside the twelve)' if kind in BEYOND else ''} | {' | '.join(row)} |")
+    twelve = [[v for title in results for v in results[title][k]] for k in KINDS if k not in BEYOND]
+    print(f"| mean of the twelve | {' | '.join(f'{value:.3f}' for value in np.mean(twelve, axis=0))} |")
+
+
+def opened(given: argparse.Namespace, name: str, paths: list[str]) -> Gallery:
+    folder = given.out / name
+    if folder.exists():
+        return Gallery.open(folder)
+    gallery = Gallery.create(folder, load_model(given.model, size=given.size))
+    with progress_bar("describing", False) as update:
+        gallery.index(paths, progress=update)
+    return gallery
+
+
+def grouped(gallery: Gallery, root: Path, other: Gallery | None = None) -> list[list[str]]:
+    started = time.monotonic()
+    found = gallery.duplicates(other=other)
+    print(f"{found.pictures} pictures in {time.monotonic() - started:.0f} s", flush=True)
+    here = os.path.abspath(root)
+    return [[os.path.relpath(os.path.abspath(m.path), here) for m in group.members] for group in found.groups]
+
+
+def together(given: argparse.Namespace) -> list[list[str]]:
+    with opened(given, ".together", [str(given.out)]) as gallery:
+        return grouped(gallery, given.out)
+
+
+def apart(given: argparse.Namespace, photos: list[str]) -> list[list[str]]:
+    copies = [str(path) for path in sorted(given.out.glob("[0-9]*/*.jpg"))]
+    with (
+        opened(given, ".photos", [*(str(given.out / photo) for photo in photos), str(given.out / "others")]) as gallery,
+        opened(given, ".copies", copies) as other,
+    ):
+        return grouped(gallery, given.out, other)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from retrieval.messages import Bars, no_bars
 from retrieval.ranking.grouping import star_groups
 from retrieval.ranking.neighbours import exact_similarities
 
-_HUB = 0.8  # of the most links in a connected part
+_HUB = 0.9  # of the most links in a connected part
 SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
 
 

@@ -63,7 +63,7 @@ class Verifier:
             self.unverified.add(pair)
             return "copy" if self.alone(*pair) >= self.same_level else "none"
         for mapping in alignment.whole_on_whole(a, b):
-            if best_agreement(a, b, mapping).copies:
+            if best_agreement(a, b, mapping).copies("whole"):
                 return "copy"
         return None
 
@@ -91,7 +91,7 @@ class Verifier:
         first, second = self.looks.thumbnail(a), self.looks.thumbnail(b)
         if first is None or second is None:  # gone since
             return (a, b), "none"
-        if self._agreement(first, second, mine, other, found, mirror).copies:
+        if self._agreement(first, second, mine, other, found, mirror).copies("points"):
             return (a, b), "copy"
         if not mirror and min(len(mine.points), len(other.points)) < FEW_POINTS and _part(first, second, mine, other):
             return (a, b), "copy"
@@ -115,6 +115,6 @@ def _part(a: Thumbnail, b: Thumbnail, mine: LocalFeatures, other: LocalFeatures)
     unreduced = max(*mine.size, *other.size) < SIDE
     for first, second, native in ((a, b, ratio), (b, a, 1 / ratio)):
         for mapping in alignment.part_of_whole(first.grey, second.grey, native if unreduced else None):
-            if best_agreement(first, second, mapping).copies:
+            if best_agreement(first, second, mapping).copies("searched"):
                 return True
     return False
