@@ -15,7 +15,8 @@ class Member:
     """A picture of a group. ``path`` opens as printed, or is a key; ``id`` is its own gallery's, None for a file that is in
     none; ``side``: "gallery", "other" or "file". Sizes are None where unknown (a key). ``score``: cosine similarity to the
     best member, None where there is no descriptor. ``relation`` to the best member: "exact" for the same content,
-    "copy" for an altered copy, "scene". ``verified`` is false where only descriptors could be compared."""
+    "copy" for an altered copy, "scene". ``verified`` is false where only descriptors could be compared. ``digest``: content
+    hash."""
 
     path: str
     id: int | None
@@ -27,6 +28,7 @@ class Member:
     relation: Relation
     verified: bool
     best: bool
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,3 @@ class Duplicates:
     groups: list[Group]
     pictures: int
     unread: dict[str, str] = field(default_factory=dict)
-
-    def superfluous(self) -> list[Member]:
-        """All verified copies but the best of each group; none of groups of scenes."""
-        return [m for g in self.groups if g.kind != "scenes" for m in g.members[1:] if m.verified]

@@ -85,6 +85,8 @@ class _Search:
             sources.append((items, VectorView(other.store(), rows)))
         elif files is not None:
             sources.append(self._files(files))
+        if len(sources) > 1:  # a picture that is on both sides is no copy of itself
+            sources[0] = _without(*sources[0], {item.path for item in sources[1][0]})
         places: dict[str, int] = {}
         self.contents: list[list[Item]] = []
         # Of each side: the contents that it holds, and where the vector of each lies among the side's own.
@@ -252,6 +254,7 @@ class _Search:
                         relation="exact" if content == best else relation,
                         verified=pair not in self.verifier.unverified,
                         best=not members,
+                        digest=item.digest,
                     )
                 )
         return Group(kind, members)
@@ -259,6 +262,12 @@ class _Search:
     def _readable_first(self, content: int) -> list[Item]:
         """Of the same content the file that is there, then the one with the lowest id."""
         return sorted(self.contents[content], key=lambda item: not (item.path and os.path.isfile(item.path)))
+
+
+def _without(items: list[Item], vectors: VectorView, paths: set[str]) -> tuple[list[Item], VectorView]:
+    """The items of other paths than these; keys stay."""
+    kept = [i for i, item in enumerate(items) if not item.path or item.path not in paths]
+    return [items[i] for i in kept], VectorView(vectors.store, vectors.rows[kept])
 
 
 def _rows(vectors: Any, at: npt.NDArray[np.int64]) -> Any:
