@@ -26,13 +26,14 @@ _LOSSLESS = {"PNG", "TIFF", "BMP", "PPM"}
 @dataclass(frozen=True)
 class Quality:
     """``pixels`` within plain borders; ``sharpness``: how much neighbouring pixels differ, of how much the picture varies;
-    ``lossless`` format; ``bytes`` of the file."""
+    ``lossless`` format; ``bytes`` of the file; ``inner_share``: how much lies within borders."""
 
     readable: bool
     pixels: float
     sharpness: float
     lossless: bool
     bytes: int
+    inner_share: float = 1.0
 
 
 UNKNOWN = Quality(False, 0.0, 0.0, False, 0)
@@ -50,7 +51,7 @@ def quality(item: Item, thumbnail: Thumbnail | None, exif: bool) -> Quality:
     except (ImageError, OSError):
         return UNKNOWN
     pixels = picture.width * picture.height * thumbnail.inner_share
-    return Quality(True, pixels, sharpness(picture.array), reader in _LOSSLESS, size)
+    return Quality(True, pixels, sharpness(picture.array), reader in _LOSSLESS, size, round(thumbnail.inner_share, 2))
 
 
 def sharpness(pixels: npt.NDArray[np.uint8]) -> float:
@@ -82,11 +83,15 @@ def best_first(qualities: Sequence[Quality]) -> list[int]:
         while large:
             sharpest = max(qualities[i].sharpness for i in large)
             sharp = [i for i in large if qualities[i].sharpness >= _AS_SHARP * sharpest]
-            order += sorted(sharp, key=lambda i: (not qualities[i].lossless, -qualities[i].bytes, i))
+            order += sorted(sharp, key=lambda i: _rest(qualities[i], i))
             large = [i for i in large if i not in sharp]
         chosen = set(order)
         left = [i for i in left if i not in chosen]
     return order
+
+
+def _rest(one: Quality, place: int) -> tuple[bool, float, int, int]:
+    return not one.lossless, -one.inner_share, -one.bytes, place
 
 
 def _alike(one: Quality, most: Quality) -> bool:
