@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import os
 import sys
 from dataclasses import replace
@@ -20,6 +19,7 @@ from retrieval.cli.common import (
     say,
     verbosity_options,
 )
+from retrieval.cli.expand import STANDARD_INPUT, expand_pictures
 from retrieval.cli.streams import write_path
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.opened import require_same_model
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
 
-STANDARD_INPUT = "-"
 NO_MATCH = 3  # exit status
 
 
@@ -109,7 +108,7 @@ def command(
     piped = _piped() if STANDARD_INPUT in images else b""
     with Gallery.open(index, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
-        files = _expand(images)
+        files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
             raise UsageError("--bbox goes with one query picture", f"{len(files)} were named.")
         if sheet is not None:
@@ -174,29 +173,6 @@ def _piped() -> bytes:
     if not data:
         raise UsageError("standard input is empty", "- means that a picture comes from there.")
     return data
-
-
-def _expand(images: tuple[str, ...]) -> list[str]:
-    """Files as named; the pictures in folders; what globs match that the shell left alone."""
-    from retrieval.pictures.scan import walk
-
-    files: list[str] = []
-    for name in images:
-        if name == STANDARD_INPUT:
-            files.append(name)
-        elif os.path.isdir(name):
-            found = [os.path.join(name, f.path) for f in walk(name).files if f.problem is None]
-            if not found:
-                raise UsageError(f"there are no pictures in {safe(name)}")
-            files += found
-        elif not os.path.lexists(name) and glob.has_magic(name):
-            matched = sorted(m for m in glob.glob(name, recursive=True) if not os.path.isdir(m))
-            if not matched:
-                raise UsageError(f"nothing matches {safe(name)}")
-            files += matched
-        else:
-            files.append(name)
-    return files
 
 
 class _Printer:

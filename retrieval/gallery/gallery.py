@@ -22,8 +22,10 @@ from retrieval.errors import GalleryDamaged, GalleryError, UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture, add_pictures
 from retrieval.gallery.asking import AskedGallery
+from retrieval.gallery.duplicates.answers import Duplicates, Level
+from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
-from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, read_description
+from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, OpenedGallery, read_description
 from retrieval.gallery.planning import SyncReport
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.selection import find_root, select
@@ -32,7 +34,7 @@ from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.store.making import new_folder
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
-from retrieval.messages import Update
+from retrieval.messages import Bars, Update, no_bars
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
 
@@ -287,6 +289,19 @@ class Gallery(AskedGallery):
                 raise UsageError(f"{key} is not in the gallery")
             records.append(found[0])
         return self.vectors_of(records)
+
+    def duplicates(
+        self,
+        level: Level = "copies",
+        other: OpenedGallery | None = None,
+        files: Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        bars: Bars = no_bars,
+    ) -> Duplicates:
+        """Groups of exact copies, of altered copies too ("copies"), or of shots of one scene too ("scenes"); in this gallery,
+        between it and an ``other`` one, or of ``files`` and what it holds. See docs/duplicates.md. Changes nothing but
+        thumbnails and points that are kept. Raises UsageError, GalleryMismatch for galleries of different models."""
+        return find_duplicates(self, level, other, files, bars=bars)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all descriptors with their names, see :mod:`retrieval.gallery.exchange`; returns how many."""

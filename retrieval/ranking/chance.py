@@ -19,17 +19,18 @@ _FALSE_LINKS = 0.02  # unrelated pictures above the level that a picture may hav
 _MOST = 50  # neighbours that are counted
 
 
-def chance_level(gallery: Floats) -> float:
+def chance_level(gallery: Floats, links: float = _FALSE_LINKS) -> float:
     """The similarity that hardly any unrelated picture of the gallery (N, D) has with a given one; 1 for fewer than 3.
 
-    From the median m and the 84 % quantile q of all similarities in a sample: a normal distribution with these, of which a
-    fiftieth of one picture in N lies above the level. Related pairs do not disturb it while they are fewer than one in six.
+    From the median m and the 84 % quantile q of all similarities in a sample: a normal distribution with these, of which
+    ``links`` pictures in N, a fiftieth of one, lie above the level. Related pairs do not disturb it while they are fewer than
+    one in six.
     """
     if len(gallery) < 3:
         return 1.0
     similarities = _sampled(gallery)
     middle, upper = np.quantile(similarities, [0.5, 0.8413])
-    level = middle + (upper - middle) * NormalDist().inv_cdf(1 - _FALSE_LINKS / len(gallery))
+    level = middle + (upper - middle) * NormalDist().inv_cdf(1 - links / len(gallery))
     return float(min(level, 1.0))
 
 

@@ -1,0 +1,161 @@
+"""``retrieve duplicates``."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from retrieval.cli.common import engine_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.streams import write_path
+from retrieval.messages import human_bytes, progress_bar, safe
+
+if TYPE_CHECKING:
+    from retrieval.gallery.duplicates.answers import Duplicates, Group, Member
+
+_COLUMNS = ("path", "id", "side", "width", "height", "bytes", "score", "relation", "verified", "best")
+
+
+@click.command("duplicates")
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@index_option
+@click.option("--other", metavar="DIR", help="Between the gallery and this other one.")
+@click.option(
+    "--level",
+    type=click.Choice(["exact", "copies", "scenes"]),
+    default="copies",
+    show_default=True,
+    help="exact: same content; copies: altered ones too (size, crop, JPEG, colour, border, text, turned); "
+    "scenes: also other shots of one scene.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv", "paths"]),
+    default="table",
+    show_default=True,
+    help="How groups are printed, the best picture of each first; json is one group a line.",
+)
+@click.option("--sheet", metavar="FILE", help="Also write a contact sheet, a line a group (.jpg or .png).")
+@click.option(
+    "--keep",
+    type=click.Choice(["best"]),
+    help="With --out: list the files that need not be kept where the best one is (resolution, sharpness, format).",
+)
+@click.option("--out", metavar="FILE", help="Where --keep writes its list, one path a line. Nothing is deleted.")
+@engine_option
+@verbosity_options
+def command(
+    files: tuple[str, ...],
+    index: str | None,
+    other: str | None,
+    level: str,
+    form: str,
+    sheet: str | None,
+    keep: str | None,
+    out: str | None,
+    engine: str,
+    quiet: bool,
+    verbose: int,
+) -> int:
+    """Find copies in a gallery, between two galleries, or of new FILEs (files, folders, quoted globs) in the gallery.
+
+    Every picture of a group was compared with the group's best one. Nothing is deleted, and no file is changed.
+    """
+    from retrieval.cli.expand import expand_pictures
+    from retrieval.errors import RetrievalError, UsageError
+    from retrieval.files.whole import write_whole
+    from retrieval.gallery.duplicates.keep import superfluous
+    from retrieval.gallery.gallery import Gallery
+
+    if (keep is None) != (out is None):
+        raise UsageError("--keep best and --out FILE go together")
+    if keep is not None and level == "scenes":
+        raise UsageError("--keep goes with exact copies or copies: shots of a scene are different pictures")
+    if files and other is not None:
+        raise UsageError("name files or --other, not both")
+    if sheet is not None:
+        from retrieval.views.sheet import check_sheet_path
+
+        check_sheet_path(sheet)
+
+    def warn(message: str) -> None:
+        say(f"warning: {safe(message)}", quiet)
+
+    with ExitStack() as stack:
+        gallery = stack.enter_context(Gallery.open(index, engine=engine, warn=warn))
+        second = None if other is None else stack.enter_context(Gallery.open(other, warn=warn))
+        named = expand_pictures(files) if files else None
+        found = gallery.duplicates(level, second, named, bars=lambda label: progress_bar(label, quiet))  # type: ignore[arg-type]
+        for name, reason in found.unread.items():
+            say(f"retrieve: {safe(name)}: {reason}")
+        _show(found, form)
+        counts = Counter(group.kind for group in found.groups)
+        told = ", ".join(f"{counts[kind]} of {kind}" for kind in ("exact", "copies", "scenes") if counts[kind])
+        say(f"{len(found.groups)} groups{f' ({told})' if told else ''} among {found.pictures} pictures", quiet)
+        if sheet is not None:
+            _write_sheet(found.groups, sheet, gallery.spec.image.exif)
+            say(f"contact sheet: {safe(sheet)}", quiet)
+        if out is not None:
+            paths = superfluous(found, warn)
+            try:
+                write_whole(out, "".join(f"{path}\n" for path in paths))
+            except OSError as error:
+                raise RetrievalError(f"{safe(out)} cannot be written: {error.strerror or error}") from error
+            say(f"{len(paths)} files need not be kept: {safe(out)}; nothing was deleted", quiet)
+    if named is None:
+        return 0
+    from retrieval.files.paths import show_path
+
+    return 1 if {show_path(os.path.abspath(name)) for name in named} & found.unread.keys() else 0
+
+
+def _show(found: Duplicates, form: str) -> None:
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["group", "kind", *_COLUMNS])
+        for number, group in enumerate(found.groups, 1):
+            for member in group.members:
+                writer.writerow([number, group.kind, *(_cell(getattr(member, name)) for name in _COLUMNS)])
+        return
+    for number, group in enumerate(found.groups, 1):
+        if form == "json":
+            print_json(group.to_dict())
+        elif form == "paths":
+            if number > 1:
+                print()
+            for member in group.members:
+                write_path(member.path)
+        else:
+            print(f"{number}  {group.kind}")
+            for member in group.members:
+                print(f"  {'*' if member.best else ' '} {_line(member)}")
+
+
+def _cell(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _line(member: Member) -> str:
+    score = "     -" if member.score is None else f"{member.score:.4f}"
+    size = "-" if member.width is None else f"{member.width}x{member.height}"
+    weight = "-" if member.bytes is None else human_bytes(member.bytes)
+    doubt = "" if member.verified else "  (by descriptor alone)"
+    return f"{member.relation:<5}  {score:>6}  {size:>11}  {weight:>9}  {safe(member.path)}{doubt}"
+
+
+def _write_sheet(groups: list[Group], path: str, exif: bool) -> None:
+    from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
+
+    def cell(member: Member) -> SheetCell:
+        score = "" if member.score is None else f" {member.score:.3f}"
+        size = "" if member.width is None else f" {member.width}x{member.height}"
+        return SheetCell(member.path, f"{member.relation}{score}{size}", os.path.basename(member.path))
+
+    rows = [SheetRow(cell(group.best), [cell(member) for member in group.members[1:]]) for group in groups]
+    save_sheet(contact_sheet(rows, exif=exif), path)

@@ -1,0 +1,34 @@
+"""Pictures as a command names them: files, folders, globs that the shell left alone."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from retrieval.errors import UsageError
+from retrieval.messages import safe
+
+STANDARD_INPUT = "-"
+
+
+def expand_pictures(images: tuple[str, ...]) -> list[str]:
+    """Files as named; the pictures in folders; what globs match that the shell left alone."""
+    from retrieval.pictures.scan import walk
+
+    files: list[str] = []
+    for name in images:
+        if name == STANDARD_INPUT:
+            files.append(name)
+        elif os.path.isdir(name):
+            found = [os.path.join(name, f.path) for f in walk(name).files if f.problem is None]
+            if not found:
+                raise UsageError(f"there are no pictures in {safe(name)}")
+            files += found
+        elif not os.path.lexists(name) and glob.has_magic(name):
+            matched = sorted(m for m in glob.glob(name, recursive=True) if not os.path.isdir(m))
+            if not matched:
+                raise UsageError(f"nothing matches {safe(name)}")
+            files += matched
+        else:
+            files.append(name)
+    return files

@@ -1,0 +1,188 @@
+"""Do two aligned thumbnails show the same pixels? What tells an altered copy from another photo of the same scene.
+
+Both are laid onto one canvas, that of the coarser one, and compared window by window: the correlation of a window knows no
+brightness and no contrast, and another shot of a scene differs in what is small: parallax, leaves, people, noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.gallery.duplicates.thumbnails import Grey, Thumbnail
+
+Mapping = npt.NDArray[np.float64]
+Values = npt.NDArray[np.float32]
+Found = Literal["points", "whole", "searched"]
+"""How a mapping was come by: local points agree on it, the whole lies on the whole, or one was searched for in the other."""
+
+_WINDOWS = 12  # along the canvas's longer side
+_LEAST_WINDOW = 5  # pixels
+_TEXTURE = 4.0  # grey levels that a window varies by, where there is something to compare
+_TEXTURE_SHARE = 0.12  # of the canvas's own deviation
+_SAME_WINDOW = 0.95  # correlation
+_FINE = 1.2  # grey levels
+# Chosen on 100 photos in 14 alterations, and on neighbouring views of a turntable; measured on others (docs/duplicates.md).
+_COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
+_MIDDLE, _SAME = 0.9, 0.4
+_NEAR, _SURE, _COVER_NEAR, _STEPS = 0.4, 0.97, 0.6, 30
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """``cover``: how much of the picture that is covered more lies within the other one, 0..1. ``windows``: how many have
+    texture in both; ``textured``: their share of those that have some in one. Of the windows, ``middle`` is the median
+    correlation and ``same`` the share with a correlation of 0.95 or more."""
+
+    cover: float
+    windows: int
+    textured: float
+    middle: float
+    same: float
+
+    def copies(self, found: Found) -> bool:
+        """Whether these are the same pixels, altered; ``found`` tells how the mapping was come by.
+
+        Turntable pictures a few degrees apart reach a median of 0.9 here and there; text or a sticker over a copy changes some
+        windows and leaves the others as they were. Points are evidence of their own. A mapping that was chosen because the
+        pictures correlate so is none: dark skirts and round lids lie on each other well.
+        """
+        if self.cover < _COVER:
+            return False
+        if found == "searched":
+            return self.windows >= 24 and self.textured >= 0.6 and self.same >= 0.6
+        if found == "whole":
+            plain = self.windows >= 20 and self.textured >= 0.75 and self.middle >= _MIDDLE
+            return plain or (self.windows >= 40 and self.textured >= 0.45 and self.same >= _SAME)
+        enough = self.windows >= _FEWEST and self.textured >= _TEXTURED
+        return enough and (self.middle >= _MIDDLE or self.same >= _SAME)
+
+
+NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0)
+
+
+def agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
+    """How two pictures agree within their borders; ``mapping`` (3, 3) leads from pixels of ``a`` to pixels of ``b``."""
+    import cv2
+
+    scale = _scale(mapping, a.grey.shape)
+    if not 1e-3 < scale < 1e3:
+        return NONE
+    if scale < 1:  # b shows less: it is the canvas
+        a, b = b, a
+        mapping = np.asarray(np.linalg.inv(mapping), np.float64)
+        scale = 1 / max(scale, 1e-9)
+    size = a.grey.shape[1], a.grey.shape[0]
+    soft = b.grey if scale < 1.2 else cv2.GaussianBlur(b.grey, (0, 0), 0.45 * scale)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the mapping leads from the canvas to b
+    laid = cv2.warpPerspective(soft, mapping, size, flags=flags).astype(np.float32)
+    own, theirs = _inner(a), _inner(b)
+    inside = (own > 0) & (cv2.warpPerspective(theirs, mapping, size, flags=flags) > 250)
+    covered = float(inside.sum())
+    cover = max(covered / float((own > 0).sum()), covered * scale**2 / float((theirs > 0).sum()))
+    return Agreement(min(1.0, cover), *_windows(a.grey.astype(np.float32), laid, inside))
+
+
+def best_agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
+    """:func:`agreement`, and where that is not sure, of the mapping refined: few points place a picture roughly."""
+    found = agreement(a, b, mapping)
+    if found.middle >= _SURE or not (found.windows >= _FEWEST and found.middle >= _NEAR and found.cover >= _COVER_NEAR):
+        return found
+    finer = _refined(a, b, mapping)
+    if finer is None:
+        return found
+    again = agreement(a, b, finer)
+    return again if again.middle > found.middle else found
+
+
+def _refined(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Mapping | None:
+    """An affine mapping near this one with which the pictures correlate most (ECC: Evangelidis and Psarakis, PAMI 2008)."""
+    import cv2
+
+    start = np.asarray(mapping[:2] / mapping[2, 2], np.float32)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, 1e-4)
+    try:
+        _, found = cv2.findTransformECC(a.grey, b.grey, start, cv2.MOTION_AFFINE, stop, _inner(b), 5)
+    except cv2.error:  # it went astray
+        return None
+    return np.vstack([np.asarray(found, np.float64), [0.0, 0.0, 1.0]])
+
+
+def _inner(picture: Thumbnail) -> Grey:
+    """255 within the borders, 0 on them: two pictures in equal frames are not alike for that."""
+    mask = np.zeros(picture.grey.shape, np.uint8)
+    left, top, right, bottom = picture.box
+    mask[top:bottom, left:right] = 255
+    return mask
+
+
+def _windows(a: Values, b: Values, inside: npt.NDArray[np.bool_]) -> tuple[int, float, float, float]:
+    import cv2
+
+    side = max(_LEAST_WINDOW, round(max(a.shape) / _WINDOWS)) | 1
+    if min(a.shape) < side or not inside.any():
+        return 0, 0.0, 0.0, 0.0
+    texture = max(_TEXTURE, _TEXTURE_SHARE * float(min(a[inside].std(), b[inside].std()))) ** 2
+    place = slice(side // 2, -(side // 2), max(1, side // 2))
+
+    def mean(values: Values) -> Values:
+        averaged = cv2.boxFilter(values, cv2.CV_32F, (side, side), borderType=cv2.BORDER_REPLICATE)
+        return np.asarray(averaged[place, place], np.float32)
+
+    whole = mean(inside.astype(np.float32)) > 0.99
+    # A shading that changes evenly is like any other: something finer has to be there, in both, and not at the edge alone,
+    # where a blur knows no better.
+    fine = whole & (np.minimum(_fineness(a, side, mean), _fineness(b, side, mean)) >= _FINE**2)
+    if fine[2:-2, 2:-2].sum() < _FEWEST:
+        return 0, 0.0, 0.0, 0.0
+    ma, mb = mean(a), mean(b)
+    va, vb = np.maximum(mean(a * a) - ma * ma, 0), np.maximum(mean(b * b) - mb * mb, 0)
+    both = whole & (np.minimum(va, vb) >= texture)
+    count, either = int(both.sum()), int((whole & (np.maximum(va, vb) >= texture)).sum())
+    if not count:
+        return 0, 0.0, 0.0, 0.0
+    correlation = (mean(a * b) - ma * mb)[both] / np.sqrt((va * vb)[both])
+    return count, count / either, float(np.median(correlation)), float((correlation >= _SAME_WINDOW).mean())
+
+
+def _fineness(picture: Values, side: int, mean: Callable[[Values], Values]) -> Values:
+    """Of each window, the variance of what is left of the picture without its own blur."""
+    import cv2
+
+    left = picture - cv2.GaussianBlur(picture, (0, 0), side / 3)
+    return mean(left * left)
+
+
+def _scale(mapping: Mapping, shape: tuple[int, ...]) -> float:
+    """Pixels of the second picture for one of the first, at its middle; 0 where the mapping is none."""
+    middle = np.array([shape[1] / 2, shape[0] / 2, 1.0])
+    depth = float(mapping[2] @ middle)
+    if abs(depth) < 1e-9 or not np.isfinite(mapping).all():
+        return 0.0
+    return math.sqrt(abs(float(np.linalg.det(mapping)) / depth**3))
+
+
+def affine_part(mapping: Mapping, shape: tuple[int, ...]) -> Mapping:
+    """The affine mapping that is this one near the middle of a picture of this shape."""
+    middle = np.array([shape[1] / 2, shape[0] / 2, 1.0])
+    x, y, depth = mapping @ middle
+    linear = (mapping[:2, :2] - np.outer([x / depth, y / depth], mapping[2, :2])) / depth
+    shift = np.array([x / depth, y / depth]) - linear @ middle[:2]
+    return np.asarray(np.vstack([np.column_stack([linear, shift]), [0.0, 0.0, 1.0]]), np.float64)
+
+
+def is_affine(mapping: Mapping, shape: tuple[int, ...], most: float = 1.5) -> bool:
+    """Whether a mapping changes areas alike everywhere in a picture of this shape, up to the factor ``most``: a picture that
+    was resized, cropped or turned. A scene from another place seldom is."""
+    height, width = shape
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)
+    depth = corners @ mapping[2]
+    if not np.isfinite(depth).all() or np.ptp(np.sign(depth)):
+        return False
+    change = np.abs(depth) ** -3.0
+    return bool(change.max() <= most * change.min())

@@ -1,0 +1,72 @@
+"""The pictures that are compared: those of a gallery, of another one, or files that are in none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import ImageError, UsageError
+from retrieval.files.paths import show_path
+from retrieval.gallery.opened import OpenedGallery
+from retrieval.pictures import imaging
+from retrieval.pictures.content import read_content
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture. ``path`` is absolute, "" for a key, which has no file; ``name`` is what is shown. ``digest``: content hash."""
+
+    side: Literal["gallery", "other", "file"]
+    id: int | None
+    name: str
+    path: str
+    digest: str
+    width: int | None
+    height: int | None
+    bytes: int | None
+
+
+def gallery_items(
+    gallery: OpenedGallery, side: Literal["gallery", "other"]
+) -> tuple[list[Item], npt.NDArray[np.int64]]:
+    """All pictures of a gallery with a descriptor, by ascending id, and the rows of their vectors."""
+    items, rows = [], []
+    with gallery.catalog.reading():
+        keys = {root.id for root in gallery.catalog.roots() if root.kind == "keys"}
+        name = gallery.namer()
+        for record in gallery.catalog.records():
+            if record.row is None or record.hash is None:
+                continue
+            whole = name(record)
+            path = "" if record.root in keys else whole
+            size = record.size if record.size >= 0 else None
+            items.append(Item(side, record.id, show_path(whole), path, record.hash, record.width, record.height, size))
+            rows.append(record.row)
+        gallery.store().check_sizes(gallery.catalog.number("vector_count"))
+    return items, np.array(rows, np.int64)
+
+
+def file_items(files: Sequence[str | os.PathLike[str]], exif: bool) -> tuple[list[Item], dict[str, str]]:
+    """Files that are in no gallery, each once; and name -> why it cannot be read, of those that cannot."""
+    items: list[Item] = []
+    unread: dict[str, str] = {}
+    if isinstance(files, str | bytes):
+        raise UsageError("files are a list of paths, not one path")
+    for path in dict.fromkeys(os.path.abspath(os.fspath(file)) for file in files):
+        name = show_path(path)
+        try:
+            data, digest = read_content(path)
+            width, height = imaging.picture_size(data, exif=exif)
+            size = os.path.getsize(path)
+        except ImageError as error:
+            unread[name] = str(error)
+        except OSError as error:
+            unread[name] = error.strerror or str(error)
+        else:
+            items.append(Item("file", None, name, path, digest, width, height, size))
+    return items, unread

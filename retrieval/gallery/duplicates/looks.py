@@ -1,0 +1,73 @@
+"""Pixels and points of the pictures that are compared, loaded when they are needed; the last few are held."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from retrieval.errors import ImageError
+from retrieval.gallery.duplicates.items import Item
+from retrieval.gallery.duplicates.thumbnails import Thumbnail, Thumbnails
+from retrieval.gallery.local_features import LocalMatcher
+from retrieval.ranking.geometry import LocalFeatures
+
+T = TypeVar("T")
+_THUMBNAILS, _POINTS = 4096, 512  # held: some 100 MB
+
+
+class _Held(Generic[T]):
+    """The last values of a function of a number, for several threads."""
+
+    def __init__(self, compute: Callable[[int], T], most: int) -> None:
+        self.compute, self.most = compute, most
+        self.values: OrderedDict[int, T] = OrderedDict()
+        self.turn = threading.Lock()
+
+    def __call__(self, key: int) -> T:
+        with self.turn:
+            if key in self.values:
+                self.values.move_to_end(key)
+                return self.values[key]
+        value = self.compute(key)
+        with self.turn:
+            self.values[key] = value
+            while len(self.values) > self.most:
+                self.values.popitem(last=False)
+        return value
+
+
+class Looks:
+    """Of contents, each held by one or more items: ``thumbnail(i)`` and ``points(i)``, None where no file of it can be read.
+    ``unread``: name -> why, of the files that were tried."""
+
+    def __init__(
+        self,
+        contents: Sequence[Sequence[Item]],
+        thumbnails: Mapping[str, Thumbnails],
+        matchers: Mapping[str, LocalMatcher],
+    ) -> None:
+        self.contents, self._thumbnails, self._matchers = contents, thumbnails, matchers
+        self.unread: dict[str, str] = {}
+        self.thumbnail = _Held(self._thumbnail, _THUMBNAILS)
+        self.points = _Held(self._points, _POINTS)
+
+    def _thumbnail(self, i: int) -> Thumbnail | None:
+        for item in self.contents[i]:
+            if item.path and item.name not in self.unread:
+                try:
+                    return self._thumbnails[item.side].load(item.path, item.digest)
+                except ImageError as error:
+                    self.unread[item.name] = str(error)
+        return None
+
+    def _points(self, i: int) -> LocalFeatures | None:
+        for item in self.contents[i]:
+            if item.path and item.name not in self.unread:
+                # Points of files that are in no gallery are not kept in one.
+                digest = None if item.side == "file" else item.digest
+                found = self._matchers[item.side].features(item.path, digest)
+                if found is not None:
+                    return found
+        return None

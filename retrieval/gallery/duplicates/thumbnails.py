@@ -1,0 +1,132 @@
+"""Small grey pictures of a gallery's pictures, made once and kept; and their outlines, which know a picture at any size.
+
+``local/grey160/`` in the gallery's folder holds one file a picture, named by its content hash. It is derived and may be
+deleted. A descriptor of a picture far smaller than the model's size differs from the large one's; an outline does not.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.pictures import imaging
+from retrieval.pictures.content import read_content
+
+Grey = npt.NDArray[np.uint8]
+
+SIDE = 160
+OUTLINE = 16  # cells along a side
+_MAGIC = b"rGr1"
+_HEADER = struct.Struct("<4sHH")
+_FLAT = 2.5  # deviation in grey levels below which there is no outline to speak of
+_EDGE = 8  # grey levels that a line of a border may deviate from it
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """``grey`` uint8 (H, W), longest side 160 or the picture's own; ``box``: left, top, right, bottom of what lies within
+    plain borders, if any."""
+
+    grey: Grey
+    box: tuple[int, int, int, int]
+
+    @property
+    def bordered(self) -> bool:
+        return self.box != (0, 0, self.grey.shape[1], self.grey.shape[0])
+
+    @property
+    def inner_share(self) -> float:
+        """How much of the picture lies within plain borders, 0..1."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top) / self.grey.size
+
+    def outline(self, inner: bool) -> npt.NDArray[np.float32] | None:
+        """Grey levels on 16 x 16 cells, less their mean, unit length, float32 (256,); of what lies in the ``inner`` box, or of
+        the whole. None where the picture is nearly flat."""
+        import cv2
+
+        left, top, right, bottom = self.box if inner else (0, 0, self.grey.shape[1], self.grey.shape[0])
+        cells = cv2.resize(
+            self.grey[top:bottom, left:right].astype(np.float32), (OUTLINE, OUTLINE), interpolation=cv2.INTER_AREA
+        )
+        cells -= cells.mean()
+        if cells.std() < _FLAT:
+            return None
+        result: npt.NDArray[np.float32] = (cells / np.linalg.norm(cells)).ravel()
+        return result
+
+
+def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnail:
+    """Of an RGB picture, uint8 (H, W, 3), that is small already."""
+    import cv2
+
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    return Thumbnail(grey, _inner_box(grey))
+
+
+def _inner_box(grey: Grey) -> tuple[int, int, int, int]:
+    """What is left when lines of one grey level are taken off each side, as long as they have that of the outermost."""
+    height, width = grey.shape
+    top, bottom = _plain(grey), height - _plain(grey[::-1])
+    left, right = _plain(grey.T), width - _plain(grey.T[::-1])
+    if bottom - top < height // 4 or right - left < width // 4 or min(bottom - top, right - left) < 8:
+        return 0, 0, width, height
+    return left, top, right, bottom
+
+
+def _plain(lines: Grey) -> int:
+    level = int(np.median(lines[0]))
+    off = np.abs(lines.astype(np.int16) - level).max(axis=1) > _EDGE
+    return int(off.argmax()) if off.any() else len(lines)
+
+
+class Thumbnails:
+    """Thumbnails of files, kept in a gallery's folder under their content hashes (``folder`` None keeps none)."""
+
+    def __init__(self, folder: Path | None, exif: bool) -> None:
+        self.folder = None if folder is None else folder / "local" / f"grey{SIDE}"
+        self.exif = exif
+
+    def load(self, path: str, digest: str) -> Thumbnail:
+        """As kept, or made now of the file. Raises ImageError."""
+        kept = self._kept(digest)
+        if kept is not None:
+            return kept
+        data, now = read_content(path)
+        made = thumbnail(imaging.load_picture(data, size=SIDE, exif=self.exif).array)
+        if now == digest and self.folder is not None:
+            self._keep(digest, made.grey)
+        return made
+
+    def _kept(self, digest: str) -> Thumbnail | None:
+        if self.folder is None:
+            return None
+        try:
+            data = (self.folder / digest[:2] / digest).read_bytes()
+            magic, width, height = _HEADER.unpack_from(data)
+            pixels = zlib.decompress(data[_HEADER.size :])
+        except (OSError, struct.error, zlib.error):  # not there yet, or damaged: made anew
+            return None
+        if magic != _MAGIC or len(pixels) != width * height or not pixels:
+            return None
+        grey = np.frombuffer(pixels, np.uint8).reshape(height, width)
+        return Thumbnail(grey, _inner_box(grey))
+
+    def _keep(self, digest: str, grey: Grey) -> None:
+        assert self.folder is not None
+        path = self.folder / digest[:2] / digest
+        temporary = path.with_name(f".{digest}.{os.getpid()}.{threading.get_ident()}.tmp")
+        height, width = grey.shape
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(_HEADER.pack(_MAGIC, width, height) + zlib.compress(grey.tobytes(), 1))
+            os.replace(temporary, path)
+        except OSError:  # a read-only or full disk: made anew the next time
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,404 @@
+"""Copies of pictures that are made on the fly: what is found, what is told apart, and what may be thrown away."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes import fake_gallery, fake_model
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from retrieval import Gallery, GalleryMismatch, UsageError
+from retrieval.cli.main import cli
+from retrieval.datasets.synthetic.make import make_synthetic
+from retrieval.gallery.duplicates.answers import Duplicates
+from retrieval.gallery.duplicates.find import find_duplicates
+from retrieval.gallery.duplicates.keep import superfluous
+from retrieval.gallery.duplicates.quality import Quality, best_first, sharpness
+from retrieval.gallery.duplicates.thumbnails import thumbnail
+from retrieval.pictures.imaging import load_picture
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of eight house fronts, several views each, in gallery/."""
+    folder = tmp_path_factory.mktemp("streets")
+    make_synthetic(folder, objects=8, views=(2, 1, 0), distractors=4, train_objects=0, seed=4)
+    return folder
+
+
+@pytest.fixture
+def photos(streets: Path) -> list[Image.Image]:
+    """One view each of different fronts."""
+    truth = json.loads((streets / "groundtruth.json").read_text())
+    return [Image.open(streets / query["easy"][0]).convert("RGB") for query in truth["queries"]]
+
+
+def sized(image: Image.Image, factor: float) -> Image.Image:
+    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+
+
+def crop(image: Image.Image, share: float) -> Image.Image:
+    width, height = (round(side * share**0.5) for side in image.size)
+    left, top = (image.width - width) // 3, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def text(image: Image.Image) -> Image.Image:
+    copy = image.copy()
+    draw = ImageDraw.Draw(copy)
+    for y in range(40, 90, 14):
+        draw.text((20, y), "a sample, www.example.org", fill="white", font_size=13)
+    return copy
+
+
+ALTERED = {
+    "half": lambda image: sized(image, 0.5),
+    "quarter": lambda image: sized(image, 0.25),
+    "crop": lambda image: crop(image, 0.5),
+    "grey": lambda image: image.convert("L"),
+    "dark": lambda image: image.point(lambda v: 0.6 * v + 10),
+    "border": lambda image: ImageOps.expand(image, 25, (200, 30, 60)),
+    "text": text,
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "slanted": lambda image: image.rotate(5, Image.Resampling.BICUBIC),
+    "mirror": ImageOps.mirror,
+}
+
+
+def groups(found: Duplicates) -> list[set[str]]:
+    return [{os.path.basename(member.path) for member in group.members} for group in found.groups]
+
+
+def album(folder: Path, pictures: dict[str, Image.Image]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        picture.save(folder / name, **({"quality": 85} if name.endswith("jpg") else {}))
+    return folder
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    monkeypatch.chdir(tmp_path)
+    return fake_gallery(tmp_path / "g")
+
+
+# -- what is found -----------------------------------------------------------------------------------------------------
+
+
+def test_copies_altered_in_ten_ways_are_with_their_picture(
+    gallery: Gallery, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    for i, photo in enumerate(photos[:3]):
+        album(tmp_path / "album", {f"{i}-photo.png": photo})
+        album(tmp_path / "album", {f"{i}-{name}.jpg": alter(photo) for name, alter in ALTERED.items()})
+    album(tmp_path / "album", {f"{i}-other.png": photo for i, photo in enumerate(photos[3:])})
+    gallery.index(["album"])
+    found = gallery.duplicates()
+    assert [group.kind for group in found.groups] == ["copies"] * 3
+    names = [f"{name}.jpg" for name in ALTERED] + ["photo.png"]
+    assert sorted(groups(found), key=min) == [{f"{i}-{name}" for name in names} for i in range(3)]
+    for group in found.groups:
+        assert os.path.basename(group.best.path).endswith("photo.png")
+        assert [member.best for member in group.members] == [True] + [False] * len(ALTERED)
+        assert all(member.verified and member.relation == "copy" for member in group.members[1:])
+        photo = next(member for member in group.members if member.path.endswith("photo.png"))
+        assert (photo.width, photo.height) == Image.open(photo.path).size
+        assert (photo.bytes, photo.side) == (os.path.getsize(photo.path), "gallery")
+    again = gallery.duplicates()  # from what was kept
+    assert again == found
+
+
+def test_the_same_content_is_one_group_at_every_level(
+    gallery: Gallery, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    album(tmp_path / "album", {f"{i}.png": photo for i, photo in enumerate(photos[:4])})
+    shutil.copy("album/1.png", "album/copy.png")
+    shutil.copy("album/1.png", "album/again.png")
+    gallery.index(["album"])
+    for level in ("exact", "copies", "scenes"):
+        found = gallery.duplicates(level)
+        assert groups(found) == [{"1.png", "copy.png", "again.png"}]
+        assert (found.groups[0].kind, found.pictures) == ("exact", 6)
+        assert {member.relation for member in found.groups[0].members} == {"exact"}
+    assert not (gallery.folder / "local").exists() or level != "exact"
+
+
+def test_another_view_of_a_front_is_no_copy_but_a_scene(gallery: Gallery, streets: Path) -> None:
+    truth = json.loads((streets / "groundtruth.json").read_text())
+    gallery.index([str(streets / path) for query in truth["queries"] for path in query["easy"]])
+    assert gallery.duplicates("copies").groups == []
+    scenes = gallery.duplicates("scenes")
+    fronts = [{os.path.basename(path) for path in query["easy"]} for query in truth["queries"]]
+    # Some fronts share an ornament or what stands before them, which is one thing in two scenes: 47 points of one pair agree.
+    assert sum(any(front <= names for names in groups(scenes)) for front in fronts) >= 6
+    assert max(map(len, groups(scenes))) <= 3
+    assert {group.kind for group in scenes.groups} == {"scenes"}
+
+
+def test_copies_stay_together_within_a_scene(gallery: Gallery, streets: Path, tmp_path: Path) -> None:
+    front = json.loads((streets / "groundtruth.json").read_text())["queries"][0]["easy"]
+    one, two = (Image.open(streets / path).convert("RGB") for path in front)
+    album(
+        tmp_path / "album",
+        {"one.png": one, "two.png": two, "one-half.png": sized(one, 0.5), "grey.png": two.convert("L")},
+    )
+    gallery.index(["album"])
+    assert sorted(groups(gallery.duplicates()), key=min) == [{"two.png", "grey.png"}, {"one.png", "one-half.png"}]
+    scene = gallery.duplicates("scenes")
+    assert groups(scene) == [{"one.png", "two.png", "one-half.png", "grey.png"}]
+    assert sorted(member.relation for member in scene.groups[0].members) == ["copy", "exact", "scene", "scene"]
+
+
+def test_between_two_galleries(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    album(tmp_path / "a", {f"{i}.png": photo for i, photo in enumerate(photos[:5])})
+    album(tmp_path / "b", {"half.jpg": sized(photos[2], 0.5), "crop.jpg": crop(photos[4], 0.6), "new.jpg": photos[6]})
+    album(tmp_path / "b", {"new-half.jpg": sized(photos[6], 0.5)})  # a copy within b alone
+    shutil.copy("a/0.png", "b/same.png")
+    gallery.index(["a"])
+    other = fake_gallery(tmp_path / "h")
+    other.index(["b"])
+    found = gallery.duplicates(other=other)
+    assert sorted(groups(found), key=min) == [{"0.png", "same.png"}, {"2.png", "half.jpg"}, {"4.png", "crop.jpg"}]
+    assert {(m.side, os.path.dirname(m.path)) for g in found.groups for m in g.members} == {
+        ("gallery", "a"),
+        ("other", "b"),
+    }
+    assert groups(gallery.duplicates("exact", other)) == [{"0.png", "same.png"}]
+    with pytest.raises(UsageError, match="other one of itself"):
+        gallery.duplicates(other=fake_gallery(tmp_path / "g"))
+    strange = Gallery.create(tmp_path / "s", fake_model(weights="b"))
+    with pytest.raises(GalleryMismatch, match="different models"):
+        gallery.duplicates(other=strange)
+    assert gallery.duplicates("exact", strange).groups == []
+
+
+def test_new_files_against_a_gallery(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    album(tmp_path / "album", {f"{i}.png": photo for i, photo in enumerate(photos[:5])})
+    album(tmp_path / "new", {"small.jpg": sized(photos[3], 0.25), "other.jpg": photos[7]})
+    (tmp_path / "new" / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    gallery.index(["album"])
+    files = ["new/small.jpg", "new/other.jpg", "new/bad.jpg", "new/missing.jpg", "album/1.png", "new/small.jpg"]
+    found = gallery.duplicates(files=files)
+    assert groups(found) == [{"3.png", "small.jpg"}]  # 1.png is no copy of itself
+    assert [(m.side, m.id is None) for m in found.groups[0].members] == [("gallery", False), ("file", True)]
+    assert found.unread.keys() == {"new/bad.jpg", "new/missing.jpg"}
+    assert len(gallery) == 5
+    with pytest.raises(UsageError, match="not with both"):
+        gallery.duplicates(other=gallery, files=files)
+    with pytest.raises(UsageError, match="level"):
+        gallery.duplicates("nearly")  # type: ignore[arg-type]
+
+
+def test_what_else_knows_of_shared_evidence_is_compared(
+    gallery: Gallery, photos: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    album(tmp_path / "album", {f"{i}.png": photo for i, photo in enumerate(photos)})
+    album(tmp_path / "album", {"part.png": crop(photos[2], 0.3)})
+    gallery.index(["album"])
+    ids = {os.path.basename(path): record.id for path, record in gallery.records()}
+    monkeypatch.setattr("retrieval.gallery.duplicates.candidates.NEAREST", 1)
+    monkeypatch.setattr("retrieval.gallery.duplicates.candidates.by_descriptor", lambda *_: [])
+    assert find_duplicates(gallery).groups == []
+    asked = []
+
+    def evidence(item) -> list[int]:
+        asked.append(item.id)
+        return [ids["2.png"], ids["part.png"], 10**6] if item.id in (ids["2.png"], ids["0.png"]) else []
+
+    assert groups(find_duplicates(gallery, evidence=evidence)) == [{"2.png", "part.png"}]
+    assert sorted(asked) == sorted(ids.values())
+
+
+# -- what is not ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_collage_does_not_join_its_parts(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    one, two = photos[0], photos[5].resize(photos[0].size)
+    collage = Image.new("RGB", (2 * one.width, one.height))
+    collage.paste(one, (0, 0))
+    collage.paste(two, (one.width, 0))
+    pictures = {
+        "one.png": one,
+        "two.png": two,
+        "collage.png": collage,
+        "one-s.png": sized(one, 0.5),
+        "two-s.png": sized(two, 0.5),
+    }
+    album(tmp_path / "album", pictures)
+    gallery.index(["album"])
+    found = gallery.duplicates()
+    for group in found.groups:
+        names = {os.path.basename(member.path) for member in group.members}
+        # One and two may be parts of the best one, the collage; neither is the best where the other is a member.
+        assert os.path.basename(group.best.path) == "collage.png" or not {"one", "two"} <= {n[:3] for n in names}
+        assert os.path.basename(group.best.path) == "collage.png" or "collage.png" not in names or len(names) > 2
+
+
+def test_flat_blurred_and_tiny_pictures(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    ramp = Image.linear_gradient("L").resize((120, 90))
+    pictures = {
+        "white.png": Image.new("RGB", (90, 60), "white"),
+        "white-large.png": Image.new("RGB", (180, 120), "white"),
+        "black.png": Image.new("RGB", (90, 60), "black"),
+        "blurred.png": photos[0].filter(ImageFilter.GaussianBlur(20)),
+        "blurred-other.png": photos[1].filter(ImageFilter.GaussianBlur(20)),
+        "ramp.png": ramp,
+        "ramp-other.png": ramp.point(lambda v: v // 2 + 40).resize((90, 120)),
+        "strip.png": photos[0].crop((0, 50, photos[0].width, 51)),
+        "pillar.png": photos[1].crop((50, 0, 51, photos[1].height)),
+        "dot.png": Image.new("RGB", (1, 1), "red"),
+        "noise.png": Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)),
+        "noise-other.png": Image.fromarray(np.random.default_rng(1).integers(0, 256, (80, 80, 3), dtype=np.uint8)),
+    }
+    album(tmp_path / "album", pictures)
+    gallery.index(["album"])
+    for level in ("copies", "scenes"):
+        assert gallery.duplicates(level).groups == []  # in nothing there is nothing to be sure of
+    shutil.copy("album/white.png", "album/same.png")
+    gallery.index()
+    assert groups(gallery.duplicates()) == [{"white.png", "same.png"}]
+
+
+def test_files_that_are_gone_and_keys(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    album(tmp_path / "album", {f"{i}.png": photo for i, photo in enumerate(photos[:5])})
+    album(tmp_path / "album", {"half.png": sized(photos[1], 0.5)})
+    shutil.copy("album/2.png", "album/same.png")
+    gallery.index(["album"])
+    vector = gallery.vectors(["album/3.png"])[0]
+    gallery.add(["key", "far"], vector=np.stack([vector, -vector]))
+    gallery.add("bytes", image=(tmp_path / "album" / "4.png").read_bytes())
+    for name in ("0.png", "1.png", "same.png"):
+        (tmp_path / "album" / name).unlink()
+    found = gallery.duplicates()
+    assert sorted(groups(found), key=min) == [
+        {"1.png", "half.png"},
+        {"same.png", "2.png"},
+        {"key", "3.png"},
+        {"4.png", "bytes"},
+    ]
+    assert set(found.unread) == {"album/0.png", "album/1.png"}  # of 2.png the same content is there
+    members = {os.path.basename(m.path): m for g in found.groups for m in g.members}
+    assert (members["2.png"].best, members["same.png"].best) == (True, False)
+    assert (members["half.png"].best, members["1.png"].verified) == (True, False)  # by descriptor alone
+    assert (members["3.png"].best, members["key"].verified, members["key"].bytes) == (True, False, None)
+    warnings: list[str] = []
+    assert superfluous(found, warnings.append) == []  # same.png is not there, and a key is no file
+    assert any("same.png" in warning for warning in warnings)
+
+
+# -- which to keep -------------------------------------------------------------------------------------------------------
+
+
+def test_what_need_not_be_kept(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    photo = photos[0]
+    folder = album(
+        tmp_path / "album",
+        {
+            "a-half.png": sized(photo, 0.5),
+            "b-enlarged.png": sized(sized(photo, 0.4), 2.5),
+            "c-photo.png": photo,
+            "d-photo.jpg": photo,
+            "e-border.png": ImageOps.expand(photo, 20, "white"),
+        },
+    )
+    gallery.index(["album"])
+    found = gallery.duplicates()
+    assert [os.path.basename(group.best.path) for group in found.groups] == ["c-photo.png"]
+    everything = {f"album/{path.name}" for path in folder.iterdir()}
+    assert set(superfluous(found)) == everything - {"album/c-photo.png"}
+    assert {f"album/{path.name}" for path in folder.iterdir()} == everything
+    (folder / "link.png").symlink_to("c-photo.png")
+    (folder / "d-photo.jpg").write_bytes((folder / "d-photo.jpg").read_bytes() + b"\0")
+    warnings: list[str] = []
+    assert "album/d-photo.jpg" not in superfluous(found, warnings.append)
+    assert ["d-photo.jpg" in warning for warning in warnings] == [True]
+    photos[1].save(folder / "c-photo.png")  # the best is another picture by now
+    assert superfluous(found) == []
+    with pytest.raises(UsageError, match="no copies"):
+        superfluous(Duplicates("scenes", [], 0))
+
+
+def test_the_best_is_the_largest_then_the_sharpest_then_the_better_format() -> None:
+    plain = Quality(True, 1e6, 1.0, False, 100)
+    smaller, soft = Quality(True, 5e5, 2.0, True, 900), Quality(True, 1e6, 0.5, True, 900)
+    bit_larger, lossless = Quality(True, 1.02e6, 0.9, False, 90), Quality(True, 0.99e6, 1.0, True, 10)
+    gone = Quality(False, 0, 0, False, 0)
+    assert best_first([gone, smaller, soft, plain, bit_larger, lossless]) == [5, 3, 4, 2, 1, 0]
+    assert best_first([]) == []
+
+
+def test_sharpness_and_borders(photos: list[Image.Image]) -> None:
+    photo = photos[0]
+    whole = sharpness(np.asarray(photo))
+    assert sharpness(np.asarray(sized(sized(photo, 0.4), 2.5))) < 0.6 * whole
+    assert sharpness(np.asarray(photo.point(lambda v: 0.6 * v + 40))) == pytest.approx(whole, rel=0.1)
+    assert sharpness(np.full((50, 50, 3), 128, np.uint8)) == 0
+    framed = np.pad(np.asarray(sized(photo, 0.4)), ((10, 12), (8, 5), (0, 0)), constant_values=7)
+    height, width = framed.shape[:2]
+    left, top, right, bottom = thumbnail(framed).box
+    assert np.abs(np.array([left - 8, top - 10, right - width + 5, bottom - height + 12])).max() <= 1
+    assert thumbnail(np.zeros((20, 20, 3), np.uint8)).box == (0, 0, 20, 20)
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_groups_and_writes_lists(
+    gallery: Gallery, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    album(tmp_path / "album", {f"{i}.png": photo for i, photo in enumerate(photos[:4])})
+    album(tmp_path / "album", {"half.png": sized(photos[1], 0.5)})
+    shutil.copy("album/2.png", "album/same.png")
+    gallery.index(["album"])
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, ["duplicates", "--index", "g", *arguments], standalone_mode=False)
+        assert done.exception is None, done.exception
+        assert done.return_value == 0
+        return done.stdout
+
+    lines = [json.loads(line) for line in run("--format", "json").splitlines()]
+    assert [line["kind"] for line in lines] == ["exact", "copies"]
+    assert [[member["path"] for member in line["members"]] for line in lines] == [
+        ["album/2.png", "album/same.png"],
+        ["album/1.png", "album/half.png"],
+    ]
+    assert run("--format", "paths") == "album/2.png\nalbum/same.png\n\nalbum/1.png\nalbum/half.png\n"
+    rows = list(csv.DictReader(io.StringIO(run("--format", "csv", "--level", "exact"))))
+    assert [(row["group"], row["path"], row["best"]) for row in rows] == [
+        ("1", "album/2.png", "true"),
+        ("1", "album/same.png", "false"),
+    ]
+    before = sorted(os.listdir("album"))
+    table = run("--sheet", "sheet.jpg", "--keep", "best", "--out", "list.txt")
+    assert "album/half.png" in table
+    assert (tmp_path / "list.txt").read_text() == "album/same.png\nalbum/half.png\n"
+    assert load_picture("sheet.jpg").width > 300
+    assert sorted(os.listdir("album")) == before
+    for wrong in (["--keep", "best"], ["--keep", "best", "--out", "x", "--level", "scenes"], ["a.png", "--other", "h"]):
+        done = CliRunner().invoke(cli, ["duplicates", "--index", "g", *wrong], standalone_mode=False)
+        assert isinstance(done.exception, UsageError)
+
+
+@pytest.mark.realdata
+def test_real_photos_and_their_copies(shared_data: Path, gallery: Gallery, tmp_path: Path) -> None:
+    paths = sorted((shared_data / "imagenet-sample").rglob("*.jp*g"))[::40][:25]
+    for i, path in enumerate(paths):
+        photo = Image.open(path).convert("RGB")
+        album(tmp_path / "album", {f"{i}-photo.png": photo})
+        album(
+            tmp_path / "album", {f"{i}-{name}.jpg": ALTERED[name](photo) for name in ("half", "crop", "grey", "border")}
+        )
+    gallery.index(["album"])
+    found = gallery.duplicates()
+    together = [name for names in groups(found) for name in names if f"{name.split('-')[0]}-photo.png" in names]
+    assert all(len({name.split("-")[0] for name in names}) == 1 for names in groups(found))
+    assert len(together) >= 0.85 * 5 * len(paths)  # the descriptor is a grid of colours: crops are hard to find with it
