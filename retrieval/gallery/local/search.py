@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from retrieval.gallery.local.block import Block
 from retrieval.ranking.asmk import LocalCodes
-from retrieval.ranking.pose import Pose
+from retrieval.ranking.pose import Pose, estimate
 
 
 class LocalSearch:
@@ -45,6 +45,17 @@ class LocalSearch:
             return None
         block, number = found
         return self.blocks[block].inverted.pose(self.query, self._hits[block], number)
+
+    def agreeing(self, digest: str | None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
+        """Places of the pairs of points that agree in one pose, in the query and in this content, uint8 (M, 4) each, see
+        :func:`retrieval.ranking.asmk.places`; None where it has no codes."""
+        found = self._find(digest)
+        if found is None:
+            return None
+        block, number = found
+        ours, theirs = self.blocks[block].inverted.pairs(self.query, self._hits[block], number)
+        inside = estimate(ours, theirs).agreeing
+        return ours[inside], theirs[inside]
 
     def _find(self, digest: str | None) -> tuple[int, int] | None:
         if digest is not None:
