@@ -17,20 +17,21 @@ from fakes import fake_gallery
 from PIL import Image
 from textures import texture, turned, write_textures
 
-from retrieval import Gallery
+from retrieval import Gallery, Model
 from retrieval.web.settings import WebSettings
 
 HERE = "http://127.0.0.1:8000"
 SIZE = (240, 180)
 
 
-def make_album(folder: Path, count: int = 8) -> Gallery:
-    """album/ with ``count`` textures, two of them in album/deep, a copy, and a file that is no picture."""
+def make_album(folder: Path, count: int = 8, model: Model | None = None) -> Gallery:
+    """album/ with ``count`` textures, two of them in album/deep, a copy, and a file that is no picture; with the fake model
+    where none is given."""
     write_textures(folder / "album", count - 2)
     write_textures(folder / "album" / "deep", 2, first=count - 2)
     Image.fromarray(texture(0, SIZE, 60)).resize((120, 90)).save(folder / "album" / "copy.png")
     (folder / "album" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(200))
-    gallery = fake_gallery(folder / ".retrieval")
+    gallery = fake_gallery(folder / ".retrieval") if model is None else Gallery.create(folder / ".retrieval", model)
     gallery.index([folder / "album"])
     return gallery
 

@@ -3,6 +3,7 @@ import { $ } from "./dom.js";
 
 const FEW = 6; // pixels on the screen below which a drag was a click
 let natural = null; // size of the whole picture
+let told = ""; // what is shown, so that numbers being typed are left alone
 let done = () => {};
 
 export function prepare(listener) {
@@ -56,8 +57,11 @@ function draw([x1, y1, x2, y2]) {
 export function show(text, size) {
   natural = size;
   const values = text ? text.split(",").map(Number) : null;
-  const fields = $("boxform").elements;
-  for (const [i, name] of ["x1", "y1", "x2", "y2"].entries()) fields[name].value = values ? values[i] : size ? [0, 0, ...size][i] : "";
+  if (`${text}|${size}` !== told) {
+    told = `${text}|${size}`;
+    const fields = $("boxform").elements;
+    for (const [i, name] of ["x1", "y1", "x2", "y2"].entries()) fields[name].value = values ? values[i] : size ? [0, 0, ...size][i] : "";
+  }
   if (!values || !size) { $("box").hidden = true; return; }
   draw([values[0] / size[0], values[1] / size[1], values[2] / size[0], values[3] / size[1]]);
 }

@@ -30,6 +30,7 @@ export function prepare() {
   const most = Number(document.body.dataset.most);
   for (const option of [...form.elements.k.options]) if (Number(option.text) > most) option.remove();
   new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) more(); }, { rootMargin: "600px" }).observe($("more"));
+  if (matchMedia("(max-width: 820px)").matches) $("filterbox").open = false; // the answers come first
   detail.prepare();
   dropping();
   $("grid").addEventListener("keydown", arrows);

@@ -58,13 +58,7 @@ export function paint(canvas, { query, answer, box, why, heat, points }) {
   if (answer) context.drawImage(answer, ...second);
   if (why && heat) {
     for (const [grid, [x, y, w, h]] of [[why.query, first], [why.picture, second]]) {
-      context.save();
-      context.beginPath();
-      context.rect(x, y, w, h);
-      context.clip();
-      // Half a cell beyond every edge is what smoothing leaves pale: the outer cells are drawn sharp below.
       context.drawImage(cells(grid), x, y, w, h);
-      context.restore();
     }
   }
   if (why?.points && points) {
