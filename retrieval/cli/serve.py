@@ -14,6 +14,13 @@ from retrieval.errors import RetrievalError, UsageError
 from retrieval.messages import safe
 
 
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # imports of it are forbidden
+        return False
+
+
 @click.command("serve")
 @click.option("--index", "index", metavar="DIR", multiple=True, help="A gallery; may be given several times.")
 @click.option(
@@ -41,7 +48,7 @@ def command(
     Only this machine can ask unless --host says otherwise; then every request needs the token that is printed
     ($RETRIEVE_TOKEN, or a new one). Files are never changed, and only pictures of the gallery are shown.
     """
-    missing = [name for name in ("fastapi", "uvicorn", "jinja2") if find_spec(name) is None]
+    missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not _installed(name)]
     if missing:
         raise UsageError(f"the page needs {', '.join(missing)}", "Install it with: pip install 'retrieval[web]'.")
     from retrieval.gallery.gallery import Gallery
