@@ -16,7 +16,7 @@ from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_numbe
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows
-from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
+from retrieval.gallery.fusing import CANDIDATES, RANKS, Sample, Weigher
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.opened import OpenedGallery
@@ -36,8 +36,9 @@ class AskedGallery(OpenedGallery):
     """The half of :class:`retrieval.Gallery` that answers. Several threads may ask one gallery at the same time: describing
     runs in all of them, the search in one after the other."""
 
-    # Candidates and the state of the catalog that they belong to, kept between queries.
+    # Candidates, and pictures of the background, with the state of the catalog that they belong to; kept between queries.
     _source: tuple[Any, candidates.Source] | None = None
+    _sample: tuple[Any, Sample] | None = None
 
     @overload
     def query(
@@ -195,7 +196,9 @@ class AskedGallery(OpenedGallery):
             else:
                 among = np.array(ids_below(self, under), np.int64)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(vector, LocalSearch(index.blocks(), codes), catalog, store)
+            weigher = Weigher(
+                vector, LocalSearch(index.blocks(), codes), catalog, store, self._background(count, store)
+            )
             found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [
@@ -265,13 +268,23 @@ class AskedGallery(OpenedGallery):
 
     def _candidates(self, count: int, store: VectorStore) -> candidates.Source:
         """Where candidates come from in the catalog's present state."""
-        state = (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
+        state = self._state(count, store)
         if self._source is None or self._source[0] != state:
             source = open_source(self.folder / "ann", self.catalog, store, count, self.warn)
             if source is None:  # not written yet: looked for again at the next query
                 return candidates.Everything(store, count, self.catalog)
             self._source = (state, source)
         return self._source[1]
+
+    def _background(self, count: int, store: VectorStore) -> Sample:
+        """What scores of pictures that do not belong to a query are taken from."""
+        state = self._state(count, store)
+        if self._sample is None or self._sample[0] != state:
+            self._sample = (state, Sample.of(self.catalog, store))
+        return self._sample[1]
+
+    def _state(self, count: int, store: VectorStore) -> Any:
+        return (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
 
 
 def _metadata(record: Record) -> dict[str, Any] | None:
