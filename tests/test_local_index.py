@@ -81,11 +81,11 @@ def test_local_scores_are_the_kernel_of_the_pictures(tmp_path: Path) -> None:
         query = turned(texture(3))
         found = {Path(m.path).name: m for m in gallery.query(query, k=9).matches}
     codebook = standard_codebook()
-    size = 400  # the fake model's own 64 are too few
+    size = 360  # the fake model's own 64 are too few
 
     def codes(source: object, query: bool = False):  # type: ignore[no-untyped-def]
         load = imaging.picture_from_array if isinstance(source, np.ndarray) else imaging.load_picture
-        return codebook.aggregate(local_features(load(source, size=size).array, 500, 400), query=query)
+        return codebook.aggregate(local_features(load(source, size=size).array, 400, size), query=query)
 
     for path in paths:
         assert found[path.name].local == similarity(codes(query, True), codes(str(path)))

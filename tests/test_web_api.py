@@ -40,7 +40,9 @@ def rows(answer: Any) -> list[tuple[int, float, str | None]]:
     return [(r["id"], r["score"], r["verdict"]) for r in answer.json()["results"]]
 
 
-@pytest.mark.parametrize("options", [{}, {"rank": "cosine"}, {"rank": "local"}, {"rerank": "qe"}, {"min_score": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rank": "cosine"}, {"rank": "local"}, {"rerank": "qe"}, {"min_score": 0.2}, {"fold": True}]
+)
 def test_an_upload_is_answered_as_the_gallery_answers(client: Any, gallery: Gallery, options: dict) -> None:
     picture = known()
     own = [(m.id, m.score, m.verdict) for m in gallery.query(picture, 5, **options).matches]
@@ -63,6 +65,9 @@ def test_an_indexed_picture_asks_too(client: Any, gallery: Gallery) -> None:
     assert answer.json()["found"] is True
     assert first["path"] == f"{first['folder']}/{first['name']}"
     assert not first["path"].startswith("/")
+    others = rows(client.get("/api/search", params={"id": 3, "k": 3, "exclude_self": True}))
+    assert 3 not in [i for i, _, _ in others]
+    assert len(others) == 3
 
 
 def test_a_vector_asks_too(client: Any, gallery: Gallery) -> None:

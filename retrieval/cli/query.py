@@ -70,6 +70,8 @@ NO_MATCH = 3  # exit status
     type=click.FloatRange(0, 1),
     help="Only matches that show the same thing with this probability.",
 )
+@click.option("--fold", is_flag=True, help="Name copies of an answer, altered ones too, beside it, not after it.")
+@click.option("--exclude-self", is_flag=True, help="Leave out the file that asks, and its exact copies.")
 @click.option("--require-match", is_flag=True, help="Exit status 3 when for some query nothing shows the same thing.")
 @verbosity_options
 def command(
@@ -90,6 +92,8 @@ def command(
     under: str | None,
     min_score: float | None,
     min_probability: float | None,
+    fold: bool,
+    exclude_self: bool,
     require_match: bool,
     quiet: bool,
     verbose: int,
@@ -129,7 +133,7 @@ def command(
         search = None if reranker is None else RerankedSearch(gallery, reranker, under)
         sources = [piped if name == STANDARD_INPUT else name for name in files]
         printer = _Printer(
-            gallery, form, len(files) > 1, None if reranker is None else reranker.name, null, by != "cosine"
+            gallery, form, len(files) > 1, None if reranker is None else reranker.name, null, by != "cosine", fold
         )
         answered: list[QueryResult] = []
         failed = unmatched = 0
@@ -142,6 +146,8 @@ def command(
             min_score=min_score,
             rank=rank,
             min_probability=min_probability,
+            fold=fold,
+            exclude_self=exclude_self,
         ):
             result = replace(result, query=result.query or STANDARD_INPUT)
             if result.error is not None:
@@ -197,17 +203,19 @@ class _Printer:
         rerank: str | None = None,
         null: bool = False,
         judged: bool = False,
+        folded: bool = False,
     ) -> None:
-        """``judged``: whether answers come with verdicts."""
+        """``judged``: whether answers come with verdicts; ``folded``: whether copies are named beside them."""
         self.gallery = gallery
         self.form = form
         self.many = many
         self.rerank = rerank
         self.judged = judged
+        self.folded = folded
         self.end = "\0" if null else "\n"
         self.csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
-            columns = ["rerank_score"] * (rerank is not None) + list(_JUDGED) * judged
+            columns = ["rerank_score"] * (rerank is not None) + list(_JUDGED) * judged + ["copies"] * folded
             self.csv.writerow(["query", "rank", "score", "id", "path", *columns])
 
     def show(self, result: QueryResult) -> None:
@@ -231,6 +239,7 @@ class _Printer:
         elif self.form == "csv":
             self.csv.writerows(
                 [result.query, m.rank, f"{m.score:.6f}", m.id, m.path, *self._second(m).values()]
+                + [len(m.copies)] * self.folded
                 for m in result.matches
             )
         elif self.form == "paths":
@@ -244,11 +253,14 @@ class _Printer:
                 said = f"{m.verdict or '-':<7}  {m.probability or 0:4.0%}  " if self.judged else ""
                 more = {} if self.judged else self._second(m)
                 second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in more.values())
-                print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {second}{safe(m.path)}")
+                copies = f"  (+ {len(m.copies)} cop{'y' if len(m.copies) == 1 else 'ies'})" if m.copies else ""
+                print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {second}{safe(m.path)}{copies}")
 
     def _more(self, match: Match) -> dict[str, Any]:
         judged = {} if self.gallery.local is None else dict.fromkeys(_JUDGED)
-        return {**judged, **self._second(match), **({} if match.metadata is None else {"metadata": match.metadata})}
+        metadata = {} if match.metadata is None else {"metadata": match.metadata}
+        copies = {"copies": list(match.copies)} if self.folded else {}
+        return {**judged, **self._second(match), **metadata, **copies}
 
     def _second(self, match: Match) -> dict[str, Any]:
         """The re-ranker's own score, where there is one: None for pictures that it did not look at; what a verdict rests on."""

@@ -10,7 +10,7 @@ import numpy as np
 from retrieval.evaluation.described_set import DescribedSet
 from retrieval.evaluation.evaluator import KS, Measured, labels_of, protocols_of
 from retrieval.evaluation.protocol import evaluate_rankings
-from retrieval.gallery.fusing import Weigher
+from retrieval.gallery.fusing import Sample, Weigher
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.local.querying import QueryCodes
@@ -58,9 +58,9 @@ class WeighedRankings:
         rankings = []
         with gallery.catalog.reading():
             store = gallery.store()
-            blocks = index.blocks()
+            blocks, sample = index.blocks(), Sample.of(gallery.catalog, store)
             for vector, codes in zip(self.described.queries, self._codes, strict=True):
-                weigher = Weigher(vector, LocalSearch(blocks, codes), gallery.catalog, store)
+                weigher = Weigher(vector, LocalSearch(blocks, codes), gallery.catalog, store, sample)
                 found = weigher.ranked(len(allowed), allowed, allowed, by)
                 places = np.searchsorted(allowed, [w.record.id for w in found])
                 rankings.append(order[places])

@@ -21,6 +21,8 @@ class Match:
     Where the gallery has a local index: ``probability`` that it shows the same thing, ``verdict`` ("same", "likely", "similar" or
     None), ``fused`` the log-odds that the order follows, ``local`` the similarity of local features in [0, 1], ``inliers`` how
     many of these agree in one pose. None where it was not computed.
+
+    ``copies``: paths of the copies that were folded into this answer, by rank.
     """
 
     rank: int
@@ -33,6 +35,7 @@ class Match:
     inliers: int | None = None
     probability: float | None = None
     verdict: str | None = None
+    copies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_numbe
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows
-from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
+from retrieval.gallery.folding import Sifter
+from retrieval.gallery.fusing import CANDIDATES, RANKS, Sample, Weigher
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.opened import OpenedGallery
@@ -29,15 +30,31 @@ from retrieval.gallery.store.vectors import VectorStore
 from retrieval.ranking.asmk import LocalCodes
 from retrieval.ranking.rerank import parse_reranker
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 P = TypeVar("P", bound=Picture)
+
+
+class QueryOptions(TypedDict, total=False):
+    """What :meth:`AskedGallery.query` can be told by name."""
+
+    rerank: str | RerankedSearch | None
+    under: str | None
+    min_score: float | None
+    rank: str | None
+    min_probability: float | None
+    fold: bool
+    exclude_self: bool
 
 
 class AskedGallery(OpenedGallery):
     """The half of :class:`retrieval.Gallery` that answers. Several threads may ask one gallery at the same time: describing
     runs in all of them, the search in one after the other."""
 
-    # Candidates and the state of the catalog that they belong to, kept between queries.
+    # Candidates, and pictures of the background, with the state of the catalog that they belong to; kept between queries.
     _source: tuple[Any, candidates.Source] | None = None
+    _sample: tuple[Any, Sample] | None = None
 
     @overload
     def query(
@@ -45,12 +62,7 @@ class AskedGallery(OpenedGallery):
         image: Picture,
         k: int = ...,
         bbox: Sequence[float] | None = ...,
-        *,
-        rerank: str | RerankedSearch | None = ...,
-        under: str | None = ...,
-        min_score: float | None = ...,
-        rank: str | None = ...,
-        min_probability: float | None = ...,
+        **options: Unpack[QueryOptions],
     ) -> QueryResult: ...
 
     @overload
@@ -59,12 +71,7 @@ class AskedGallery(OpenedGallery):
         image: list[P],
         k: int = ...,
         bbox: None = ...,
-        *,
-        rerank: str | RerankedSearch | None = ...,
-        under: str | None = ...,
-        min_score: float | None = ...,
-        rank: str | None = ...,
-        min_probability: float | None = ...,
+        **options: Unpack[QueryOptions],
     ) -> list[QueryResult]: ...
 
     def query(
@@ -78,6 +85,8 @@ class AskedGallery(OpenedGallery):
         min_score: float | None = None,
         rank: str | None = None,
         min_probability: float | None = None,
+        fold: bool = False,
+        exclude_self: bool = False,
     ) -> QueryResult | list[QueryResult]:
         """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox`` (x1, y1, x2, y2
         in pixels of the whole picture). A list of pictures gives a list of results.
@@ -85,7 +94,9 @@ class AskedGallery(OpenedGallery):
         ``rerank``: look twice, by name such as "alpha-qe" or "verify"; ``under``: only pictures in this folder;
         ``min_score``: only matches of this cosine similarity or more; ``min_probability``: only such as show the same thing
         with this probability or more. ``rank``: what the order follows, "fused" (the default where there is a local index),
-        "cosine" or "local"; with ``rerank`` it is the re-ranker. Raises ImageError, UsageError, GalleryDamaged.
+        "cosine" or "local"; with ``rerank`` it is the re-ranker. ``fold``: copies of an answer, altered ones too, do not follow
+        it but are named in its ``copies``; ``exclude_self``: neither the file that asks nor its exact copies are answers.
+        Raises ImageError, UsageError, GalleryDamaged.
         """
         several = isinstance(image, list)
         pictures: Sequence[Picture] = image if isinstance(image, list) else [image]
@@ -99,6 +110,8 @@ class AskedGallery(OpenedGallery):
                 min_score=min_score,
                 rank=rank,
                 min_probability=min_probability,
+                fold=fold,
+                exclude_self=exclude_self,
             )
         )
         for result in results:
@@ -119,6 +132,8 @@ class AskedGallery(OpenedGallery):
         min_score: float | None = None,
         rank: str | None = None,
         min_probability: float | None = None,
+        fold: bool = False,
+        exclude_self: bool = False,
     ) -> Iterator[QueryResult]:
         """What :meth:`query` gives, for one picture after the other, in order, each as soon as it is there. A picture that
         cannot be read gives a result with an ``error``, and the others go on."""
@@ -145,21 +160,35 @@ class AskedGallery(OpenedGallery):
                 matches: list[Match] = []
                 error = described.error
                 if described.descriptor is not None:
-                    if second is not None:
-                        matches = [*second.search(described.descriptor, k, source, box)]
-                    elif codes is not None:
-                        try:
-                            matches = self._weighed(described.descriptor, codes.of(described.item), k, under, by)
-                        except ImageError as trouble:  # gone since the network got it
-                            error = trouble
-                    else:
-                        matches = self.search(described.descriptor[None], k, under=under)[0]
+                    try:
+                        local = None if codes is None else codes.of(described.item)
+                        find = self._finder(described.descriptor, local, source, box, second, under, by)
+                        matches = Sifter(self, source, fold, exclude_self).first(k, find)
+                    except ImageError as trouble:  # gone since the network got it
+                        error = trouble
                 kept = [m for m in matches if min_score is None or m.score >= min_score]
                 kept = [m for m in kept if min_probability is None or (m.probability or 0) >= min_probability]
                 done[described.item] = QueryResult(name, box, kept, error, len(matches) - len(kept))
                 while position in done:
                     yield done.pop(position)
                     position += 1
+
+    def _finder(
+        self,
+        vector: np.ndarray,
+        codes: LocalCodes | None,
+        source: Picture,
+        box: tuple[float, float, float, float] | None,
+        second: RerankedSearch | None,
+        under: str | None,
+        by: str,
+    ) -> Callable[[int], Sequence[Match]]:
+        """What gives the so many best for a query described by ``vector`` (D,) and ``codes``."""
+        if second is not None:
+            return lambda k: second.search(vector, k, source, box)
+        if codes is not None:
+            return lambda k: self._weighed(vector, codes, k, under, by)
+        return lambda k: self.search(vector[None], k, under=under)[0]
 
     def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
         """What the order of answers follows: as asked, else "fused" where the gallery has a local index. ``judged``: whether
@@ -195,7 +224,9 @@ class AskedGallery(OpenedGallery):
             else:
                 among = np.array(ids_below(self, under), np.int64)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(vector, LocalSearch(index.blocks(), codes), catalog, store)
+            weigher = Weigher(
+                vector, LocalSearch(index.blocks(), codes), catalog, store, self._background(count, store)
+            )
             found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [
@@ -265,13 +296,23 @@ class AskedGallery(OpenedGallery):
 
     def _candidates(self, count: int, store: VectorStore) -> candidates.Source:
         """Where candidates come from in the catalog's present state."""
-        state = (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
+        state = self._state(count, store)
         if self._source is None or self._source[0] != state:
             source = open_source(self.folder / "ann", self.catalog, store, count, self.warn)
             if source is None:  # not written yet: looked for again at the next query
                 return candidates.Everything(store, count, self.catalog)
             self._source = (state, source)
         return self._source[1]
+
+    def _background(self, count: int, store: VectorStore) -> Sample:
+        """What scores of pictures that do not belong to a query are taken from."""
+        state = self._state(count, store)
+        if self._sample is None or self._sample[0] != state:
+            self._sample = (state, Sample.of(self.catalog, store))
+        return self._sample[1]
+
+    def _state(self, count: int, store: VectorStore) -> Any:
+        return (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
 
 
 def _metadata(record: Record) -> dict[str, Any] | None:

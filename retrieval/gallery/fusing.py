@@ -34,14 +34,28 @@ class Weighed:
     verdict: str | None
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Pictures of a gallery whose scores are a query's background: content hashes, and descriptors (N, D)."""
+
+    digests: Sequence[str]
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, catalog: Catalog, store: VectorStore) -> Sample:
+        found = catalog.sample(_SAMPLE)
+        return cls([digest for digest, _ in found], store.take(np.array([row for _, row in found], np.int64)))
+
+
 class Weigher:
     """Weighs the answers to one query: its descriptor (D,) and what its local codes share with the gallery."""
 
-    def __init__(self, vector: np.ndarray, local: LocalSearch, catalog: Catalog, store: VectorStore) -> None:
+    def __init__(
+        self, vector: np.ndarray, local: LocalSearch, catalog: Catalog, store: VectorStore, sample: Sample
+    ) -> None:
         self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
-        sample = catalog.sample(_SAMPLE)
-        cosine = store.take(np.array([row for _, row in sample], np.int64)) @ vector
-        shared = np.array([local.similarity(digest) for digest, _ in sample])
+        cosine = sample.vectors @ vector
+        shared = local.similarities_of(sample.digests)
         # Where few pictures have codes yet, those that have none must not lose by it: geometry alone counts.
         self._comparable = 2 * np.isfinite(shared).sum() >= len(shared)
         self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)
@@ -56,7 +70,7 @@ class Weigher:
         chosen = [record for record in records.values() if record.row is not None]
         chosen.sort(key=lambda record: record.id)
         scores = cosines(self.vector, self.store, np.array([record.row for record in chosen], np.int64))
-        local = np.array([self.local.similarity(record.hash) for record in chosen])
+        local = self.local.similarities_of([record.hash for record in chosen])
         z_cosine = self.cosine_background.z(scores)
         z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
         odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(chosen))

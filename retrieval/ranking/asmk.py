@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ UNIT = 64**3  # what a shared word with equal codes counts
 QUERY_WORDS = 3
 MOST_WORDS = 270  # of a gallery image: 22 bytes each, so an image takes at most 6 KB
 _CODEBOOK = Path(__file__).parent / "data" / "rootsift2048.bin"
-_POINTS_AT_ONCE = 2048
+_POINTS_AT_ONCE = 512
 
 # What a word with this Hamming distance counts, 0 beyond 57.
 WEIGHTS: npt.NDArray[np.int64] = np.array([max(64 - h, 0) ** 3 if 64 - h >= SHORTEST else 0 for h in range(BITS + 1)])
@@ -63,10 +64,9 @@ class Codebook:
             raise UsageError(f"a codebook is uint8 (K, {DIM}), not {words.dtype} {words.shape}")
         self.words = words
         self.name = f"rootsift{len(words)}-{hashlib.sha256(words.tobytes()).hexdigest()[:12]}"
-        self._columns = words.astype(np.float32).T.copy()
-        self._halves = 0.5 * np.einsum("nd,nd->n", words.astype(np.float64), words.astype(np.float64)).astype(
-            np.float32
-        )
+        halves = 0.5 * np.square(words.astype(np.float32)).sum(axis=1)
+        self._columns = np.vstack([words.astype(np.float32).T, -halves])  # a.b - b.b / 2 in one product
+        self._room = threading.local()  # fresh memory would cost more than the product
 
     def __len__(self) -> int:
         return len(self.words)
@@ -75,15 +75,23 @@ class Codebook:
         """The ``count`` nearest words of each descriptor (N, 128), int64 (N, count), nearest first; the lower of equal ones."""
         out = np.empty((len(descriptors), count), np.int64)
         for begin in range(0, len(descriptors), _POINTS_AT_ONCE):
-            part = descriptors[begin : begin + _POINTS_AT_ONCE].astype(np.float32)
-            # Whole numbers below 2^24: exact in float32, whatever the order of additions.
-            closeness = part @ self._columns - self._halves
+            part = descriptors[begin : begin + _POINTS_AT_ONCE]
+            # Halves of whole numbers below 2^24: exact in float32, whatever the order of additions.
+            points = np.ones((len(part), DIM + 1), np.float32)
+            points[:, :DIM] = part
+            closeness = np.matmul(points, self._columns, out=self._closeness(len(part)))
             rows = np.arange(len(part))
             for place in range(count):
                 nearest = closeness.argmax(axis=1)
                 out[begin : begin + len(part), place] = nearest
                 closeness[rows, nearest] = -np.inf
         return out
+
+    def _closeness(self, points: int) -> npt.NDArray[np.float32]:
+        if not hasattr(self._room, "closeness"):
+            self._room.closeness = np.empty((_POINTS_AT_ONCE, len(self)), np.float32)
+        room: npt.NDArray[np.float32] = self._room.closeness
+        return room[:points]
 
     def aggregate(self, features: OrientedFeatures, *, query: bool = False, most: int = MOST_WORDS) -> LocalCodes:
         """Words and codes of an image's features, strongest first: three words a point for a query, one for a gallery image

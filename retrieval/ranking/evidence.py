@@ -29,7 +29,7 @@ _PRIOR_WEIGHT = 30
 _COSINE_MOST, _COSINE_BEYOND = 4.0, 0.3
 _LOCAL_LEAST, _LOCAL_MOST, _LOCAL_BEYOND, _LOCAL_WEIGHT = 2.0, 8.0, 0.05, 0.6
 _INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
-VERIFIED = 30  # first answers whose geometry is looked at
+VERIFIED = 20  # first answers whose geometry is looked at
 _SLOPE, _OFFSET = 1.28, -6.89
 
 SAME, LIKELY, SIMILAR = "same", "likely", "similar"
@@ -77,7 +77,7 @@ def log_odds(cosine: Floats, local: Floats, inliers: npt.NDArray[np.integer]) ->
 def weigh(
     cosine: Floats, local: Floats, inliers_of: Callable[[int], int | None]
 ) -> tuple[npt.NDArray[np.float64], list[int | None]]:
-    """Log-odds (N,) as :func:`log_odds`, once the geometry of the first 30 is looked at: ``inliers_of`` a position says how many
+    """Log-odds (N,) as :func:`log_odds`, once the geometry of the first 20 is looked at: ``inliers_of`` a position says how many
     points agree, None where nothing can be compared. Also the inliers of each, None where they were not looked at."""
     counts = np.zeros(len(cosine), np.int64)
     inliers: list[int | None] = [None] * len(cosine)

@@ -55,6 +55,8 @@ Under = Annotated[str | None, Query(max_length=4096, description="Only in this f
 Least = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Least cosine similarity")]
 LeastChance = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, description="Least probability")]
 Order = Annotated[forms.Ranking | None, Query(description="What the order follows")]
+Fold = Annotated[bool, Query(description="Count copies of an answer beside it, not after it")]
+Others = Annotated[bool, Query(description="Leave out the picture that asks, and its exact copies")]
 SecondLook = Annotated[forms.Rerank | None, Query(description="Look twice")]
 
 
@@ -85,9 +87,23 @@ def box_of(text: str | None) -> tuple[float, float, float, float] | None:
 
 
 def _options(
-    under: str | None, rank: str | None, rerank: str | None, score: float | None, chance: float | None
+    under: str | None,
+    rank: str | None,
+    rerank: str | None,
+    score: float | None,
+    chance: float | None,
+    fold: bool,
+    exclude_self: bool,
 ) -> dict[str, Any]:
-    return {"under": under or None, "rank": rank, "rerank": rerank, "min_score": score, "min_probability": chance}
+    return {
+        "under": under or None,
+        "rank": rank,
+        "rerank": rerank,
+        "min_score": score,
+        "min_probability": chance,
+        "fold": fold,
+        "exclude_self": exclude_self,
+    }
 
 
 @router.get("/api/search", response_model=forms.AnswerForm, summary="Search by an indexed picture")
@@ -102,11 +118,13 @@ async def search_by_id(
     rerank: SecondLook = None,
     min_score: Least = None,
     min_probability: LeastChance = None,
+    fold: Fold = False,
+    exclude_self: Others = False,
 ) -> Any:
-    """What is most similar to a picture of the gallery, or to a box of it. The picture itself is among the answers."""
+    """What is most similar to a picture of the gallery, or to a box of it; it is itself among the answers unless left out."""
     web = _web(request)
     served, most = web.served(gallery), min(k, web.settings.limits.results)
-    options = _options(under, rank, rerank, min_score, min_probability)
+    options = _options(under, rank, rerank, min_score, min_probability, fold, exclude_self)
     return await _searching(request, lambda: served.search(id, most, box_of(box), **options))
 
 
@@ -123,12 +141,14 @@ async def search_by_picture(
     rerank: SecondLook = None,
     min_score: Least = None,
     min_probability: LeastChance = None,
+    fold: Fold = False,
+    exclude_self: Others = False,
 ) -> Any:
     """What is most similar to the picture that is sent as the body (nothing of it is stored), or to the descriptor in a body of
     JSON: ``{"vector": [...]}``, which is ranked by the cosine alone."""
     web = _web(request)
     served, most, cut = web.served(gallery), min(k, web.settings.limits.results), box_of(box)
-    options = _options(under, rank, rerank, min_score, min_probability)
+    options = _options(under, rank, rerank, min_score, min_probability, fold, exclude_self)
     async with web.uploads.body(request) as (data, kind):
         if kind == JSON:
             vector = _vector(data)

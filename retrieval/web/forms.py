@@ -45,6 +45,7 @@ class ResultForm(PictureForm):
     probability: float | None = Field(None, examples=[0.9999])
     verdict: Verdict | None = Field(None, examples=["same"])
     rerank_score: float | None = None
+    copies: int = Field(0, description="How many copies were folded into it")
 
 
 class QueryForm(BaseModel):

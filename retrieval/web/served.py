@@ -279,6 +279,7 @@ def _judged(match: Match) -> dict[str, Any]:
         "inliers": match.inliers,
         "probability": match.probability,
         "verdict": match.verdict,
+        "copies": len(match.copies),
     }
     if hasattr(match, "rerank_score"):
         out["rerank_score"] = match.rerank_score

@@ -16,11 +16,11 @@ from retrieval.gallery.duplicates import candidates
 from retrieval.gallery.duplicates.answers import LEVELS, Duplicates, Group, Level, Member, Relation
 from retrieval.gallery.duplicates.candidates import Evidence, Pair
 from retrieval.gallery.duplicates.items import Item, file_items, gallery_items
-from retrieval.gallery.duplicates.looks import Looks
+from retrieval.gallery.duplicates.looks import Looks, matcher_of
 from retrieval.gallery.duplicates.outlines import Outlines
 from retrieval.gallery.duplicates.quality import UNKNOWN, Quality, best_first, quality
 from retrieval.gallery.duplicates.thumbnails import Thumbnails
-from retrieval.gallery.duplicates.verification import Verifier
+from retrieval.gallery.duplicates.verification import SAME_DESCRIPTOR, Verifier
 from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.view import VectorView
@@ -29,7 +29,6 @@ from retrieval.ranking.grouping import star_groups
 from retrieval.ranking.neighbours import exact_similarities
 
 _HUB = 0.9  # of the most links in a connected part
-SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
 
 
 def find_duplicates(
@@ -124,11 +123,8 @@ class _Search:
         return {**found, "file": Thumbnails(None, self.exif)}
 
     def _matchers(self) -> dict[str, LocalMatcher]:
-        def nowhere(_: int) -> tuple[str, None]:
-            return "", None
-
-        found = {s: LocalMatcher(g.folder, nowhere, exif=g.spec.image.exif) for s, g in self.galleries.items()}
-        return {**found, "file": LocalMatcher(self.gallery.folder, nowhere, exif=self.exif)}
+        found = {side: matcher_of(gallery) for side, gallery in self.galleries.items()}
+        return {**found, "file": matcher_of(self.gallery)}
 
     def _cosine(self, a: int, b: int) -> float:
         one, other = (

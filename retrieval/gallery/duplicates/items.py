@@ -13,6 +13,7 @@ import numpy.typing as npt
 from retrieval.errors import ImageError, UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.opened import OpenedGallery
+from retrieval.gallery.store.catalog import Record
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
 
@@ -42,13 +43,17 @@ def gallery_items(
         for record in gallery.catalog.records():
             if record.row is None or record.hash is None:
                 continue
-            whole = name(record)
-            path = "" if record.root in keys else whole
-            size = record.size if record.size >= 0 else None
-            items.append(Item(side, record.id, show_path(whole), path, record.hash, record.width, record.height, size))
+            items.append(item_of(record, side, name(record), record.root in keys))
             rows.append(record.row)
         gallery.store().check_sizes(gallery.catalog.number("vector_count"))
     return items, np.array(rows, np.int64)
+
+
+def item_of(record: Record, side: Literal["gallery", "other"], name: str, key: bool) -> Item:
+    """A picture of a gallery that has content; ``name`` is its path, or its ``key``."""
+    path = "" if key else name
+    size = record.size if record.size >= 0 else None
+    return Item(side, record.id, show_path(name), path, record.hash or "", record.width, record.height, size)
 
 
 def file_items(files: Sequence[str | os.PathLike[str]], exif: bool) -> tuple[list[Item], dict[str, str]]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from retrieval.errors import ImageError
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail, Thumbnails
 from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.opened import OpenedGallery
 from retrieval.ranking.geometry import LocalFeatures
+
+
+def matcher_of(gallery: OpenedGallery) -> LocalMatcher:
+    """Points of files, kept in this gallery."""
+    return LocalMatcher(gallery.folder, lambda _: ("", None), exif=gallery.spec.image.exif)
+
 
 T = TypeVar("T")
 _THUMBNAILS, _POINTS = 4096, 512  # held: some 100 MB
@@ -44,7 +51,7 @@ class Looks:
 
     def __init__(
         self,
-        contents: Sequence[Sequence[Item]],
+        contents: list[list[Item]],
         thumbnails: Mapping[str, Thumbnails],
         matchers: Mapping[str, LocalMatcher],
     ) -> None:
@@ -52,6 +59,12 @@ class Looks:
         self.unread: dict[str, str] = {}
         self.thumbnail = _Held(self._thumbnail, _THUMBNAILS)
         self.points = _Held(self._points, _POINTS)
+
+    @classmethod
+    def of_gallery(cls, gallery: OpenedGallery, contents: list[list[Item]]) -> Looks:
+        """Of contents that one gallery holds, to which more may be added."""
+        exif = gallery.spec.image.exif
+        return cls(contents, {"gallery": Thumbnails(gallery.folder, exif)}, {"gallery": matcher_of(gallery)})
 
     def _thumbnail(self, i: int) -> Thumbnail | None:
         for item in self.contents[i]:

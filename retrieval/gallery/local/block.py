@@ -45,13 +45,24 @@ class Block:
 
     def find(self, digest: bytes) -> int | None:
         """The number of the picture of this content."""
-        start = int.from_bytes(digest[:8], "big")
-        first = int(np.searchsorted(self._starts, start))
-        while first < len(self.hashes) and self._starts[first] == start:
-            if self.hashes[first].tobytes() == digest:
-                return first
-            first += 1
-        return None
+        found = int(self.find_all(np.frombuffer(digest, _HASH))[0])
+        return None if found < 0 else found
+
+    def find_all(self, digests: np.ndarray) -> np.ndarray:
+        """The numbers of the pictures of these contents, void28 (N,): int64 (N,), -1 for one that is not here."""
+        starts = _starts(digests)
+        first = np.searchsorted(self._starts, starts)
+        found = np.full(len(digests), -1, np.int64)
+        open_ = np.flatnonzero(first < len(self.hashes))
+        while len(open_):  # once, but where hashes begin alike
+            there = first[open_]
+            same = self._starts[there] == starts[open_]
+            equal = same & (self.hashes[there] == digests[open_])
+            found[open_[equal]] = there[equal]
+            open_ = open_[same & ~equal]
+            first[open_] += 1
+            open_ = open_[first[open_] < len(self.hashes)]
+        return found
 
     def unchanged(self) -> bool:
         """Whether the mapped file is what it was when it was verified. Memory that a file cut short no longer fills would end the

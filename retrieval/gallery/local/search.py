@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.files.digest import HASH_BYTES
 from retrieval.gallery.local.block import Block
 from retrieval.ranking.asmk import LocalCodes
 from retrieval.ranking.pose import Pose, estimate
@@ -33,34 +36,36 @@ class LocalSearch:
             found.append(self.blocks[block].hashes[inside].tobytes().hex())
         return found
 
-    def similarity(self, digest: str | None) -> float:
-        """Of this content; NaN where it has no codes."""
-        found = self._find(digest)
-        return float("nan") if found is None else float(self._each[found[0]][found[1]])
+    def similarities_of(self, digests: Sequence[str | None]) -> npt.NDArray[np.float64]:
+        """Of these contents, by hash in hexadecimal, float64 (N,); NaN where one has no codes."""
+        known = [i for i, digest in enumerate(digests) if digest is not None]
+        wanted = np.frombuffer(b"".join(bytes.fromhex(digests[i] or "") for i in known), f"V{HASH_BYTES}")
+        found = np.full(len(digests), np.nan)
+        left = np.array(known, np.int64)
+        for block, each in zip(self.blocks, self._each, strict=True):
+            numbers = block.find_all(wanted)
+            here = numbers >= 0
+            found[left[here]] = each[numbers[here]]
+            left, wanted = left[~here], wanted[~here]
+        return found
 
     def pose(self, digest: str | None) -> Pose | None:
         """How the query lies in this content; None where it has no codes."""
-        found = self._find(digest)
-        if found is None:
-            return None
-        block, number = found
-        return self.blocks[block].inverted.pose(self.query, self._hits[block], number)
+        if digest is not None:
+            for block, hits in zip(self.blocks, self._hits, strict=True):
+                number = block.find(bytes.fromhex(digest))
+                if number is not None:
+                    return block.inverted.pose(self.query, hits, number)
+        return None
 
     def agreeing(self, digest: str | None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
         """Places of the pairs of points that agree in one pose, in the query and in this content, uint8 (M, 4) each, see
         :func:`retrieval.ranking.asmk.places`; None where it has no codes."""
-        found = self._find(digest)
-        if found is None:
-            return None
-        block, number = found
-        ours, theirs = self.blocks[block].inverted.pairs(self.query, self._hits[block], number)
-        inside = estimate(ours, theirs).agreeing
-        return ours[inside], theirs[inside]
-
-    def _find(self, digest: str | None) -> tuple[int, int] | None:
         if digest is not None:
-            for i, block in enumerate(self.blocks):
+            for block, hits in zip(self.blocks, self._hits, strict=True):
                 number = block.find(bytes.fromhex(digest))
                 if number is not None:
-                    return i, number
+                    ours, theirs = block.inverted.pairs(self.query, hits, number)
+                    inside = estimate(ours, theirs).agreeing
+                    return ours[inside], theirs[inside]
         return None
