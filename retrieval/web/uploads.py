@@ -17,11 +17,12 @@ _BINARY = ("application/octet-stream", "")
 
 
 class Uploads:
-    """Hands out bodies. ``now``: how many are held."""
+    """Hands out bodies. ``now``: how many are held; ``waiting``: requests whose body is not read yet."""
 
     def __init__(self, limits: WebLimits) -> None:
         self.limits = limits
-        self.now = 0
+        self.now = self.waiting = 0
+        self._places = asyncio.Semaphore(limits.uploads)
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[tuple[bytes, str]]:
@@ -35,8 +36,7 @@ class Uploads:
         told = request.headers.get("content-length", "")
         if told.isascii() and told.isdigit() and int(told[:18]) > most:
             raise ApiError(413, f"At most {most >> 20} MB are taken.")
-        if self.now >= self.limits.uploads:
-            raise ApiError(503, "Too many pictures are being sent; try again soon.", headers={"Retry-After": "2"})
+        await self._place()
         self.now += 1
         try:
             data = await asyncio.wait_for(self._read(request, most), self.limits.upload_seconds)
@@ -49,6 +49,19 @@ class Uploads:
             raise ApiError(499, "The client has left.", "gone") from None
         finally:
             self.now -= 1
+            self._places.release()
+
+    async def _place(self) -> None:
+        """Wait until another body may be held. What waits here was not read: its client is slowed down."""
+        if self.waiting >= self.limits.waiting:
+            raise ApiError(503, "Too many pictures are being sent; try again soon.", headers={"Retry-After": "2"})
+        self.waiting += 1
+        try:
+            await asyncio.wait_for(self._places.acquire(), self.limits.seconds)
+        except asyncio.TimeoutError:
+            raise ApiError(503, "The server is busy.", headers={"Retry-After": "5"}) from None
+        finally:
+            self.waiting -= 1
 
     @staticmethod
     async def _read(request: Request, most: int) -> bytes:
