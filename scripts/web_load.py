@@ -12,9 +12,12 @@ import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+
+from retrieval import Gallery
 
 
 def memory(pid: int | None) -> float:
@@ -27,6 +30,12 @@ def memory(pid: int | None) -> float:
     return 0.0
 
 
+def timed(task: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    task()
+    return time.perf_counter() - begun
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
@@ -34,16 +43,21 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--pid", type=int, help="of the server, whose memory is looked at")
+    parser.add_argument("--index", help="its gallery: the same questions are asked in this process too, in turns")
     given = parser.parse_args()
     photos = [path.read_bytes() for path in given.photos]
     with httpx.Client(base_url=given.address, timeout=120) as one:
         ids = [p["id"] for p in one.get("/api/images", params={"limit": 500}).json()["pictures"]]
-        idle = []
-        for n in range(30):
-            begun = time.perf_counter()
-            one.post("/api/search", content=photos[n % len(photos)]).raise_for_status()
-            idle.append(time.perf_counter() - begun)
-    print(f"one client: a search takes {1000 * statistics.median(idle):.1f} ms (median of 30)")
+        gallery = Gallery.open(given.index) if given.index else None
+        idle, own = [], []
+        for n in range(35):
+            photo = photos[n % len(photos)]
+            idle.append(timed(lambda photo=photo: one.post("/api/search", content=photo).raise_for_status()))
+            if gallery is not None:
+                own.append(timed(lambda photo=photo: gallery.query(photo, 20)))
+        print(f"one client: a search takes {1000 * statistics.median(idle[5:]):.1f} ms (median of 30)")
+        if own:
+            print(f"in this process, in turns with it: {1000 * statistics.median(own[5:]):.1f} ms")
     statuses: Counter[tuple[str, int]] = Counter()
     seconds: dict[str, list[float]] = {}
     left, held = given.requests, []

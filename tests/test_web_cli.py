@@ -124,3 +124,27 @@ def test_help_needs_no_extra() -> None:
         check=True,
     )
     assert "--open" in done.stdout
+
+
+@pytest.mark.slow  # Two processes that import torch
+def test_the_client_of_the_documents(folder: Path) -> None:
+    import web_client
+
+    text = Path(web_client.__file__).read_text().split('"""\n', 1)[1].strip()
+    assert text in (Path(__file__).parent.parent / "docs" / "web.md").read_text()
+    with serving(folder) as (address, _):
+        client = web_client.Client(address)
+        found = client.search(folder / "query.png", k=3)
+        assert len(found) == 3
+        assert found[0]["name"] == "0002.png"
+        assert client.search(found[0]["id"], k=1, exclude_self=True)[0]["name"] != "0002.png"
+        assert client.thumbnail(found[0]["id"])[8:12] == b"WEBP"
+        with pytest.raises(RuntimeError, match="no_such_picture: "):
+            client.search(99)
+        with pytest.raises(RuntimeError, match="unreadable_picture: "):
+            client.search(Path(__file__))
+    with serving(folder, RETRIEVE_TOKEN="a-token-of-mine") as (address, _):
+        base = address.split("?")[0]
+        with pytest.raises(RuntimeError, match="token_needed: "):
+            web_client.Client(base).search(1)
+        assert web_client.Client(base, "a-token-of-mine").search(1)
