@@ -7,21 +7,22 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from evaluation_set import retrieve
 from textures import write_textures
 from tiny import MODEL, RETRIEVE, knowing_tiny
 
 pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
+import web_client
 from web_album import known
 
-from retrieval import Gallery, load_model
+from retrieval import Gallery, UsageError, load_model
+from retrieval.web.settings import given_token
 
 
 @pytest.fixture(scope="module")
@@ -52,49 +53,81 @@ def serving(folder: Path, *words: str, **environment: str) -> Iterator[tuple[str
         process.communicate()
 
 
-@pytest.mark.slow  # Two processes that import torch
-def test_it_answers_as_the_command_line_does_and_ends_at_once(folder: Path) -> None:
-    words = ["query", "query.png", "-k", "5", "--format", "json", "--engine", "torch"]
-    done = subprocess.run(
-        [*RETRIEVE, *words], cwd=folder, env=knowing_tiny(), capture_output=True, text=True, check=True
-    )
-    expected = json.loads(done.stdout)["results"]
-    with serving(folder) as (address, process):
-        assert address.startswith("http://127.0.0.1:")
-        asked = urllib.request.Request(f"{address}api/search?k=5", (folder / "query.png").read_bytes())
-        asked.add_header("Content-Type", "image/png")
-        found = json.load(urllib.request.urlopen(asked, timeout=60))["results"]
-        for mine, own in zip(found, expected, strict=True):
-            assert mine["id"] == own["id"]
-            assert mine["verdict"] == own["verdict"]
-            for name in ("score", "local", "fused", "probability"):
-                assert mine[name] == pytest.approx(own[name], abs=1e-6)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode in (0, 130)
-        assert "Traceback" not in err
+@pytest.fixture(scope="module")
+def here(folder: Path) -> Iterator[str]:
+    """One server for all that ask from this machine."""
+    with serving(folder) as (address, _):
+        yield address
 
 
-@pytest.mark.slow  # Two processes that import torch
-def test_elsewhere_than_here_it_makes_a_token(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def elsewhere(folder: Path) -> Iterator[str]:
+    """One that others could reach too."""
     with serving(folder, "--host", "0.0.0.0") as (address, _):
-        base, token = address.split("?token=")
-        assert len(token) >= 30
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{base}api/stats", timeout=60)
-        assert refused.value.code == 401
-        asked = urllib.request.Request(f"{base}api/stats", headers={"Authorization": f"Bearer {token}"})
-        assert json.load(urllib.request.urlopen(asked, timeout=60))["galleries"][0]["pictures"] == 5
-    with serving(folder, RETRIEVE_TOKEN="a-token-of-mine") as (address, _):
-        assert address.endswith("?token=a-token-of-mine")
+        yield address
 
 
-@pytest.mark.slow  # Four processes
-def test_what_it_cannot_do_is_one_line(folder: Path, tmp_path: Path) -> None:
-    def run(*words: str, where: Path = folder, program: str | None = None) -> tuple[int, str]:
-        command = RETRIEVE if program is None else [sys.executable, "-c", program]
+@pytest.mark.slow  # the first to ask for the server, a process that imports torch
+def test_it_answers_as_the_command_line_does(folder: Path, here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    line = retrieve("query", "query.png", "-k", 5, "--format", "json", "--engine", "torch")
+    expected = json.loads(line)["results"]
+    assert here.startswith("http://127.0.0.1:")
+    found = web_client.Client(here).search(folder / "query.png", k=5)
+    for mine, own in zip(found, expected, strict=True):
+        assert mine["id"] == own["id"]
+        assert mine["verdict"] == own["verdict"]
+        for name in ("score", "local", "fused", "probability"):
+            assert mine[name] == pytest.approx(own[name], abs=1e-6)
+
+
+def test_the_client_of_the_documents(folder: Path, here: str) -> None:
+    text = Path(web_client.__file__).read_text().split('"""\n', 1)[1].strip()
+    assert text in (Path(__file__).parent.parent / "docs" / "web.md").read_text()
+    client = web_client.Client(here)
+    found = client.search(folder / "query.png", k=3)
+    assert len(found) == 3
+    assert found[0]["name"] == "0002.png"
+    assert client.search(found[0]["id"], k=1, exclude_self=True)[0]["name"] != "0002.png"
+    assert client.thumbnail(found[0]["id"])[8:12] == b"WEBP"
+    with pytest.raises(RuntimeError, match="no_such_picture: "):
+        client.search(99)
+    with pytest.raises(RuntimeError, match="unreadable_picture: "):
+        client.search(Path(__file__))
+
+
+@pytest.mark.slow  # another process that imports torch
+def test_elsewhere_than_here_it_makes_a_token(elsewhere: str) -> None:
+    base, token = elsewhere.split("?token=")
+    assert len(token) >= 30
+    with pytest.raises(RuntimeError, match="token_needed: "):
+        web_client.Client(base).search(1)
+    with pytest.raises(RuntimeError, match="token_needed: "):
+        web_client.Client(base, token[:-1]).search(1)
+    assert web_client.Client(base, token).search(1)
+
+
+def test_tokens_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETRIEVE_TOKEN", raising=False)
+    assert given_token() is None
+    monkeypatch.setenv("RETRIEVE_TOKEN", "a-token-of-mine")
+    assert given_token() == "a-token-of-mine"
+    for wrong in ("short", "with a space", "with;semicolon", "größer-als-acht", "line\nline-line"):
+        monkeypatch.setenv("RETRIEVE_TOKEN", wrong)
+        with pytest.raises(UsageError, match="RETRIEVE_TOKEN"):
+            given_token()
+
+
+def test_what_it_cannot_do_is_one_line(folder: Path, here: str, tmp_path: Path) -> None:
+    def run(*words: str, where: Path = folder, program: str = "") -> tuple[int, str]:
+        program += "from retrieval.cli.main import main; main()"
         done = subprocess.run(
-            [*command, "serve", *words], cwd=where, env=knowing_tiny(), capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", program, "serve", *words],
+            cwd=where,
+            env=knowing_tiny(),
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -103,13 +136,11 @@ def test_what_it_cannot_do_is_one_line(folder: Path, tmp_path: Path) -> None:
     status, said = run(where=tmp_path)
     assert status == 1
     assert "there is no gallery" in said
-    with serving(folder) as (address, _):
-        port = address.rstrip("/").rpartition(":")[2]
-        status, said = run("--port", port, "--engine", "torch")
-        assert status == 1
-        assert f"cannot listen on 127.0.0.1 port {port}" in said
-    without = "import sys; sys.modules['fastapi'] = None; from retrieval.cli.main import main; main()"
-    status, said = run(program=without)
+    port = here.rstrip("/").rpartition(":")[2]
+    status, said = run("--port", port)
+    assert status == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in said
+    status, said = run(program="import sys; sys.modules['fastapi'] = None; ")
     assert status == 2
     assert "pip install 'retrieval[web]'" in said
 
@@ -126,25 +157,10 @@ def test_help_needs_no_extra() -> None:
     assert "--open" in done.stdout
 
 
-@pytest.mark.slow  # Two processes that import torch
-def test_the_client_of_the_documents(folder: Path) -> None:
-    import web_client
-
-    text = Path(web_client.__file__).read_text().split('"""\n', 1)[1].strip()
-    assert text in (Path(__file__).parent.parent / "docs" / "web.md").read_text()
-    with serving(folder) as (address, _):
-        client = web_client.Client(address)
-        found = client.search(folder / "query.png", k=3)
-        assert len(found) == 3
-        assert found[0]["name"] == "0002.png"
-        assert client.search(found[0]["id"], k=1, exclude_self=True)[0]["name"] != "0002.png"
-        assert client.thumbnail(found[0]["id"])[8:12] == b"WEBP"
-        with pytest.raises(RuntimeError, match="no_such_picture: "):
-            client.search(99)
-        with pytest.raises(RuntimeError, match="unreadable_picture: "):
-            client.search(Path(__file__))
-    with serving(folder, RETRIEVE_TOKEN="a-token-of-mine") as (address, _):
-        base = address.split("?")[0]
-        with pytest.raises(RuntimeError, match="token_needed: "):
-            web_client.Client(base).search(1)
-        assert web_client.Client(base, "a-token-of-mine").search(1)
+@pytest.mark.slow  # a process of its own that imports torch
+def test_it_ends_when_it_is_told(folder: Path) -> None:
+    with serving(folder) as (_, process):
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in err

@@ -63,9 +63,9 @@ def command(
             stack.enter_context(Gallery.open(folder, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)))
             for folder in index or (None,)
         ]
+        listener = stack.enter_context(listen(host, port))
         for gallery in galleries:
             gallery.model.engine()  # once, before the first question
-        listener = stack.enter_context(listen(host, port))
         settings = replace(settings, port=listener.getsockname()[1])
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{settings.port}/"

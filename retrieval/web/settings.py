@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field
+
+from retrieval.errors import UsageError
 
 TOKEN_VARIABLE = "RETRIEVE_TOKEN"
 
@@ -57,5 +60,13 @@ def is_loopback(host: str) -> bool:
 
 
 def given_token() -> str | None:
-    """The token of the environment, if there is one."""
-    return os.environ.get(TOKEN_VARIABLE) or None
+    """The token of the environment, if there is one. Raises UsageError for one that a header cannot carry, or that is short."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        return None
+    if len(token) < 8 or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+        raise UsageError(
+            f"{TOKEN_VARIABLE} must have 8 characters or more, letters, digits and . _ ~ + / = - alone",
+            "Leave it out, and one is made.",
+        )
+    return token

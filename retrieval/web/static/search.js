@@ -99,6 +99,9 @@ function fill(here) {
   $("least").textContent = here.min || "0";
   if (here.under && ![...form.under.options].some((option) => option.value === here.under)) form.under.append(h("option", { value: here.under }, here.under));
   form.under.value = here.under;
+  const verdicts = $("which").selectedOptions[0]?.dataset.verdicts === "yes"; // without a local index there are none
+  form.verdict.disabled = !verdicts;
+  for (const option of form.rank.options) if (option.value === "local") option.disabled = !verdicts;
   const sent = here.upload === null ? null : upload(here.upload);
   const has = Boolean(sent || here.id);
   for (const id of ["invite"]) $(id).hidden = has;
