@@ -190,6 +190,10 @@ def test_filters(page: Any) -> None:
     assert "hidden by the filter" in page.locator("#status").text_content()
     page.go_back()
     assert answers(page) == everything
+    # One of two equal files goes beside the other.
+    page.select_option("[name=fold]", "1")
+    until(page, f"document.querySelectorAll('#grid .name').length === {len(everything) - 1}")
+    assert "and 1 copy" in page.locator(".card").first.text_content()
 
 
 def test_by_the_keyboard_alone(page: Any) -> None:

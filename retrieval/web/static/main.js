@@ -37,7 +37,7 @@ for (const link of document.querySelectorAll("a[data-view]")) {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     const view = link.dataset.view;
-    const plain = { view, id: "", upload: null, box: "", show: "", under: "", verdict: "", min: "", rank: "", rerank: "", level: "", k: "20" };
+    const plain = { view, id: "", upload: null, box: "", show: "", under: "", verdict: "", min: "", rank: "", rerank: "", fold: "", level: "", k: "20" };
     place.go(view === "search" && place.read().view === "search" ? plain : { ...plain, view });
     if (view !== "search") $(view).focus({ preventScroll: true });
   });

@@ -1,7 +1,7 @@
 // What is shown, kept in the address: it can be shared, and Back works. Photos of one's own live as long as the page.
 
 const DEFAULTS = { k: "20" };
-const NAMES = ["gallery", "id", "box", "under", "verdict", "min", "k", "rank", "rerank", "show", "level"];
+const NAMES = ["gallery", "id", "box", "under", "verdict", "min", "k", "rank", "rerank", "fold", "show", "level"];
 const VIEWS = { "/": "search", "/gallery": "gallery", "/duplicates": "duplicates", "/map": "map" };
 const uploads = new Map();
 let last = 0;

@@ -38,8 +38,8 @@ export function prepare() {
 }
 
 function chosen() {
-  const { under, verdict, min, k, rank, rerank } = $("filters").elements;
-  return { under: under.value, verdict: verdict.value, min: Number(min.value) ? min.value : "", k: k.value, rank: rerank.value ? "" : rank.value, rerank: rerank.value, show: "" };
+  const { under, verdict, min, k, rank, rerank, fold } = $("filters").elements;
+  return { under: under.value, verdict: verdict.value, min: Number(min.value) ? min.value : "", k: k.value, rank: rerank.value ? "" : rank.value, rerank: rerank.value, fold: fold.value, show: "" };
 }
 
 function take(file) {
@@ -81,7 +81,7 @@ function arrows(event) {
 
 export async function follow(here) {
   fill(here);
-  const question = JSON.stringify([here.gallery, here.upload, here.id, here.box, here.under, here.min, here.k, here.rank, here.rerank]);
+  const question = JSON.stringify([here.gallery, here.upload, here.id, here.box, here.under, here.min, here.k, here.rank, here.rerank, here.fold]);
   if (question !== asked) {
     asked = question;
     await look(here);
@@ -94,7 +94,7 @@ export async function follow(here) {
 /** The form and the query's picture as the address says. */
 function fill(here) {
   const form = $("filters").elements;
-  for (const name of ["verdict", "k", "rank", "rerank"]) form[name].value = here[name];
+  for (const name of ["verdict", "k", "rank", "rerank", "fold"]) form[name].value = here[name];
   form.min.value = here.min || 0;
   $("least").textContent = here.min || "0";
   if (here.under && ![...form.under.options].some((option) => option.value === here.under)) form.under.append(h("option", { value: here.under }, here.under));
@@ -149,7 +149,7 @@ async function look(here) {
   grid.replaceChildren(...Array.from({ length: 12 }, () => h("li", { className: "card skeleton", "aria-hidden": "true" })));
   try {
     if (query) {
-      const parameters = { gallery: here.gallery, id: sent ? null : here.id, box: here.box, k: here.k, under: here.under, rank: here.rank, rerank: here.rerank, min_score: here.min };
+      const parameters = { gallery: here.gallery, id: sent ? null : here.id, box: here.box, k: here.k, under: here.under, rank: here.rank, rerank: here.rerank, fold: here.fold, min_score: here.min };
       answer = await ask("/api/search", parameters, { body: sent?.file, signal });
     } else {
       answer = await ask("/api/images", { gallery: here.gallery, under: here.under, limit: AT_ONCE }, { signal });
@@ -254,6 +254,7 @@ function card(row) {
         h("span", { className: "score", title: "Cosine similarity" }, row.score.toFixed(3))) : null,
       h("div", { className: "name", title: row.name }, row.name),
       h("div", { className: "folder", title: row.folder }, row.folder),
+      row.copies ? h("div", { className: "folder" }, `and ${row.copies} ${row.copies === 1 ? "copy" : "copies"}`) : null,
       query ? h("a", { className: "askby", href: hrefOf(by), onclick: follows }, "Search by this") : null));
 }
 
