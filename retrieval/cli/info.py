@@ -100,7 +100,12 @@ def _search(info: GalleryInfo) -> dict[str, object]:
 def _local(info: GalleryInfo) -> dict[str, object] | None:
     if info.local is None:
         return None
-    return {"codebook": info.local.codebook, "pictures": info.local.pictures, "bytes": info.local.bytes}
+    return {
+        "codebook": info.local.codebook,
+        "pictures": info.local.pictures,
+        "bytes": info.local.bytes,
+        "milliseconds": None if info.local.milliseconds is None else round(info.local.milliseconds, 2),
+    }
 
 
 def _local_line(info: GalleryInfo) -> str:
@@ -112,7 +117,8 @@ def _local_line(info: GalleryInfo) -> str:
     lacking = max(info.vectors - local.pictures, 0)
     beside = f"; {lacking} pictures are not in it" if lacking else ""
     each = human_bytes(local.bytes // local.pictures)
-    return f"{local.pictures} pictures, {human_bytes(local.bytes)}, {each} a picture{beside}"
+    took = "" if local.milliseconds is None else f" and {local.milliseconds:.0f} ms of a core"
+    return f"{local.pictures} pictures, {human_bytes(local.bytes)}, {each}{took} a picture{beside}"
 
 
 def _search_line(info: GalleryInfo) -> str:

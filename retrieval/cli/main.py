@@ -22,7 +22,7 @@ from retrieval.version import __version__
 COMMANDS = {
     "index": ("retrieval.cli.index", "Bring the gallery in line with folders of pictures."),
     "query": ("retrieval.cli.query", "Find the pictures most similar to given ones."),
-    "duplicates": ("retrieval.cli.duplicates", "Find copies, altered copies and shots of one scene; delete nothing."),
+    "duplicates": ("retrieval.cli.duplicates", "Find copies and shots of one scene; delete nothing."),
     "info": ("retrieval.cli.info", "Tell what the gallery holds, and what could not be read."),
     "remove": ("retrieval.cli.remove", "Take pictures out of the gallery."),
     "export": ("retrieval.cli.export", "Write the gallery's descriptors and names to a file."),

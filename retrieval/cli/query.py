@@ -199,7 +199,7 @@ class _Printer:
         self.form = form
         self.many = many
         self.rerank = rerank
-        self.judged = judged
+        self.judged, self.headed = judged, False
         self.folded = folded
         self.end = "\0" if null else "\n"
         self.csv = csv.writer(sys.stdout, lineterminator="\n")
@@ -238,6 +238,10 @@ class _Printer:
             if self.many:
                 print(f"{safe(result.query)}:")
             width = len(str(result.matches[-1].rank))
+            if not self.headed and sys.stdout.isatty():  # not into a file or another program
+                self.headed = True
+                second = "" if self.judged else "".join(f"{name:>9}  " for name in self._second(result.matches[0]))
+                print(f"{'#':>{width}}  {'verdict  same  ' if self.judged else ''}cosine  {second}path")
             for m in result.matches:
                 said = f"{m.verdict or '-':<7}  {m.probability or 0:4.0%}  " if self.judged else ""
                 more = {} if self.judged else self._second(m)
@@ -272,7 +276,7 @@ def _no_match(result: QueryResult) -> str:
 
 
 def _caption(match: Match) -> str:
-    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or '-'} {match.probability:.0%}"
+    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or 'other'}, {match.probability:.0%}"
 
 
 def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str, piped: bytes) -> None:

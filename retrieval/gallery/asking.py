@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.extraction import describe_all
-from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_number
+from retrieval.errors import GalleryDamaged, ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows
@@ -141,6 +141,10 @@ class AskedGallery(OpenedGallery):
             raise UsageError("a box goes with one picture, not with a list")
         box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
         k = whole_number("k", k)
+        if min_score is not None:
+            min_score = number_between("min_score", min_score, -1, 1)
+        if min_probability is not None:
+            min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
         second = RerankedSearch(self, parse_reranker(rerank), under) if isinstance(rerank, str) else rerank
         done: dict[int, QueryResult] = {}

@@ -88,7 +88,13 @@ def _local_index(gallery: OpenedGallery, catalog: Catalog) -> LocalIndex | None:
                 "more (--no-local does without)."
             )
     if gallery.local is None:
-        LocalIndex(gallery.folder).remove()
+        unwanted = LocalIndex(gallery.folder)
+        if unwanted.bytes_on_disk():
+            gallery.warn(
+                f"The local index of {len(unwanted)} pictures is removed: answers come without verdicts, for all folders of this "
+                "gallery (--local makes it anew)."
+            )
+        unwanted.remove()
     else:
         gallery.local.prepare()
     return gallery.local
@@ -313,6 +319,9 @@ class _Run:
             self.local.keep()
             self.local.index.settle()
             self.report.local = self.local.looked
+            if self.local.looked:
+                with self.catalog.writing():
+                    self.catalog.count_local(self.local.looked, self.local.seconds)
         if self.vanished:
             with self.catalog.writing():
                 self.catalog.delete(self.vanished)

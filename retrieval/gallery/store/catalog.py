@@ -233,6 +233,11 @@ class Catalog:
     def set_meta(self, key: str, value: str | int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
+    def count_local(self, pictures: int, seconds: float) -> None:
+        """Add to what making local codes has taken."""
+        self.set_meta("local_made", self.number("local_made") + pictures)
+        self.set_meta("local_microseconds", self.number("local_microseconds") + round(1e6 * seconds))
+
     def bump_version(self) -> None:
         self.set_meta("version", self.number("version") + 1)
 
