@@ -53,7 +53,9 @@ def add_pictures(
         gallery.allow_keys(catalog)
         if collector is not None:
             collector.keep()
-        return _commit(gallery, catalog, keys, found, digests, sizes, notes)
+        ids = _commit(gallery, catalog, keys, found, digests, sizes, notes)
+        gallery.note_local(catalog)
+        return ids
 
 
 def _commit(

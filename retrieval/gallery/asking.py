@@ -205,7 +205,7 @@ class AskedGallery(OpenedGallery):
             raise UsageError("the cosine alone gives no probability", "Leave out --rank cosine or the probability.")
         if reranked or rank == "cosine":
             return "cosine"
-        has = self.local is not None and len(self.local.blocks()) > 0
+        has = len(self.local_blocks()) > 0
         if not has and (rank in ("fused", "local") or judged):
             raise UsageError(
                 f"the gallery {self.folder} has no local index",
@@ -215,8 +215,8 @@ class AskedGallery(OpenedGallery):
 
     def _weighed(self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | None, by: str) -> list[Match]:
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
-        catalog, index = self.catalog, self.local
-        assert index is not None
+        catalog = self.catalog
+        blocks = self.local_blocks()  # before the catalog's state is held, see there
         with catalog.reading():
             if not catalog.any_searchable():
                 return []
@@ -228,9 +228,7 @@ class AskedGallery(OpenedGallery):
             else:
                 among = np.array(ids_below(self, under), np.int64)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(
-                vector, LocalSearch(index.blocks(), codes), catalog, store, self._background(count, store)
-            )
+            weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, self._background(count, store))
             found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [

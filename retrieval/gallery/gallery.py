@@ -321,6 +321,7 @@ class Gallery(AskedGallery):
     def info(self) -> GalleryInfo:
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
         catalog = self.catalog
+        self.local_blocks()
         with catalog.reading():
             catalog.check(thoroughly=False)
             counts, count = catalog.counts(), catalog.number("vector_count")

@@ -15,6 +15,7 @@ import numpy as np
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
 from retrieval.files.whole import remove_unfinished
+from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search import index as ann
@@ -71,6 +72,7 @@ class OpenedGallery(GallerySettings):
         self._catalog: Catalog | None = None
         self._store: VectorStore | None = None  # the reader's, of the present generation
         self._local: LocalIndex | None = None
+        self._lack_told = False
 
     # -- opening -------------------------------------------------------------------------------------------------
 
@@ -129,6 +131,29 @@ class OpenedGallery(GallerySettings):
         if self._local is None and self.local_setting:
             self._local = LocalIndex(self.folder, self.warn)
         return self._local if self.local_setting else None
+
+    def local_blocks(self) -> list[Block]:
+        """What the local index holds. ``warn`` tells once where contents are gone that it had. Not to be asked while the
+        catalog's state is held (:meth:`Catalog.reading`): a writer that drops contents would look like a loss."""
+        index = self.local
+        if index is None:
+            return []
+        blocks = index.blocks()
+        lacking = self.catalog.number("local_contents") - sum(map(len, blocks))
+        if lacking > 0 and not index.told and not self._lack_told:
+            self._lack_told = True
+            self.warn(
+                f"The local index in {index.folder} lacks {lacking} contents that it had; their pictures are ranked by their "
+                "descriptors alone. `retrieve index` makes them anew."
+            )
+        return blocks
+
+    def note_local(self, catalog: Catalog) -> None:
+        """At the end of a change: how many contents the local index holds."""
+        held = 0 if self.local is None else sum(map(len, self.local.blocks()))
+        if held != catalog.number("local_contents"):
+            with catalog.writing():
+                catalog.set_meta("local_contents", held)
 
     @contextmanager
     def writing(self) -> Iterator[Catalog]:

@@ -322,6 +322,7 @@ class _Run:
             if self.local.looked:
                 with self.catalog.writing():
                     self.catalog.count_local(self.local.looked, self.local.seconds)
+        self.gallery.note_local(self.catalog)
         if self.vanished:
             with self.catalog.writing():
                 self.catalog.delete(self.vanished)

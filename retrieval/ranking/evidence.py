@@ -6,8 +6,9 @@ so the log-likelihood ratio of right to background is about linear in z; far out
 more. The evidence of cosine, local similarity and geometry is added (as if independent), and a logistic curve turns the sum
 into a probability.
 
-What evidence counts was fitted by hand on six sets; the last step, sum to log-odds, by ``scripts/verdicts.py --fit`` on ten, half of
-their queries without an answer, each set left out in turn to check it: see docs/same_thing.md.
+What each piece of evidence counts was fitted by hand on six sets; the last step, from the sum to log-odds, by
+``scripts/verdicts.py --fit`` on ten, half of their queries without an answer, and each set left out in turn to check it: see
+docs/same_thing.md.
 """
 
 from __future__ import annotations
