@@ -576,7 +576,8 @@ class Catalog:
         with self._errors():
             found = self._connection.execute(query, (count,)).fetchall()
         if not all(
-            isinstance(d, str) and len(d) == 2 * HASH_BYTES and isinstance(row, int) and row >= 0 for d, row in found
+            isinstance(digest, str) and _is_digest(digest) and isinstance(row, int) and row >= 0
+            for digest, row in found
         ):
             raise GalleryDamaged(f"{self.path} is damaged: contents of pictures", REPAIR)
         return found
@@ -661,7 +662,7 @@ def _record(row: tuple[Any, ...]) -> Record:
             and all(value is None or isinstance(value, kind) for value, kind in perhaps)
             and status in ("ok", "pending", "error")
             and (vector is None or vector >= 0)
-            and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
+            and (digest is None or _is_digest(digest))
         )
     sound = sound and (status != "ok" or (vector is not None and digest is not None))
     if not sound:
@@ -676,3 +677,8 @@ def _numbers(pairs: list[tuple[Any, ...]], width: int) -> np.ndarray:
     except (ValueError, TypeError, OverflowError) as error:
         raise GalleryDamaged("the catalog's entries of pictures are damaged", REPAIR) from error
     return table
+
+
+def _is_digest(text: str) -> bool:
+    """Whether a text is a content hash in hexadecimal."""
+    return len(text) == 2 * HASH_BYTES and set(text) <= set("0123456789abcdef")
