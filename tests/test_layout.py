@@ -26,7 +26,7 @@ FLOORS = [
     ["describe"],
     ["gallery"],
     ["evaluation"],
-    ["training", "benchmarks"],
+    ["training", "benchmarks", "web"],
     ["cli"],
 ]
 FACE = "retrieval"  # __init__ and __main__: they name what is at the top, lazily

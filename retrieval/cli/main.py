@@ -23,6 +23,7 @@ COMMANDS = {
     "index": ("retrieval.cli.index", "Bring the gallery in line with folders of pictures."),
     "query": ("retrieval.cli.query", "Find the pictures most similar to given ones."),
     "duplicates": ("retrieval.cli.duplicates", "Find copies and shots of one scene; delete nothing."),
+    "serve": ("retrieval.cli.serve", "Open a page in the browser for all of this, and a JSON API."),
     "info": ("retrieval.cli.info", "Tell what the gallery holds, and what could not be read."),
     "remove": ("retrieval.cli.remove", "Take pictures out of the gallery."),
     "export": ("retrieval.cli.export", "Write the gallery's descriptors and names to a file."),

@@ -52,6 +52,7 @@ NO_MATCH = 3  # exit status
 )
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
+@click.option("--explain", metavar="FILE.html", help="Also write a page that shows why each answer matched.")
 @click.option(
     "--rerank",
     metavar="NAME",
@@ -85,6 +86,7 @@ def command(
     form: str,
     null: bool,
     sheet: str | None,
+    explain: str | None,
     rerank: str | None,
     rank: str | None,
     under: str | None,
@@ -119,6 +121,10 @@ def command(
             from retrieval.views.sheet import check_sheet_path
 
             check_sheet_path(sheet)
+        if explain is not None:
+            from retrieval.cli.explain import check_page_path
+
+            check_page_path(explain)
         by = gallery.rank_by(rank, reranker is not None, min_probability is not None)
         if require_match and by == "cosine":
             raise UsageError(
@@ -153,7 +159,7 @@ def command(
                     say(_no_match(result), quiet)
             if result.matches or form == "json":
                 printer.show(result)
-            if result.matches and sheet is not None:
+            if result.matches and (sheet is not None or explain is not None):
                 answered.append(result)
         if search is not None and search.queries:
             milliseconds = 1000 * search.query_seconds / search.queries
@@ -164,6 +170,11 @@ def command(
         if sheet is not None:
             _write_sheet(gallery, answered, sheet, piped)
             say(f"contact sheet: {safe(sheet)}", quiet)
+        if explain is not None:
+            from retrieval.cli.explain import write_explanations
+
+            write_explanations(gallery, answered, explain, piped, STANDARD_INPUT)
+            say(f"why they matched: {safe(explain)}", quiet)
         if not gallery.catalog.any_searchable():
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
     if failed:

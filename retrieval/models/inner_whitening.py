@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.pooling.base import Pooling, check_dim, check_map, positive_int
+from retrieval.pooling.contributions import contribution_map
 from retrieval.pooling.regions import rmac_regions
 
 CELLS = "whitened_cells"
@@ -58,6 +59,22 @@ class WhitenedRegions(Pooling):
         views = [x, *(x[:, :, top : top + h, left : left + w] for top, left, h, w in boxes)]
         vectors = torch.stack([self.pool(view) for view in views], dim=1)
         return _unit(self.whiten(_unit(vectors))).sum(1)
+
+    def contribution_map(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Which cells made ``weights`` times ``self(x)``: ``(B, H, W)``; ``weights`` ``(C,)`` or ``(B, C)``. The norms are
+        taken as they are, and what the whitening's bias adds is spread evenly over a region."""
+        x = check_map(x)
+        matrix, bias = self.whiten.weight.to(x), self.whiten.bias.to(x)
+        total = x.new_zeros((x.shape[0], *x.shape[2:]))
+        for top, left, h, w in [(0, 0, *x.shape[2:]), *rmac_regions(x.shape[2], x.shape[3], self.levels)]:
+            view = x[:, :, top : top + h, left : left + w]
+            pooled = self.pool(view)
+            white = _unit(pooled) @ matrix.T + bias
+            outer = weights.to(x) / (torch.linalg.vector_norm(white, dim=-1, keepdim=True) + 1e-6)
+            inner = (outer @ matrix) / (torch.linalg.vector_norm(pooled, dim=-1, keepdim=True) + 1e-6)
+            even = (outer * bias).sum(-1)[:, None, None] / (h * w)
+            total[:, top : top + h, left : left + w] += contribution_map(self.pool, view, inner) + even
+        return total
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"

@@ -105,19 +105,29 @@ class Describer(nn.Module):
         self.register_buffer("std", torch.tensor(rule.std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already: no copy.
-        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        x = self.normalised(images)
         if len(self.scales) == 1:
             descriptors = self._at(x, self.scales[0])
         else:
-            p = self._scale_exponent()
+            p = self.scale_exponent()
             powered = [self._at(x, scale).pow(p) for scale in self.scales]
             descriptors = l2_normalise((sum(powered) / len(powered)).pow(1 / p))  # type: ignore[union-attr]
         if self.network.whitening is not None:
             descriptors = l2_normalise(self.network.whitening(descriptors))
         return descriptors
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> float (B, 3, H, W) as the network takes it."""
+        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already: no copy.
+        x: Tensor = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return x
+
     def _at(self, x: Tensor, scale: float) -> Tensor:
+        result: Tensor = self.network(self.scaled(x, scale))
+        return result
+
+    def scaled(self, x: Tensor, scale: float) -> Tensor:
+        """The normalised pictures at a factor of their size."""
         if scale != 1:
             tracing = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
             if not tracing and min(x.shape[2:]) * scale < 1:  # a side of a few pixels keeps one
@@ -125,10 +135,10 @@ class Describer(nn.Module):
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             else:
                 x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-        result: Tensor = self.network(x)
-        return result
+        return x
 
-    def _scale_exponent(self) -> Tensor | float:
+    def scale_exponent(self) -> Tensor | float:
+        """The exponent of the power mean over scales."""
         pooling = self.network.pooling
         p = getattr(pooling, "p", None)
         if self.network.fc is None and type(pooling).__name__ == "GeM" and isinstance(p, Tensor) and p.numel() == 1:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .base import Pooling, check_map, one_of, positive_int
-from .power import EPS, PowerModule, power_mean
+from .power import EPS, PowerModule, max_shares, power_mean, power_shares
 from .spatial import GRID, GeM, GlobalAvg, GlobalMax, GlobalPooling
 
 MODES = ("avg", "max", "gem")
@@ -192,6 +192,21 @@ def sum_of_directions(vectors: Tensor, eps: float = EPS) -> Tensor:
     return (vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + eps)).sum(1)
 
 
+def regional_map(contribution: Callable[[Tensor], Tensor], x: Tensor, weights: Tensor, levels: int) -> Tensor:
+    """Which cells made ``weights`` times :func:`regional_sum`: ``(B, H, W)``, summing to that.
+
+    ``contribution`` of a view ``(B, C, h, w)``: what each cell adds to its pooled vector. The norms that the vectors are
+    divided by are taken as they are. ``weights``: ``(C,)`` or ``(B, C)``.
+    """
+    total = x.new_zeros((x.shape[0], *x.shape[2:]))
+    for top, left, h, w in [(0, 0, *x.shape[2:]), *rmac_regions(x.shape[2], x.shape[3], levels)]:
+        parts = contribution(x[:, :, top : top + h, left : left + w])
+        norms = torch.linalg.vector_norm(parts.sum(GRID), dim=-1, keepdim=True) + EPS
+        shares = weights.to(parts) / norms
+        total[:, top : top + h, left : left + w] += (parts * shares[..., None, None]).sum(1)
+    return total
+
+
 class RMAC(Pooling):
     """Regional maximum activation of convolutions: the maxima of many square regions, normalised and added.
 
@@ -217,6 +232,12 @@ class RMAC(Pooling):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C)``."""
         return regional_sum(lambda view: view.amax(GRID), check_map(x), self.levels)
+
+    def contribution_map(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Which cells made ``weights`` times ``self(x)``: ``(B, H, W)``, see :func:`regional_map`."""
+        return regional_map(
+            lambda view: max_shares(view, GRID) * view.amax(GRID, keepdim=True), check_map(x), weights, self.levels
+        )
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
@@ -250,6 +271,19 @@ class RegionalGeM(PowerModule, Pooling):
             return regional_sum(lambda view: view.clamp(min=self.eps).amax(GRID), x, self.levels)
         p = self.exponent(x)[:, None, None]
         return regional_sum(lambda view: power_mean(view, p, GRID, self.eps), x, self.levels)
+
+    def contribution_map(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Which cells made ``weights`` times ``self(x)``: ``(B, H, W)``, see :func:`regional_map`."""
+        x = check_map(x)
+        p = self.exponent(x)[:, None, None]
+
+        def contribution(view: Tensor) -> Tensor:
+            if self.is_max:
+                held = view.clamp(min=self.eps)
+                return max_shares(held, GRID) * held.amax(GRID, keepdim=True)
+            return power_shares(view, p, GRID, self.eps) * power_mean(view, p, GRID, self.eps)[..., None, None]
+
+        return regional_map(contribution, x, weights, self.levels)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, {super().extra_repr()}"

@@ -79,9 +79,13 @@ class InvertedCodes:
 
     def pose(self, query: LocalCodes, hits: Hits, picture: int) -> Pose:
         """How a query lies in the picture of this number, from what they share, most alike first."""
+        return estimate(*self.pairs(query, hits, picture))
+
+    def pairs(self, query: LocalCodes, hits: Hits, picture: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Places of what a query shares with the picture of this number, in both, uint8 (M, 4) each, most alike first."""
         shared = np.flatnonzero(hits.pictures == picture)
         shared = shared[np.argsort(hits.distances[shared], kind="stable")]
-        return estimate(query.places[hits.query_words[shared]], self.places[hits.entries[shared]])
+        return query.places[hits.query_words[shared]], np.asarray(self.places[hits.entries[shared]])
 
     def pictures(self) -> list[LocalCodes]:
         """What was inverted."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from retrieval.files.digest import HASH_BYTES
 from retrieval.gallery.local.block import Block
 from retrieval.ranking.asmk import LocalCodes
-from retrieval.ranking.pose import Pose
+from retrieval.ranking.pose import Pose, estimate
 
 
 class LocalSearch:
@@ -56,4 +56,16 @@ class LocalSearch:
                 number = block.find(bytes.fromhex(digest))
                 if number is not None:
                     return block.inverted.pose(self.query, hits, number)
+        return None
+
+    def agreeing(self, digest: str | None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
+        """Places of the pairs of points that agree in one pose, in the query and in this content, uint8 (M, 4) each, see
+        :func:`retrieval.ranking.asmk.places`; None where it has no codes."""
+        if digest is not None:
+            for block, hits in zip(self.blocks, self._hits, strict=True):
+                number = block.find(bytes.fromhex(digest))
+                if number is not None:
+                    ours, theirs = block.inverted.pairs(self.query, hits, number)
+                    inside = estimate(ours, theirs).agreeing
+                    return ours[inside], theirs[inside]
         return None

@@ -1,0 +1,67 @@
+"""The page of ``retrieve query --explain``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrieval.cli.common import say
+from retrieval.errors import ImageError, RetrievalError, UsageError
+from retrieval.files.whole import write_whole
+from retrieval.gallery.explaining import Explaining
+from retrieval.messages import safe
+from retrieval.views.explanation import ExplainedMatch, explanation_page
+
+if TYPE_CHECKING:
+    from retrieval.gallery.answers import Match, QueryResult
+    from retrieval.gallery.gallery import Gallery
+
+
+def check_page_path(path: str) -> None:
+    """Raises UsageError where a page cannot be written, before anything is asked."""
+    target = Path(path)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"a page is written as .html, not as {target.suffix or target.name!r}")
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist", "Create it first.")
+
+
+def write_explanations(
+    gallery: Gallery, results: Sequence[QueryResult], path: str, piped: bytes, standard_input: str
+) -> None:
+    """The answers to each query, with what made them match. Answers that cannot be shown are named and left out."""
+    explaining = Explaining(gallery)
+
+    def explained() -> Iterator[ExplainedMatch]:
+        for result in results:
+            source = piped if result.query == standard_input else result.query
+            for match in result.matches:
+                try:
+                    why = explaining.explain(source, match.id, result.bbox)
+                except ImageError as error:
+                    say(f"retrieve: {safe(match.path)}: {error}")
+                    continue
+                yield ExplainedMatch(
+                    os.path.basename(result.query),
+                    safe(match.path),
+                    _said(match),
+                    why.cosine,
+                    why.query_picture,
+                    why.picture,
+                    why.query_terms,
+                    why.terms,
+                    why.points,
+                )
+
+    try:
+        write_whole(path, explanation_page(explained()))
+    except OSError as error:
+        raise RetrievalError(f"{safe(path)} cannot be written: {error.strerror or error}") from error
+
+
+def _said(match: Match) -> str:
+    if match.probability is None:
+        return f"answer {match.rank}"
+    return f"answer {match.rank} · {match.verdict or 'no verdict'} · {match.probability:.0%} the same thing"

@@ -1,0 +1,86 @@
+"""``retrieve serve``."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+
+import click
+
+from retrieval.cli.common import engine_option, say, verbosity_options
+from retrieval.errors import RetrievalError, UsageError
+from retrieval.messages import safe
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # imports of it are forbidden
+        return False
+
+
+@click.command("serve")
+@click.option("--index", "index", metavar="DIR", multiple=True, help="A gallery; may be given several times.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen; other than this machine: with a token."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--name", "names", multiple=True, metavar="NAME", help="A further name that browsers reach this server by."
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+@engine_option
+@verbosity_options
+def command(
+    index: tuple[str, ...],
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    show: bool,
+    engine: str,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Serve a page for searching, and the same as a JSON API, until interrupted.
+
+    Only this machine can ask unless --host says otherwise; then every request needs the token that is printed
+    ($RETRIEVE_TOKEN, or a new one). Files are never changed, and only pictures of the gallery are shown.
+    """
+    missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not _installed(name)]
+    if missing:
+        raise UsageError(f"the page needs {', '.join(missing)}", "Install it with: pip install 'retrieval[web]'.")
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.web.serve import listen, serve
+    from retrieval.web.settings import WebSettings, given_token
+
+    settings = WebSettings(host=host, port=port, token=given_token(), names=names)
+    if not settings.local and settings.token is None:
+        settings = replace(settings, token=secrets.token_urlsafe(24))
+    with ExitStack() as stack:
+        galleries = [
+            stack.enter_context(Gallery.open(folder, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)))
+            for folder in index or (None,)
+        ]
+        for gallery in galleries:
+            gallery.model.engine()  # once, before the first question
+        listener = stack.enter_context(listen(host, port))
+        settings = replace(settings, port=listener.getsockname()[1])
+        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{settings.port}/"
+        if settings.token is not None:
+            address += f"?token={settings.token}"
+
+        def ready() -> None:
+            print(address, flush=True)
+            say("Ctrl-C ends it.", quiet)
+            if show:
+                import webbrowser
+
+                webbrowser.open(address)
+
+        try:
+            serve(galleries, settings, listener, ready)
+        except OSError as error:
+            raise RetrievalError(f"the server stopped: {error.strerror or error}") from error

@@ -1,0 +1,105 @@
+"""Why a picture of the gallery matched: the terms of its cosine by cells, and the points that agree in one pose."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import ImageError, UsageError
+from retrieval.gallery.adding import Picture
+from retrieval.gallery.local.pictures import large_enough
+from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.opened import OpenedGallery
+from retrieval.gallery.store.catalog import Record
+
+if TYPE_CHECKING:
+    from retrieval.describe.explain import Explainer
+
+
+@dataclass(frozen=True)
+class WhyMatched:
+    """``cosine`` as the network in torch gives it (the stored descriptor's may differ by rounding; in a gallery of int8
+    descriptors by more). ``query_terms``, ``terms``: float64 (rows, columns) of the query's and the picture's cells, each
+    summing to the cosine. ``query_picture``, ``picture``: uint8 (H, W, 3), as the network sees them. ``points``: float64
+    (M, 4), x and y in the query and in the picture, in parts of width and height, of local features that agree in one pose;
+    None where there is no local index for it."""
+
+    cosine: float
+    query_terms: npt.NDArray[np.float64]
+    terms: npt.NDArray[np.float64]
+    query_picture: npt.NDArray[np.uint8]
+    picture: npt.NDArray[np.uint8]
+    points: npt.NDArray[np.float64] | None
+
+
+class Explaining:
+    """Explains matches in one gallery; the network is loaded at the first. Several threads may ask."""
+
+    def __init__(self, gallery: OpenedGallery) -> None:
+        self.gallery = gallery
+        self._explainer: Explainer | None = None
+        self._turn = threading.Lock()
+
+    def explain(self, image: Picture, number: int, bbox: Sequence[float] | None = None) -> WhyMatched:
+        """The picture with the id ``number`` for the query ``image``, or its ``bbox`` (x1, y1, x2, y2 in pixels).
+
+        Raises UsageError for an id that is not in the gallery, a picture that was added from memory, or a model that cannot be
+        told by cells; ImageError for a picture that cannot be read.
+        """
+        gallery = self.gallery
+        with gallery.catalog.reading():
+            record = gallery.catalog.by_ids([number]).get(number)
+            name = gallery.namer()
+            keys = {root.id for root in gallery.catalog.roots() if root.kind == "keys"}
+        if record is None or record.row is None:
+            raise UsageError(f"picture {number} is not in the gallery")
+        if record.root in keys:
+            raise UsageError(f"picture {number} was added from memory, and is not kept")
+        model = gallery.model
+        ours = model.load(image, bbox)
+        try:
+            theirs = model.load(name(record))
+        except ImageError as error:
+            raise ImageError(f"picture {number} of the gallery: {error.message}", error.hint) from error
+        explainer = self._ready()
+        found = explainer.explain(explainer.see(ours), explainer.see(theirs))
+        points = self._points(ours, theirs, image, bbox, record)
+        return WhyMatched(found.cosine, found.first, found.second, ours, theirs, points)
+
+    def _ready(self) -> Explainer:
+        with self._turn:
+            if self._explainer is None:
+                from retrieval.describe.explain import Explainer
+
+                self._explainer = Explainer(self.gallery.model)
+            return self._explainer
+
+    def _points(
+        self,
+        ours: npt.NDArray[np.uint8],
+        theirs: npt.NDArray[np.uint8],
+        image: Picture,
+        bbox: Sequence[float] | None,
+        record: Record,
+    ) -> npt.NDArray[np.float64] | None:
+        index = self.gallery.local
+        if index is None:
+            return None
+        source = os.fspath(image) if isinstance(image, os.PathLike) else image
+        codes = index.describe(large_enough(ours, self.gallery.spec, source, bbox), query=True)
+        pairs = LocalSearch(index.blocks(), codes).agreeing(record.hash)
+        return None if pairs is None else np.concatenate([_places(pairs[0], ours), _places(pairs[1], theirs)], axis=1)
+
+
+def _places(places: npt.NDArray[np.uint8], picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Places in 256ths of the longest side (M, 4) as x and y (M, 2) in parts of width and height."""
+    height, width = picture.shape[:2]
+    sides = np.array([width, height], np.float64)
+    result: npt.NDArray[np.float64] = np.clip((places[:, :2] + 0.5) / 256 * sides.max() / sides, 0, 1)
+    return result

@@ -1,0 +1,300 @@
+"""The JSON API."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import ValidationError
+
+from retrieval.gallery.thumbnails import SIDES
+from retrieval.version import __version__
+from retrieval.web import forms
+from retrieval.web.errors import ApiError
+from retrieval.web.projection import gallery_map
+from retrieval.web.served import Served
+from retrieval.web.state import WebState
+from retrieval.web.uploads import JSON
+
+T = TypeVar("T")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": forms.ErrorForm} for status in (400, 401, 403, 404, 408, 413, 415, 421, 422, 500, 503)
+}
+_PICTURE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The picture itself, not a form; or, for a search, JSON with a vector.",
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            JSON: {"schema": forms.VectorQuestion.model_json_schema()},
+        },
+    }
+}
+router = APIRouter(responses=_ERRORS)
+
+GalleryName = Annotated[
+    str | None, Query(max_length=200, description="Which gallery; the first without.", examples=["album"])
+]
+Number = Annotated[int, Path(ge=0, le=1 << 53, description="Id of a picture", examples=[17])]
+Asked = Annotated[int, Query(ge=0, le=1 << 53, description="Id of the picture that asks", examples=[17])]
+Box = Annotated[
+    str | None,
+    Query(
+        max_length=100,
+        description="Only this box of the query: x1,y1,x2,y2 in its pixels.",
+        examples=["120,40,560,480"],
+    ),
+]
+Count = Annotated[int, Query(ge=1, le=1_000_000, description="How many results; the server has a limit", examples=[20])]
+Under = Annotated[str | None, Query(max_length=4096, description="Only in this folder", examples=["album/2024"])]
+Least = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Least cosine similarity")]
+LeastChance = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, description="Least probability")]
+Order = Annotated[forms.Ranking | None, Query(description="What the order follows")]
+Fold = Annotated[bool, Query(description="Count copies of an answer beside it, not after it")]
+Others = Annotated[bool, Query(description="Leave out the picture that asks, and its exact copies")]
+SecondLook = Annotated[forms.Rerank | None, Query(description="Look twice")]
+
+
+def _web(request: Request) -> WebState:
+    state: WebState = request.app.state.web
+    return state
+
+
+async def _searching(request: Request, task: Callable[[], T]) -> T:
+    return await _web(request).searches.run(task, request.is_disconnected)
+
+
+async def _light(request: Request, task: Callable[[], T]) -> T:
+    return await _web(request).light.run(task, request.is_disconnected)
+
+
+def box_of(text: str | None) -> tuple[float, float, float, float] | None:
+    """``x1,y1,x2,y2`` as numbers. Raises ApiError 422."""
+    if text is None or not text.strip():
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise ApiError(422, "A box is four numbers, x1,y1,x2,y2 in pixels of the query.", "invalid_box")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _options(
+    under: str | None,
+    rank: str | None,
+    rerank: str | None,
+    score: float | None,
+    chance: float | None,
+    fold: bool,
+    exclude_self: bool,
+) -> dict[str, Any]:
+    return {
+        "under": under or None,
+        "rank": rank,
+        "rerank": rerank,
+        "min_score": score,
+        "min_probability": chance,
+        "fold": fold,
+        "exclude_self": exclude_self,
+    }
+
+
+@router.get("/api/search", response_model=forms.AnswerForm, summary="Search by an indexed picture")
+async def search_by_id(
+    request: Request,
+    id: Asked,
+    gallery: GalleryName = None,
+    k: Count = 20,
+    box: Box = None,
+    under: Under = None,
+    rank: Order = None,
+    rerank: SecondLook = None,
+    min_score: Least = None,
+    min_probability: LeastChance = None,
+    fold: Fold = False,
+    exclude_self: Others = False,
+) -> Any:
+    """What is most similar to a picture of the gallery, or to a box of it; it is itself among the answers unless left out."""
+    web = _web(request)
+    served, most = web.served(gallery), min(k, web.settings.limits.results)
+    options = _options(under, rank, rerank, min_score, min_probability, fold, exclude_self)
+    return await _searching(request, lambda: served.search(id, most, box_of(box), **options))
+
+
+@router.post(
+    "/api/search", response_model=forms.AnswerForm, openapi_extra=_PICTURE_BODY, summary="Search by a picture or vector"
+)
+async def search_by_picture(
+    request: Request,
+    gallery: GalleryName = None,
+    k: Count = 20,
+    box: Box = None,
+    under: Under = None,
+    rank: Order = None,
+    rerank: SecondLook = None,
+    min_score: Least = None,
+    min_probability: LeastChance = None,
+    fold: Fold = False,
+    exclude_self: Others = False,
+) -> Any:
+    """What is most similar to the picture that is sent as the body (nothing of it is stored), or to the descriptor in a body of
+    JSON: ``{"vector": [...]}``, which is ranked by the cosine alone."""
+    web = _web(request)
+    served, most, cut = web.served(gallery), min(k, web.settings.limits.results), box_of(box)
+    options = _options(under, rank, rerank, min_score, min_probability, fold, exclude_self)
+    async with web.uploads.body(request) as (data, kind):
+        if kind == JSON:
+            vector = _vector(data)
+            return await _searching(request, lambda: _by_vector(served, vector, most, under or None, min_score))
+        return await _searching(request, lambda: served.search(data, most, cut, **options))
+
+
+def _vector(data: bytes) -> list[float]:
+    try:
+        asked = forms.VectorQuestion.model_validate(json.loads(data))
+    except (ValueError, RecursionError, ValidationError):
+        raise ApiError(422, 'A search by vector needs JSON: {"vector": [numbers]}.', "invalid_vector") from None
+    if not all(map(math.isfinite, asked.vector)) or not 0 < math.hypot(*asked.vector) < 1e30:
+        raise ApiError(422, "The vector needs finite numbers that are not all 0.", "invalid_vector")
+    return asked.vector
+
+
+def _by_vector(served: Served, vector: list[float], k: int, under: str | None, least: float | None) -> dict[str, Any]:
+    from retrieval.gallery.answers import QueryResult
+
+    length = math.hypot(*vector)
+    folder = None if under is None else served.below(under)
+    unit = [[value / length for value in vector]]
+    return served.answer(
+        QueryResult("", None, served.gallery.search(unit, k, under=folder, min_score=least)[0]), None, "cosine"
+    )
+
+
+@router.get("/api/images", response_model=forms.ListingForm, summary="List pictures")
+async def list_pictures(
+    request: Request,
+    gallery: GalleryName = None,
+    after: Annotated[int, Query(ge=-1, le=1 << 53, description="`next` of the page before")] = -1,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    under: Under = None,
+) -> Any:
+    """All pictures that can be searched, by ascending id, a page at a time."""
+    served = _web(request).served(gallery)
+    return await _light(request, lambda: served.listing(after, limit, under or None))
+
+
+@router.get("/api/images/{id}", response_model=forms.WholePictureForm, summary="One picture")
+async def one_picture(request: Request, id: Number, gallery: GalleryName = None) -> Any:
+    """What is known of a picture. Its file is never sent; see thumbnails."""
+    served = _web(request).served(gallery)
+    return await _light(request, lambda: served.picture(served.record(id), served.labels(), whole=True))
+
+
+@router.get(
+    "/api/thumbnails/{id}",
+    response_class=Response,
+    responses={200: {"content": {"image/webp": {}}, "description": "The picture, small, the right way up"}},
+    summary="A small picture",
+)
+async def thumbnail(
+    request: Request,
+    id: Number,
+    gallery: GalleryName = None,
+    side: Annotated[Literal["320", "1280"], Query(description="Longest side")] = "320",
+    v: Annotated[
+        str | None, Query(max_length=64, description="Changes with the content, so that it can be kept")
+    ] = None,
+) -> Response:
+    """Encoded anew as WebP: no metadata, and nothing but a picture."""
+    web = _web(request)
+    served = web.served(gallery)
+    data = await web.thumbnails.run(lambda: served.thumbnail(id, int(side)), request.is_disconnected)
+    age = "max-age=31536000, immutable" if v else "no-cache"
+    return Response(data, media_type="image/webp", headers={"Cache-Control": f"private, {age}"})
+
+
+assert SIDES == (320, 1280)
+
+
+@router.get("/api/heatmap", response_model=forms.WhyForm, summary="Why an indexed picture matches another")
+async def heatmap_by_id(
+    request: Request,
+    id: Annotated[int, Query(ge=0, le=1 << 53, description="The answer", examples=[4])],
+    query: Asked,
+    gallery: GalleryName = None,
+    box: Box = None,
+) -> Any:
+    """The cosine as terms of both pictures' cells, and the points that agree."""
+    served = _web(request).served(gallery)
+    return await _searching(request, lambda: served.why(query, id, box_of(box)))
+
+
+@router.post(
+    "/api/heatmap", response_model=forms.WhyForm, openapi_extra=_PICTURE_BODY, summary="Why a picture matches an answer"
+)
+async def heatmap_by_picture(
+    request: Request,
+    id: Annotated[int, Query(ge=0, le=1 << 53, description="The answer", examples=[4])],
+    gallery: GalleryName = None,
+    box: Box = None,
+) -> Any:
+    """The same for a query that is sent as the body."""
+    web = _web(request)
+    served, cut = web.served(gallery), box_of(box)
+    async with web.uploads.body(request) as (data, kind):
+        if kind == JSON:
+            raise ApiError(415, "A vector has no cells; send the picture.")
+        return await _searching(request, lambda: served.why(data, id, cut))
+
+
+@router.get("/api/stats", response_model=forms.StatsForm, summary="What the galleries hold")
+async def stats(request: Request) -> Any:
+    """Counts that grow while a gallery is being indexed, folders, and what could not be read, with reasons."""
+    web = _web(request)
+    return await _light(request, lambda: {"galleries": [served.stats() for served in web.galleries.values()]})
+
+
+@router.get("/api/duplicates", response_model=forms.CopiesForm, summary="Groups of duplicates")
+async def duplicates(
+    request: Request,
+    gallery: GalleryName = None,
+    level: Annotated[Literal["exact", "copies", "scenes"], Query()] = "copies",
+    first: Annotated[int, Query(ge=0, le=1 << 31)] = 0,
+    count: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Any:
+    """Found in the background: ask again while ``state`` is "running". Nothing is deleted, here or anywhere."""
+    web = _web(request)
+    copies = web.copies[web.served(gallery).name]
+    return await _light(request, lambda: copies.ask(level, first, count))
+
+
+@router.get("/api/map", response_model=forms.MapForm, summary="A map of the gallery")
+async def gallery_map_(
+    request: Request,
+    gallery: GalleryName = None,
+    count: Annotated[int, Query(ge=1, le=5000, description="How many pictures, evenly chosen")] = 1000,
+) -> Any:
+    """Descriptors projected on their two main directions (PCA), of a sample."""
+    served = _web(request).served(gallery)
+    return await _searching(request, lambda: gallery_map(served, count))
+
+
+@router.get("/healthz", response_model=forms.HealthForm, summary="Whether the server is up")
+async def health() -> Any:
+    """Needs no token."""
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus")
+async def metrics(request: Request) -> Any:
+    """Requests by route and status, seconds, what is waiting, pictures in galleries."""
+    web = _web(request)
+    gauges = await _light(request, web.gauges)
+    return PlainTextResponse(web.metrics.text(gauges), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,66 @@
+"""Work of requests in threads: so many at once, so many waiting, none for a client that has left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from retrieval.web.errors import ApiError
+
+T = TypeVar("T")
+_LOOK = 0.25  # seconds between two looks whether a waiting client is still there
+
+
+class Workers:
+    """``at_once`` threads; beyond ``waiting`` requests in the queue the next is sent away with 503."""
+
+    def __init__(self, name: str, at_once: int, waiting: int, seconds: float) -> None:
+        self.name, self.at_once, self.most_waiting, self.seconds = name, at_once, waiting, seconds
+        self.waiting = self.working = 0
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix=name)
+        self._slots = asyncio.Semaphore(at_once)
+
+    async def run(self, task: Callable[[], T], gone: Callable[[], Awaitable[bool]] | None = None) -> T:
+        """The result of ``task``. ``gone`` tells whether who asked has left; then a task that has not begun never does.
+
+        Raises what the task raises, and ApiError: too many wait, or it takes too long. A task that has begun keeps its place
+        until it ends, however long the client waited, so that no more are worked on than was said.
+        """
+        if self.waiting >= self.most_waiting:
+            raise ApiError(503, "The server has more to do than it can; try again soon.", headers={"Retry-After": "2"})
+        self.waiting += 1
+        try:
+            await self._slot(gone)
+        finally:
+            self.waiting -= 1
+        self.working += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, task)
+        future.add_done_callback(self._ended)
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), self.seconds)
+        except asyncio.TimeoutError:
+            raise ApiError(503, "This took too long.", "too_long", headers={"Retry-After": "10"}) from None
+
+    async def _slot(self, gone: Callable[[], Awaitable[bool]] | None) -> None:
+        until = time.monotonic() + self.seconds
+        while True:
+            try:
+                await asyncio.wait_for(self._slots.acquire(), _LOOK)
+                return
+            except asyncio.TimeoutError:
+                if gone is not None and await gone():
+                    raise ApiError(499, "The client has left.", "gone") from None
+                if time.monotonic() > until:
+                    raise ApiError(503, "The server is busy.", headers={"Retry-After": "5"}) from None
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        self.working -= 1
+        self._slots.release()
+        if not future.cancelled():
+            future.exception()  # looked at, also where nobody waits any more
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
