@@ -25,7 +25,7 @@ FLOORS = [
     ["engines"],
     ["describe"],
     ["gallery"],
-    ["evaluation"],
+    ["evaluation", "parts"],
     ["training", "benchmarks"],
     ["cli"],
 ]

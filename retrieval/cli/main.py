@@ -25,6 +25,10 @@ COMMANDS = {
     "duplicates": ("retrieval.cli.duplicates", "Find copies, altered copies and shots of one scene; delete nothing."),
     "info": ("retrieval.cli.info", "Tell what the gallery holds, and what could not be read."),
     "remove": ("retrieval.cli.remove", "Take pictures out of the gallery."),
+    "describe": (
+        "retrieval.cli.describe",
+        "Describe pictures in parts, on any number of machines; index takes them in.",
+    ),
     "export": ("retrieval.cli.export", "Write the gallery's descriptors and names to a file."),
     "import": ("retrieval.cli.import_", "Add descriptors with names from a file to the gallery."),
     "train": ("retrieval.cli.train", "Train a model on one's own pictures, or resume a run."),
