@@ -26,7 +26,7 @@ FLOORS = [
     ["describe"],
     ["gallery"],
     ["evaluation", "parts"],
-    ["training", "benchmarks"],
+    ["training", "benchmarks", "backends"],
     ["cli"],
 ]
 FACE = "retrieval"  # __init__ and __main__: they name what is at the top, lazily

@@ -105,6 +105,7 @@ def command(
     """
     from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
+    from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
     from retrieval.gallery.search.kind import check_request
@@ -123,7 +124,14 @@ def command(
         if status:
             return of_parts.tell_status(parts, form)
         require = (model, size, scales, dtype, local)
+        if served := served_address(index):
+            return of_parts.merge_served(parts, served, require, engine, form, quiet)
         return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), require, engine, form, quiet)
+    if served_address(index):
+        raise UsageError(
+            "a served gallery takes in parts alone",
+            "Make them: retrieve describe FOLDER --out PARTS, then: retrieve index PARTS --index ADDRESS.",
+        )
     folder = locate(index) or Path(DEFAULT_FOLDER)
     if repair:
         from retrieval.gallery.repair import repair as mend

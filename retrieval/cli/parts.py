@@ -44,6 +44,33 @@ def merge(parts: Sequence[str], folder: Path, asked: Asked, engine: str, form: s
     return 1 if any(report.missing or report.bad for report in reports) else 0
 
 
+def merge_served(parts: Sequence[str], address: str, asked: Asked, engine: str, form: str, quiet: bool) -> int:
+    """The same into a gallery that a server keeps."""
+    from retrieval.backends.served import ServedGallery
+
+    check_pyarrow()
+    model, size, scales, dtype, local = asked
+    if dtype == "float16" or local:
+        raise UsageError("a served gallery keeps float32 vectors and no local codes", "Leave out --dtype and --local.")
+
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
+    manifests = [read_manifest(part) for part in parts]
+    with ServedGallery.create(address, manifests[0].model(engine), say=tell) as gallery:
+        require_same_model(gallery, model, size, scales, tell)
+        reports = []
+        for manifest in manifests:
+            with progress_bar("merge", quiet, unit="shard") as update:
+                reports.append(gallery.merge(manifest, progress=update))
+        recall, effort = gallery.tune()
+        tell(f"recall@10 {recall:.3f} at effort {effort}")
+        images = len(gallery)
+    for part, report in zip(parts, reports, strict=True):
+        _show(part, report, gallery.folder, images, form)
+    return 1 if any(report.missing or report.bad for report in reports) else 0
+
+
 def _opened(folder: Path, model: object, dtype: str | None, engine: str, tell: Say) -> Gallery:
     if not (folder / "gallery.json").exists() and not (folder / "catalog.sqlite").exists():
         return Gallery.create(folder, model, dtype=dtype or "float32")  # type: ignore[arg-type]
@@ -58,7 +85,7 @@ def _opened(folder: Path, model: object, dtype: str | None, engine: str, tell: S
     return gallery
 
 
-def _show(part: str, report: MergeReport, folder: Path, images: int, form: str) -> None:
+def _show(part: str, report: MergeReport, folder: object, images: int, form: str) -> None:
     if form == "json":
         print_json({"index": str(folder), "parts": part, "images": images, **vars(report)})
         return

@@ -22,10 +22,12 @@ from retrieval.cli.common import (
 from retrieval.cli.expand import STANDARD_INPUT, expand_pictures
 from retrieval.cli.streams import write_path
 from retrieval.errors import ImageError, UsageError
+from retrieval.gallery.address import served_address
 from retrieval.gallery.opened import require_same_model
 from retrieval.messages import safe
 
 if TYPE_CHECKING:
+    from retrieval.backends.served import ServedGallery
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
 
@@ -106,7 +108,7 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    with Gallery.open(index, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
+    with _opened(index, engine, reranker is not None, quiet) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
@@ -120,13 +122,16 @@ def command(
             raise UsageError(
                 "--require-match needs verdicts", "They need a local index, and no --rerank or --rank cosine."
             )
-        search = None if reranker is None else RerankedSearch(gallery, reranker, under)
+        search = (
+            RerankedSearch(gallery, reranker, under) if reranker is not None and isinstance(gallery, Gallery) else None
+        )
         sources = [piped if name == STANDARD_INPUT else name for name in files]
         printer = _Printer(
             gallery, form, len(files) > 1, None if reranker is None else reranker.name, null, by != "cosine"
         )
         answered: list[QueryResult] = []
         failed = unmatched = 0
+        found_any = False
         for result in gallery.answers(
             sources,
             k,
@@ -145,6 +150,7 @@ def command(
                 unmatched += 1
                 if form == "table":
                     say(_no_match(result), quiet)
+            found_any |= bool(result.matches)
             if result.matches or form == "json":
                 printer.show(result)
             if result.matches and sheet is not None:
@@ -158,11 +164,28 @@ def command(
         if sheet is not None:
             _write_sheet(gallery, answered, sheet, piped)
             say(f"contact sheet: {safe(sheet)}", quiet)
-        if not gallery.catalog.any_searchable():
+        if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
     if failed:
         return 1
     return NO_MATCH if require_match and unmatched else 0
+
+
+def _opened(index: str | None, engine: str, reranked: bool, quiet: bool) -> Gallery | ServedGallery:
+    """The gallery in a folder or on a server."""
+    from retrieval.gallery.gallery import Gallery
+
+    def warn(message: str) -> None:
+        say(f"warning: {safe(message)}", quiet)
+
+    address = served_address(index)
+    if address is None:
+        return Gallery.open(index, engine=engine, warn=warn)
+    from retrieval.backends.served import ServedGallery
+
+    served = ServedGallery.open(address, engine=engine, say=warn)
+    served.rank_by(None, reranked)
+    return served
 
 
 def _piped() -> bytes:
@@ -180,7 +203,7 @@ class _Printer:
 
     def __init__(
         self,
-        gallery: Gallery,
+        gallery: Gallery | ServedGallery,
         form: str,
         many: bool,
         rerank: str | None = None,
@@ -263,7 +286,7 @@ def _caption(match: Match) -> str:
     return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or '-'} {match.probability:.0%}"
 
 
-def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str, piped: bytes) -> None:
+def _write_sheet(gallery: Gallery | ServedGallery, results: list[QueryResult], path: str, piped: bytes) -> None:
     from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
     rows = [
