@@ -48,6 +48,10 @@ class Share(click.ParamType):
     show_default=True,
     help="Seconds that a picture at a web address may take, each of three tries.",
 )
+@click.option("--on", "where", metavar="ray[://HOST:PORT]", help="Describe on Ray: here, or on a cluster.")
+@click.option("--workers", type=click.IntRange(1), help="On Ray: at most so many (default: the CPUs but one).")
+@click.option("--cpus-per-worker", "cpus", type=click.FloatRange(0.01), default=1.0, show_default=True, help="On Ray.")
+@click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="On Ray.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", help="How the summary is printed."
 )
@@ -64,6 +68,10 @@ def command(
     no_local: bool,
     no_exif: bool,
     timeout: float,
+    where: str | None,
+    workers: int | None,
+    cpus: float,
+    gpus: float,
     form: str,
     quiet: bool,
     verbose: int,
@@ -75,24 +83,47 @@ def command(
     there is not described again; a shard that fails three times is reported, and the exit status is 1.
     """
     from retrieval.describe.model import load_model
+    from retrieval.errors import UsageError
+    from retrieval.parts.on_ray import check_ray, describe_on_ray
     from retrieval.parts.run import describe_parts
 
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
+    if where is not None:
+        check_ray(where)
+        if share != (1, 1):
+            raise UsageError("--shard is for processes without an engine", "Ray divides the shards by itself.")
     chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
     with progress_bar("describe", quiet, unit="shard") as update:
-        report = describe_parts(
-            source,
-            out,
-            chosen,
-            share=share,
-            shard_size=shard_size,
-            local=not no_local,
-            timeout=timeout,
-            progress=update,
-            say=tell,
-        )
+        local = not no_local
+        if where is None:
+            report = describe_parts(
+                source,
+                out,
+                chosen,
+                share=share,
+                shard_size=shard_size,
+                local=local,
+                timeout=timeout,
+                progress=update,
+                say=tell,
+            )
+        else:
+            report = describe_on_ray(
+                source,
+                out,
+                chosen,
+                where=where,
+                workers=workers,
+                cpus=cpus,
+                gpus=gpus,
+                shard_size=shard_size,
+                local=local,
+                timeout=timeout,
+                progress=update,
+                say=tell,
+            )
     if form == "json":
         print_json({"parts": out, **vars(report)})
     else:

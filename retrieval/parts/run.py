@@ -96,7 +96,7 @@ def describe_parts(
     report = PartsReport(len(mine))
     for number, shard in enumerate(mine):
         progress(number, len(mine))
-        if _is_done(manifest, shard):
+        if is_done(manifest, shard):
             continue
         trouble = ""
         for attempt in range(TRIES):
@@ -117,7 +117,8 @@ def describe_parts(
     return report
 
 
-def _is_done(manifest: Manifest, shard: int) -> bool:
+def is_done(manifest: Manifest, shard: int) -> bool:
+    """Whether the shard's part is there and counts."""
     try:
         return part_counts(manifest, shard) is not None
     except GalleryDamaged:
