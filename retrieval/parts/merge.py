@@ -154,13 +154,13 @@ class _Merge:
 
     def _add_unknown(self, places: Iterable[tuple[Root, str]]) -> None:
         """Entries for those that have none, in order."""
-        known: dict[int, set[str]] = {}
+        wanted: dict[int, dict[str, Root]] = {}
         for root, path in places:
-            if root.id not in known:
-                known[root.id] = {record.path for record in self.catalog.records(root.id)}
-            if path not in known[root.id] and not self._is_out(root, path):
-                known[root.id].add(path)
-                self.catalog.add_pending(root.id, [path])
+            wanted.setdefault(root.id, {})[path] = root
+        for i, paths in wanted.items():
+            names = list(paths)
+            known = self.catalog.find_all(i, names)
+            self.catalog.add_pending(i, [p for p in names if p not in known and not self._is_out(paths[p], p)])
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -171,50 +171,54 @@ class _Merge:
             self.local.append({digest: LocalCodes.from_bytes(row.codes or b"") for digest, row in fresh.items()})
             self._coded.update(fresh)
         count = self.catalog.number("vector_count")
-        new: dict[str, int] = {}  # content hash -> row, of vectors that the gallery lacks
-        taken: list[int] = []
-        for row in part.rows:
-            if row.vector is not None and row.hash and row.hash not in new and self.catalog.vector_of(row.hash) is None:
-                new[row.hash] = count + len(taken)
-                taken.append(row.vector)
-        if taken:
-            self.store.append(count, part.vectors[np.array(taken)], list(new))
+        hashes = list(dict.fromkeys(row.hash for row in part.rows if row.vector is not None and row.hash))
+        known = self.catalog.rows_of_hashes(hashes)
+        first = {row.hash: row.vector for row in reversed(part.rows) if row.vector is not None and row.hash}
+        new = [digest for digest in hashes if digest not in known]
+        known.update((digest, count + offset) for offset, digest in enumerate(new))
+        if new:
+            self.store.append(count, part.vectors[np.array([first[digest] for digest in new])], new)
         with self.catalog.writing():
-            version = self._commit(part.rows, new)
-            if taken:
-                self.catalog.set_meta("vector_count", count + len(taken))
-            if version:
+            changed = self._commit(part.rows, known)
+            if new:
+                self.catalog.set_meta("vector_count", count + len(new))
+            if changed:
                 self.catalog.bump_version()
             self.gallery.describe_roots(self.catalog)
 
-    def _commit(self, rows: list[Row], new: dict[str, int]) -> bool:
-        """Note what became of each picture; whether vectors that can be found changed."""
-        placed: dict[int, tuple[Row, Record]] = {}
+    def _commit(self, rows: list[Row], known: dict[str, int]) -> bool:
+        """Note what became of each picture; whether vectors that can be found changed. ``known``: rows of contents."""
+        placed: dict[tuple[int, str], tuple[Root, Row]] = {}
         for row in rows:
             root, path = self.place(row.key, row.uri)
-            if self._is_out(root, path):
-                self.report.stayed_out += 1
-                continue
-            record = self.catalog.find(root.id, path)
-            if record is None:
-                self.catalog.add_pending(root.id, [path])
-                record = self.catalog.find(root.id, path)
-                assert record is not None
-            placed[record.id] = row, record  # of two members of one name the later counts, as in a tar
-        changed = [self._note(row, record, new) for row, record in placed.values()]
-        return any(changed)
+            placed[root.id, path] = root, row  # of two members of one name the later counts, as in a tar
+        self._add_unknown((root, path) for (_, path), (root, _) in placed.items())
+        records: dict[tuple[int, str], Record] = {}
+        for i in dict.fromkeys(i for i, _ in placed):
+            found = self.catalog.find_all(i, [path for other, path in placed if other == i])
+            records.update(((i, path), record) for path, record in found.items())
+        self.report.stayed_out += sum(place not in records for place in placed)
+        described = [(row, records[place]) for place, (_, row) in placed.items() if place in records]
+        plain = [(row, record) for row, record in described if row.vector is not None and record.row is None]
+        self.catalog.set_first_ok(
+            (row.size, row.mtime_ns, row.hash or "", row.width, row.height, known[row.hash or ""], record.id)
+            for row, record in plain
+        )
+        self.report.added += len(plain)
+        rest = [(row, record) for row, record in described if row.vector is None or record.row is not None]
+        changed = [self._note(row, record, known) for row, record in rest]
+        return bool(plain) or any(changed)
 
-    def _note(self, row: Row, record: Record, new: dict[str, int]) -> bool:
+    def _note(self, row: Row, record: Record, known: dict[str, int]) -> bool:
+        """The same for one that is more than new."""
         if row.vector is None:
             return self._note_error(row, record)
         assert row.hash is not None
-        same = record.status == "ok" and record.hash == row.hash
+        same = record.hash == row.hash
         seen = (record.size, record.mtime_ns) == (row.size, row.mtime_ns) and record.error is None
-        if (same and seen) or (record.status == "ok" and record.mtime_ns > row.mtime_ns):
+        if (same and seen) or record.mtime_ns > row.mtime_ns:
             self.report.unchanged += 1
             return False
-        known = (new[row.hash],) if row.hash in new else self.catalog.vector_of(row.hash)
-        assert known is not None
         self.catalog.set_ok(
             record.id,
             size=row.size,
@@ -222,13 +226,10 @@ class _Merge:
             digest=row.hash,
             width=row.width,
             height=row.height,
-            row=known[0],
+            row=known[row.hash],
         )
-        if record.status == "ok":
-            self.report.changed += not same
-            self.report.unchanged += same
-        else:
-            self.report.added += 1
+        self.report.changed += not same
+        self.report.unchanged += same
         return not same
 
     def _note_error(self, row: Row, record: Record) -> bool:
