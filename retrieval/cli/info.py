@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 @verbosity_options
 def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     """Tell what the gallery holds, its model and size, and which pictures could not be read and why."""
+    from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
 
+    if address := served_address(index):
+        return _tell_served(address, form)
     with Gallery.open(index, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         info = gallery.info()
     spec = info.spec
@@ -73,6 +76,37 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
         print(f"\n{len(info.troubled)} could not be read:")
         for path, reason in info.troubled:
             print(f"  {safe(path)}: {safe(reason)}")
+
+
+def _tell_served(address: str, form: str) -> None:
+    from retrieval.backends.served import ServedGallery
+
+    with ServedGallery.open(address) as gallery:
+        spec, kept = gallery.spec, gallery.backend.description
+        images, size = len(gallery), gallery.backend.bytes_on_disk()
+    if form == "json":
+        search = {name: kept.get(name) for name in ("effort", "recall", "queries")}
+        print_json(
+            {
+                "index": gallery.folder,
+                "model": spec.to_dict(),
+                "name": spec.name,
+                "fingerprint": spec.fingerprint,
+                "dtype": "float32",
+                "roots": kept.get("roots", []),
+                "images": images,
+                "bytes": size,
+                "search": search,
+                "local": None,
+            }
+        )
+        return
+    print(f"     gallery  {safe(gallery.folder)}{'' if size is None else f' ({human_bytes(size)})'}")
+    print(f"    pictures  {images}")
+    print(f"        from  {'; '.join(safe(root) for root in kept.get('roots', [])) or 'nothing yet'}")
+    print(f"       model  {spec.name}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
+    if "recall" in kept:
+        print(f"      search  recall@10 {kept['recall']:.3f} at effort {kept['effort']} ({kept['queries']} queries)")
 
 
 def _search(info: GalleryInfo) -> dict[str, object]:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from retrieval.describe.model import Model, load_model
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
 from retrieval.files.whole import remove_unfinished
+from retrieval.gallery.address import is_served, shown
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
@@ -39,6 +40,11 @@ INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described w
 def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
     """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
     named = index or os.environ.get("RETRIEVE_INDEX")
+    if is_served(named):
+        raise UsageError(
+            f"{shown(os.fspath(named or ''))} is a served gallery, with which this command cannot work",
+            "index (of parts), query, info and remove can.",
+        )
     if named:
         return Path(named)
     here = Path(start).absolute()
@@ -269,8 +275,17 @@ def searchable_view(gallery: OpenedGallery) -> tuple[np.ndarray, VectorView]:
     return ids, VectorView(store, rows)
 
 
+class HasModel(Protocol):
+    """A gallery as far as its model goes."""
+
+    spec: ModelSpec
+
+    def require(self, model: Model) -> None:
+        """Raises GalleryMismatch for another model."""
+
+
 def require_same_model(
-    gallery: OpenedGallery,
+    gallery: HasModel,
     model: str | None,
     size: int | None,
     scales: Sequence[float] | None,

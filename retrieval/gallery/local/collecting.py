@@ -53,7 +53,7 @@ class Collector:
         """Make the codes of a picture from its ``source``; ``array``, uint8 (H, W, 3), is what the network gets of it."""
         with self._turn:
             if not self._sharing:  # here, so that a run without new pictures imports nothing
-                self._shared.enter_context(_cores_shared())
+                self._shared.enter_context(cores_shared())
                 self._sharing = True
         started = time.thread_time()
         codes = self.index.describe(large_enough(array, self.spec, source))
@@ -70,7 +70,7 @@ class Collector:
 
 
 @contextmanager
-def _cores_shared() -> Iterator[None]:
+def cores_shared() -> Iterator[None]:
     """Workers share the cores by pictures; inside one picture each library keeps to one."""
     import cv2
     from threadpoolctl import threadpool_limits

@@ -424,6 +424,19 @@ class Catalog:
                     return result
         return None
 
+    def rows_of_hashes(self, digests: Sequence[str]) -> dict[str, int]:
+        """Content hash -> row of a vector, of any picture, present or past, that has one of these."""
+        found: dict[str, int] = {}
+        with self._errors():
+            for table in ("spare", "images"):
+                for begin in range(0, len(digests), 500):
+                    part = list(digests[begin : begin + 500])
+                    query = (
+                        f"SELECT hash, row FROM {table} WHERE row IS NOT NULL AND hash IN ({','.join('?' * len(part))})"
+                    )
+                    found.update(self._connection.execute(query, part))
+        return found
+
     def add_spare(self, pairs: Iterable[tuple[str, int]]) -> None:
         """Vectors without a picture, by content hash: should the picture come (back), it need not be described."""
         self._connection.executemany("INSERT OR IGNORE INTO spare (hash, row) VALUES (?, ?)", pairs)
@@ -476,6 +489,14 @@ class Catalog:
             (size, mtime_ns, digest, width, height, row, ctime_ns, inode, i),
         )
 
+    def set_first_ok(self, entries: Iterable[tuple[int, int, str, int | None, int | None, int, int]]) -> None:
+        """The same for many pictures that had no vector until now: (size, mtime_ns, hash, width, height, row, id) of each."""
+        self._connection.executemany(
+            "UPDATE images SET size=?, mtime_ns=?, hash=?, width=?, height=?, status='ok', error=NULL, row=?, "
+            "ctime_ns=-1, inode=-1 WHERE id=?",
+            entries,
+        )
+
     def drop_damaged(self) -> list[str]:
         """Entries of pictures that make no sense, or are not what was written, go; returns their names. What they said of vectors
         is not trusted: these are found by their content."""
@@ -509,6 +530,17 @@ class Catalog:
             query = f"SELECT {self._fields} FROM images WHERE root = ? AND path = ?"
             row = self._connection.execute(query, (root, encode_path(path))).fetchone()
         return None if row is None else _record(row)
+
+    def find_all(self, root: int, paths: Sequence[str]) -> dict[str, Record]:
+        """Those of these paths that have an entry."""
+        found: dict[str, Record] = {}
+        with self._errors():
+            for begin in range(0, len(paths), 500):
+                part = [encode_path(path) for path in paths[begin : begin + 500]]
+                query = f"SELECT {self._fields} FROM images WHERE root = ? AND path IN ({','.join('?' * len(part))})"
+                records = map(_record, self._connection.execute(query, (root, *part)))
+                found.update((record.path, record) for record in records)
+        return found
 
     def searchable_below(self, root: int, prefix: str) -> np.ndarray:
         """Ids, int64, ascending, of a root's pictures with a vector whose path is ``prefix`` or lies below it."""
