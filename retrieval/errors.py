@@ -5,6 +5,7 @@ The command line prints ``str(error)`` and leaves with ``exit_code``: 2 for a mi
 
 from __future__ import annotations
 
+import numbers
 import operator
 
 
@@ -76,6 +77,16 @@ class GalleryLocked(GalleryError):
 
 class GalleryDamaged(GalleryError):
     """A file of the gallery is missing or damaged; the message names it."""
+
+
+def number_between(name: str, value: object, least: float, most: float) -> float:
+    """``value`` as a float, where it is a number (Python's or numpy's, no bool) from ``least`` to ``most``; else UsageError."""
+    number = float("nan")
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+    if not least <= number <= most:
+        raise UsageError(f"{name} must be a number from {least:g} to {most:g}, not {value!r:.60}")
+    return number
 
 
 def whole_number(name: str, value: object) -> int:

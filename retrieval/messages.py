@@ -67,14 +67,14 @@ def human_bytes(size: float) -> str:
 
 
 @contextmanager
-def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with pictures a second and time left, only when it is a terminal: ``update(done, total)``."""
+def progress_bar(label: str, quiet: bool, unit: str = "img") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with ``unit``s a second and time left, only when it is a terminal: ``update(done, total)``."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from tqdm import tqdm
 
-    bar = tqdm(desc=label, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
+    bar = tqdm(desc=label, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
 
     def update(done: int, total: int) -> None:
         bar.total = total

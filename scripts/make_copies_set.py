@@ -35,7 +35,9 @@ def make(folders: list[Path], out: Path, count: int, size: int, seed: int) -> in
         other = load_picture(chosen[i - 1], size=size).array if i % 5 == 0 else None
         copy = altered(photo, size, int(rng.integers(2**62)), other=other, preset=preset)
         Image.fromarray(copy).save(out / "copies" / f"{i:05}.jpg", quality=90)
-        queries.append({"image": f"copies/{i:05}.jpg", "easy": [f"photos/{i:05}.jpg"], "hard": [], "junk": []})
+        # What a part of another photo was laid over shows that photo too.
+        junk = [] if other is None else [f"photos/{(i - 1) % len(chosen):05}.jpg"]
+        queries.append({"image": f"copies/{i:05}.jpg", "easy": [f"photos/{i:05}.jpg"], "hard": [], "junk": junk})
     gallery = [f"photos/{i:05}.jpg" for i in range(len(chosen))]
     write_json(out / "groundtruth.json", {"name": out.name, "gallery": gallery, "queries": queries})
     return len(chosen)

@@ -12,8 +12,10 @@ is labelled so; the script lists the false accepts, since labels miss twins.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,8 @@ class Answer:
     right: bool
     probability: float
     verdict: str | None
+    fused: float
+    inliers: int | None
 
 
 def asked(truth_path: Path, work: Path, model: str, size: int | None, seed: int, most: int) -> list[Answer]:
@@ -81,7 +85,9 @@ def first(query: str, matches: list[Match], known: bool, right: set[str]) -> Ite
     if matches:
         best = matches[0]
         path = str(Path(best.path).resolve())
-        yield Answer(query, path, known, path in right, best.probability or 0.0, best.verdict)
+        yield Answer(
+            query, path, known, path in right, best.probability or 0.0, best.verdict, best.fused or 0.0, best.inliers
+        )
 
 
 def described(folder: Path, paths: list[str], model: str, size: int | None) -> Gallery:
@@ -116,6 +122,27 @@ def reliability(answers: list[Answer]) -> list[tuple[float, float, int]]:
 
 def calibration_error(answers: list[Answer]) -> float:
     return sum(n * abs(said - true) for said, true, n in reliability(answers)) / max(len(answers), 1)
+
+
+def fit(sets: Sequence[list[Answer]]) -> tuple[float, float]:
+    """``slope``, ``offset``: log-odds slope * fused + offset that make the right answers of these sets likeliest. A set counts by
+    the root of its size."""
+    from scipy.optimize import minimize
+
+    fused = np.concatenate([[a.fused for a in answers] for answers in sets])
+    right = np.concatenate([[float(a.right) for a in answers] for answers in sets])
+    weight = np.concatenate([np.full(len(answers), len(answers) ** -0.5) for answers in sets])
+
+    def loss(parameters: npt.NDArray[np.float64]) -> float:
+        odds = parameters[0] * fused + parameters[1]
+        return float((weight * (np.logaddexp(0, odds) - right * odds)).sum() / weight.sum())
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0])).x
+    return float(slope), float(offset)
+
+
+def refitted(answers: list[Answer], slope: float, offset: float) -> list[Answer]:
+    return [replace(a, probability=1 / (1 + math.exp(-slope * a.fused - offset))) for a in answers]
 
 
 def row(name: str, answers: list[Answer]) -> str:
@@ -170,7 +197,11 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--queries", type=int, default=400, help="of a set, at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--fit", action="store_true", help="what would make these answers likeliest, and how well that transfers"
+    )
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--answers", type=Path, help="write all first answers here, as JSON")
     given = parser.parse_args()
     sets = {}
     print("| set | known: same | known: same or likely | unknown: same | unknown: same or likely | AUC | ECE |")
@@ -188,6 +219,18 @@ def main() -> None:
         for a in answers:
             if a.verdict == "same" and not a.right:
                 print(f"- {name}: {a.query} is called the same as {a.path} ({a.probability:.3f})")
+    if given.fit:
+        slope, offset = fit(list(sets.values()))
+        print(f"\nbest log-odds: {slope:.4f} * fused + {offset:.4f}")
+        left_out = [
+            answer
+            for name, answers in sets.items()
+            for answer in refitted(answers, *fit([other for key, other in sets.items() if key != name]))
+        ]
+        print(f"ECE of each set by a fit on the others, together: {calibration_error(left_out):.3f}")
+    if given.answers:
+        told = [{"set": name, **asdict(a)} for name, answers in sets.items() for a in answers]
+        given.answers.write_text(json.dumps(told, indent=1))
     if given.plot:
         draw(sets, given.plot)
 

@@ -25,8 +25,8 @@ FLOORS = [
     ["engines"],
     ["describe"],
     ["gallery"],
-    ["evaluation"],
-    ["training", "benchmarks", "web"],
+    ["evaluation", "parts"],
+    ["training", "benchmarks", "backends", "web"],
     ["cli"],
 ]
 FACE = "retrieval"  # __init__ and __main__: they name what is at the top, lazily

@@ -652,3 +652,25 @@ def test_a_second_decoding_that_fails_costs_no_vector(tmp_path: Path, monkeypatc
     again = fake_gallery(tmp_path / "g")
     assert again.index().troubles == []
     assert len(again) == 3
+
+
+def test_a_part_that_is_gone_is_missed(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 9)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index([tmp_path / "album"])
+        index = gallery.local
+        assert index is not None
+        (index.folder / "tail").unlink()
+    said: list[str] = []
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.warn = said.append
+        for _ in range(2):
+            gallery.info()
+            gallery.query(texture(3), 3)
+    assert len(said) == 1
+    assert "lacks 9 contents" in said[0]
+    with fake_gallery(tmp_path / "g") as gallery:
+        assert gallery.index().local == 9
+        gallery.warn = said.append
+        gallery.info()
+    assert len(said) == 1

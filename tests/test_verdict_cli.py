@@ -104,5 +104,6 @@ def test_index_without_and_with(album: Path) -> None:
     assert "6 known pictures were looked at for the local index" in retrieve("index", "--local")
     local = json.loads(retrieve("info", "--format", "json"))["local"]
     assert local["pictures"] == 6
+    assert 0 < local["milliseconds"] < 1000
     assert local["bytes"] > 0
     assert json.loads(retrieve("index", "--format", "json"))["local"] == 0

@@ -17,11 +17,11 @@ from retrieval.training.trainer import Outcome, Trainer
 class Observed(Trainer):
     def _mine(self) -> None:
         super()._mine()
-        self.seen = [[t.query, t.positive, *t.negatives] for t in self.at.tuples or []]
+        self.seen = [[t.query, t.positive, *t.negatives] for t in self.progress.tuples or []]
 
     def run(self) -> Outcome:
         outcome = super().run()
-        form = {"weights": tensors_sha256(self.network.state_dict()), "tuples": self.seen, "best": self.at.best}
+        form = {"weights": tensors_sha256(self.network.state_dict()), "tuples": self.seen, "best": self.progress.best}
         Path(f"{self.folder.path}-rank{self.processes.rank}.json").write_text(json.dumps(form))
         return outcome
 

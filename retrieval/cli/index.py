@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     "--rehash", is_flag=True, help="Look at the content of every file, also where its size and times are the same."
 )
 @click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
+@click.option("--status", is_flag=True, help="Only tell which shards of PARTS are done, missing and bad.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
 @click.option(
     "--format",
@@ -89,6 +90,7 @@ def command(
     restore: bool,
     rehash: bool,
     strict: bool,
+    status: bool,
     repair: bool,
     form: str,
     quiet: bool,
@@ -98,17 +100,38 @@ def command(
 
     New pictures are described, changed ones again, vanished ones dropped; renamed or copied ones are recognised by
     their content. Without PATH: everything that was indexed before. Interrupted, it continues where it was.
+
+    PATH may be a folder of parts, which `retrieve describe` made: what they hold is taken in.
     """
     from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
+    from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
     from retrieval.gallery.search.kind import check_request
+    from retrieval.parts.manifest import is_parts
     from retrieval.pictures.foreign import passed_over
 
     def tell(message: str) -> None:
         say(message, quiet)
 
+    parts = [path for path in paths if is_parts(path)]
+    if status or parts:
+        from retrieval.cli import parts as of_parts
+
+        if len(parts) < len(paths) or not paths:
+            raise UsageError("parts are taken in by themselves", "Name folders of parts alone, or folders of pictures.")
+        if status:
+            return of_parts.tell_status(parts, form)
+        require = (model, size, scales, dtype, local)
+        if served := served_address(index):
+            return of_parts.merge_served(parts, served, require, engine, form, quiet)
+        return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), require, engine, form, quiet)
+    if served_address(index):
+        raise UsageError(
+            "a served gallery takes in parts alone",
+            "Make them: retrieve describe FOLDER --out PARTS, then: retrieve index PARTS --index ADDRESS.",
+        )
     folder = locate(index) or Path(DEFAULT_FOLDER)
     if repair:
         from retrieval.gallery.repair import repair as mend

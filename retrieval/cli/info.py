@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 @verbosity_options
 def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     """Tell what the gallery holds, its model and size, and which pictures could not be read and why."""
+    from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
 
+    if address := served_address(index):
+        return _tell_served(address, form)
     with Gallery.open(index, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
         info = gallery.info()
     spec = info.spec
@@ -75,6 +78,37 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
             print(f"  {safe(path)}: {safe(reason)}")
 
 
+def _tell_served(address: str, form: str) -> None:
+    from retrieval.backends.served import ServedGallery
+
+    with ServedGallery.open(address) as gallery:
+        spec, kept = gallery.spec, gallery.backend.description
+        images, size = len(gallery), gallery.backend.bytes_on_disk()
+    if form == "json":
+        search = {name: kept.get(name) for name in ("effort", "recall", "queries")}
+        print_json(
+            {
+                "index": gallery.folder,
+                "model": spec.to_dict(),
+                "name": spec.name,
+                "fingerprint": spec.fingerprint,
+                "dtype": "float32",
+                "roots": kept.get("roots", []),
+                "images": images,
+                "bytes": size,
+                "search": search,
+                "local": None,
+            }
+        )
+        return
+    print(f"     gallery  {safe(gallery.folder)}{'' if size is None else f' ({human_bytes(size)})'}")
+    print(f"    pictures  {images}")
+    print(f"        from  {'; '.join(safe(root) for root in kept.get('roots', [])) or 'nothing yet'}")
+    print(f"       model  {spec.name}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
+    if "recall" in kept:
+        print(f"      search  recall@10 {kept['recall']:.3f} at effort {kept['effort']} ({kept['queries']} queries)")
+
+
 def _search(info: GalleryInfo) -> dict[str, object]:
     """The search index for JSON; "recall", "milliseconds", "queries" and "measured_at" as last measured on the gallery."""
     out: dict[str, object] = {"asked": info.ann, "target": info.recall}
@@ -100,7 +134,12 @@ def _search(info: GalleryInfo) -> dict[str, object]:
 def _local(info: GalleryInfo) -> dict[str, object] | None:
     if info.local is None:
         return None
-    return {"codebook": info.local.codebook, "pictures": info.local.pictures, "bytes": info.local.bytes}
+    return {
+        "codebook": info.local.codebook,
+        "pictures": info.local.pictures,
+        "bytes": info.local.bytes,
+        "milliseconds": None if info.local.milliseconds is None else round(info.local.milliseconds, 2),
+    }
 
 
 def _local_line(info: GalleryInfo) -> str:
@@ -112,7 +151,8 @@ def _local_line(info: GalleryInfo) -> str:
     lacking = max(info.vectors - local.pictures, 0)
     beside = f"; {lacking} pictures are not in it" if lacking else ""
     each = human_bytes(local.bytes // local.pictures)
-    return f"{local.pictures} pictures, {human_bytes(local.bytes)}, {each} a picture{beside}"
+    took = "" if local.milliseconds is None else f" and {local.milliseconds:.0f} ms of a core"
+    return f"{local.pictures} pictures, {human_bytes(local.bytes)}, {each}{took} a picture{beside}"
 
 
 def _search_line(info: GalleryInfo) -> str:

@@ -26,6 +26,10 @@ COMMANDS = {
     "serve": ("retrieval.cli.serve", "Open a page in the browser for all of this, and a JSON API."),
     "info": ("retrieval.cli.info", "Tell what the gallery holds, and what could not be read."),
     "remove": ("retrieval.cli.remove", "Take pictures out of the gallery."),
+    "describe": (
+        "retrieval.cli.describe",
+        "Describe pictures in parts, on any number of machines; index takes them in.",
+    ),
     "export": ("retrieval.cli.export", "Write the gallery's descriptors and names to a file."),
     "import": ("retrieval.cli.import_", "Add descriptors with names from a file to the gallery."),
     "train": ("retrieval.cli.train", "Train a model on one's own pictures, or resume a run."),

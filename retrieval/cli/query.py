@@ -22,10 +22,12 @@ from retrieval.cli.common import (
 from retrieval.cli.expand import STANDARD_INPUT, expand_pictures
 from retrieval.cli.streams import write_path
 from retrieval.errors import ImageError, UsageError
+from retrieval.gallery.address import served_address
 from retrieval.gallery.opened import require_same_model
 from retrieval.messages import safe
 
 if TYPE_CHECKING:
+    from retrieval.backends.served import ServedGallery
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
 
@@ -112,7 +114,7 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    with Gallery.open(index, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
+    with _opened(index, engine, reranker is not None, quiet) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
@@ -125,18 +127,23 @@ def command(
             from retrieval.cli.explain import check_page_path
 
             check_page_path(explain)
+            if not isinstance(gallery, Gallery):
+                raise UsageError("--explain goes with a gallery in a folder", "It reads the pictures that matched.")
         by = gallery.rank_by(rank, reranker is not None, min_probability is not None)
         if require_match and by == "cosine":
             raise UsageError(
                 "--require-match needs verdicts", "They need a local index, and no --rerank or --rank cosine."
             )
-        search = None if reranker is None else RerankedSearch(gallery, reranker, under)
+        search = (
+            RerankedSearch(gallery, reranker, under) if reranker is not None and isinstance(gallery, Gallery) else None
+        )
         sources = [piped if name == STANDARD_INPUT else name for name in files]
         printer = _Printer(
             gallery, form, len(files) > 1, None if reranker is None else reranker.name, null, by != "cosine", fold
         )
         answered: list[QueryResult] = []
         failed = unmatched = 0
+        found_any = False
         for result in gallery.answers(
             sources,
             k,
@@ -157,6 +164,7 @@ def command(
                 unmatched += 1
                 if form == "table":
                     say(_no_match(result), quiet)
+            found_any |= bool(result.matches)
             if result.matches or form == "json":
                 printer.show(result)
             if result.matches and (sheet is not None or explain is not None):
@@ -173,13 +181,31 @@ def command(
         if explain is not None:
             from retrieval.cli.explain import write_explanations
 
+            assert isinstance(gallery, Gallery)
             write_explanations(gallery, answered, explain, piped, STANDARD_INPUT)
             say(f"why they matched: {safe(explain)}", quiet)
-        if not gallery.catalog.any_searchable():
+        if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
     if failed:
         return 1
     return NO_MATCH if require_match and unmatched else 0
+
+
+def _opened(index: str | None, engine: str, reranked: bool, quiet: bool) -> Gallery | ServedGallery:
+    """The gallery in a folder or on a server."""
+    from retrieval.gallery.gallery import Gallery
+
+    def warn(message: str) -> None:
+        say(f"warning: {safe(message)}", quiet)
+
+    address = served_address(index)
+    if address is None:
+        return Gallery.open(index, engine=engine, warn=warn)
+    from retrieval.backends.served import ServedGallery
+
+    served = ServedGallery.open(address, engine=engine, say=warn)
+    served.rank_by(None, reranked)
+    return served
 
 
 def _piped() -> bytes:
@@ -197,7 +223,7 @@ class _Printer:
 
     def __init__(
         self,
-        gallery: Gallery,
+        gallery: Gallery | ServedGallery,
         form: str,
         many: bool,
         rerank: str | None = None,
@@ -210,7 +236,7 @@ class _Printer:
         self.form = form
         self.many = many
         self.rerank = rerank
-        self.judged = judged
+        self.judged, self.headed = judged, False
         self.folded = folded
         self.end = "\0" if null else "\n"
         self.csv = csv.writer(sys.stdout, lineterminator="\n")
@@ -249,6 +275,10 @@ class _Printer:
             if self.many:
                 print(f"{safe(result.query)}:")
             width = len(str(result.matches[-1].rank))
+            if not self.headed and sys.stdout.isatty():  # not into a file or another program
+                self.headed = True
+                second = "" if self.judged else "".join(f"{name:>9}  " for name in self._second(result.matches[0]))
+                print(f"{'#':>{width}}  {'verdict  same  ' if self.judged else ''}cosine  {second}path")
             for m in result.matches:
                 said = f"{m.verdict or '-':<7}  {m.probability or 0:4.0%}  " if self.judged else ""
                 more = {} if self.judged else self._second(m)
@@ -283,10 +313,10 @@ def _no_match(result: QueryResult) -> str:
 
 
 def _caption(match: Match) -> str:
-    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or '-'} {match.probability:.0%}"
+    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or 'other'}, {match.probability:.0%}"
 
 
-def _write_sheet(gallery: Gallery, results: list[QueryResult], path: str, piped: bytes) -> None:
+def _write_sheet(gallery: Gallery | ServedGallery, results: list[QueryResult], path: str, piped: bytes) -> None:
     from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
     rows = [

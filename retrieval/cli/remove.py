@@ -29,11 +29,14 @@ def command(
     untouched; pictures that were taken out stay out, until `retrieve index --restore` or their own name is given to it.
     """
     from retrieval.errors import GalleryError, UsageError
+    from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.selection import select
 
     if not names and not roots:
         raise UsageError("no picture was named", "Example: retrieve remove images/a.png, or --root images.")
+    if address := served_address(index):
+        return _remove_served(address, (*names, *roots), dry_run, bool(verbose))
     with Gallery.open(index) as gallery:
         meant = {name: select(gallery, name) for name in names}
         for name, selection in meant.items():
@@ -57,4 +60,23 @@ def command(
         say(f"{len(gone)} pictures would be taken out of {where}", quiet)
     else:
         print(f"{len(gone)} pictures taken out of {where}")
+    return 0
+
+
+def _remove_served(address: str, names: tuple[str, ...], dry_run: bool, verbose: bool) -> int:
+    from retrieval.backends.served import ServedGallery
+    from retrieval.errors import GalleryError
+
+    with ServedGallery.open(address) as gallery:
+        for name in names:
+            if not gallery.remove_matching(name, dry_run=True):
+                raise GalleryError(
+                    f"nothing matches {safe(name)}",
+                    "In a served gallery names and folders count, no patterns; nothing was taken out.",
+                )
+        gone = dict.fromkeys(path for name in names for path in gallery.remove_matching(name, dry_run=dry_run))
+    if verbose or dry_run:
+        for path in gone:
+            print(safe(path))
+    print(f"{len(gone)} pictures {'would be ' if dry_run else ''}taken out of {safe(gallery.folder)}")
     return 0

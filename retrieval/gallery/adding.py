@@ -53,7 +53,9 @@ def add_pictures(
         gallery.allow_keys(catalog)
         if collector is not None:
             collector.keep()
-        return _commit(gallery, catalog, keys, found, digests, sizes, notes)
+        ids = _commit(gallery, catalog, keys, found, digests, sizes, notes)
+        gallery.note_local(catalog)
+        return ids
 
 
 def _commit(
@@ -76,7 +78,7 @@ def _commit(
         ) from error
     ids = []
     with catalog.writing():
-        root = _root(catalog)
+        root = keys_root(catalog)
         known = [catalog.find(root.id, key) for key in keys]
         catalog.add_pending(root.id, (key for key, record in zip(keys, known, strict=True) if record is None))
         for offset, key in enumerate(keys):
@@ -101,7 +103,8 @@ def _commit(
     return ids
 
 
-def _root(catalog: Catalog) -> Root:
+def keys_root(catalog: Catalog) -> Root:
+    """The root of pictures under keys; made where there is none."""
     found = next((root for root in catalog.roots() if root.kind == "keys"), None)
     return found or catalog.add_root("", "keys")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.extraction import describe_all
-from retrieval.errors import GalleryDamaged, ImageError, UsageError, whole_number
+from retrieval.errors import GalleryDamaged, ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows
@@ -141,6 +141,10 @@ class AskedGallery(OpenedGallery):
             raise UsageError("a box goes with one picture, not with a list")
         box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
         k = whole_number("k", k)
+        if min_score is not None:
+            min_score = number_between("min_score", min_score, -1, 1)
+        if min_probability is not None:
+            min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
         second = RerankedSearch(self, parse_reranker(rerank), under) if isinstance(rerank, str) else rerank
         done: dict[int, QueryResult] = {}
@@ -201,7 +205,7 @@ class AskedGallery(OpenedGallery):
             raise UsageError("the cosine alone gives no probability", "Leave out --rank cosine or the probability.")
         if reranked or rank == "cosine":
             return "cosine"
-        has = self.local is not None and len(self.local.blocks()) > 0
+        has = len(self.local_blocks()) > 0
         if not has and (rank in ("fused", "local") or judged):
             raise UsageError(
                 f"the gallery {self.folder} has no local index",
@@ -211,8 +215,8 @@ class AskedGallery(OpenedGallery):
 
     def _weighed(self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | None, by: str) -> list[Match]:
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
-        catalog, index = self.catalog, self.local
-        assert index is not None
+        catalog = self.catalog
+        blocks = self.local_blocks()  # before the catalog's state is held, see there
         with catalog.reading():
             if not catalog.any_searchable():
                 return []
@@ -224,9 +228,7 @@ class AskedGallery(OpenedGallery):
             else:
                 among = np.array(ids_below(self, under), np.int64)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(
-                vector, LocalSearch(index.blocks(), codes), catalog, store, self._background(count, store)
-            )
+            weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, self._background(count, store))
             found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [

@@ -29,9 +29,10 @@ def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
     except OSError:
         new.remove()
         return  # no room for a second copy now: stay as we are
-    if (
-        gallery.local is not None
-    ):  # before there is nothing to compact any more: an interrupted run leaves this to the next
+    if gallery.local is not None:
+        with catalog.writing():
+            catalog.set_meta("local_contents", 0)  # some go now, and are not to be missed
+        # Before there is nothing to compact any more: an interrupted run leaves this to the next.
         gallery.local.keep_only(record.hash for record in catalog.records() if record.hash is not None)
     with catalog.writing():
         catalog.renumber_rows(live)
@@ -39,6 +40,7 @@ def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
         catalog.set_meta("vector_count", len(live))
         catalog.set_meta("generation", new.generation)
         catalog.bump_version()
+    gallery.note_local(catalog)
 
 
 def _pieces(rows: np.ndarray, size: int = 8192) -> Iterator[tuple[int, np.ndarray]]:

@@ -44,7 +44,9 @@ class Sample:
     @classmethod
     def of(cls, catalog: Catalog, store: VectorStore) -> Sample:
         found = catalog.sample(_SAMPLE)
-        return cls([digest for digest, _ in found], store.take(np.array([row for _, row in found], np.int64)))
+        return cls(
+            [digest for digest, _ in found], store.take(np.array([row for _, row in found], np.int64), check=True)
+        )
 
 
 class Weigher:

@@ -41,11 +41,13 @@ from retrieval.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class LocalInfo:
-    """The local index: name of the ``codebook``, how many different ``pictures`` it holds, ``bytes`` on the disk."""
+    """The local index: name of the ``codebook``, how many different ``pictures`` it holds, ``bytes`` on the disk, and how many
+    ``milliseconds`` of processor time a picture took (None where that was not noted)."""
 
     codebook: str
     pictures: int
     bytes: int
+    milliseconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -319,9 +321,11 @@ class Gallery(AskedGallery):
     def info(self) -> GalleryInfo:
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
         catalog = self.catalog
+        self.local_blocks()
         with catalog.reading():
             catalog.check(thoroughly=False)
             counts, count = catalog.counts(), catalog.number("vector_count")
+            made, took = catalog.number("local_made"), catalog.number("local_microseconds")
             name = self.namer()
             folders = [self.folder_of(root) for root in catalog.roots() if root.kind != "keys"]
             troubled = [(show_path(name(record)), record.error or "") for record in catalog.troubled()]
@@ -359,7 +363,9 @@ class Gallery(AskedGallery):
             precision=self.description.get("precision", "fp32"),
             local=None
             if (index := self.local) is None
-            else LocalInfo(index.codebook.name, len(index), index.bytes_on_disk()),
+            else LocalInfo(
+                index.codebook.name, len(index), index.bytes_on_disk(), 1e-3 * took / made if made else None
+            ),
         )
 
 

@@ -8,13 +8,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from retrieval.describe.model import Model, load_model
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
 from retrieval.files.whole import remove_unfinished
+from retrieval.gallery.address import is_served, shown
+from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search import index as ann
@@ -38,6 +40,11 @@ INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described w
 def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
     """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
     named = index or os.environ.get("RETRIEVE_INDEX")
+    if is_served(named):
+        raise UsageError(
+            f"{shown(os.fspath(named or ''))} is a served gallery, with which this command cannot work",
+            "index (of parts), query, info and remove can.",
+        )
     if named:
         return Path(named)
     here = Path(start).absolute()
@@ -71,6 +78,7 @@ class OpenedGallery(GallerySettings):
         self._catalog: Catalog | None = None
         self._store: VectorStore | None = None  # the reader's, of the present generation
         self._local: LocalIndex | None = None
+        self._lack_told = False
 
     # -- opening -------------------------------------------------------------------------------------------------
 
@@ -129,6 +137,29 @@ class OpenedGallery(GallerySettings):
         if self._local is None and self.local_setting:
             self._local = LocalIndex(self.folder, self.warn)
         return self._local if self.local_setting else None
+
+    def local_blocks(self) -> list[Block]:
+        """What the local index holds. ``warn`` tells once where contents are gone that it had. Not to be asked while the
+        catalog's state is held (:meth:`Catalog.reading`): a writer that drops contents would look like a loss."""
+        index = self.local
+        if index is None:
+            return []
+        blocks = index.blocks()
+        lacking = self.catalog.number("local_contents") - sum(map(len, blocks))
+        if lacking > 0 and not index.told and not self._lack_told:
+            self._lack_told = True
+            self.warn(
+                f"The local index in {index.folder} lacks {lacking} contents that it had; their pictures are ranked by their "
+                "descriptors alone. `retrieve index` makes them anew."
+            )
+        return blocks
+
+    def note_local(self, catalog: Catalog) -> None:
+        """At the end of a change: how many contents the local index holds."""
+        held = 0 if self.local is None else sum(map(len, self.local.blocks()))
+        if held != catalog.number("local_contents"):
+            with catalog.writing():
+                catalog.set_meta("local_contents", held)
 
     @contextmanager
     def writing(self) -> Iterator[Catalog]:
@@ -244,8 +275,17 @@ def searchable_view(gallery: OpenedGallery) -> tuple[np.ndarray, VectorView]:
     return ids, VectorView(store, rows)
 
 
+class HasModel(Protocol):
+    """A gallery as far as its model goes."""
+
+    spec: ModelSpec
+
+    def require(self, model: Model) -> None:
+        """Raises GalleryMismatch for another model."""
+
+
 def require_same_model(
-    gallery: OpenedGallery,
+    gallery: HasModel,
     model: str | None,
     size: int | None,
     scales: Sequence[float] | None,

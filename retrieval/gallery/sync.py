@@ -16,23 +16,21 @@ from typing import Any
 import numpy as np
 
 from retrieval.describe.extraction import describe_all
-from retrieval.errors import GalleryError, ImageError
+from retrieval.errors import ImageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.compaction import compact
 from retrieval.gallery.local.collecting import Collector
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.planning import Plan, SyncReport, Work
+from retrieval.gallery.reading import read_noted
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.targets import targets_of
 from retrieval.messages import no_update
-from retrieval.pictures.scan import look
 
 COMMIT_PICTURES = 256
 COMMIT_SECONDS = 3.0
-# A file written this shortly before it was read may change again within the clock's grain: it is looked at once more.
-_RACY_NS = 2_000_000_000
 
 
 def synchronise(
@@ -88,15 +86,16 @@ def _local_index(gallery: OpenedGallery, catalog: Catalog) -> LocalIndex | None:
                 "more (--no-local does without)."
             )
     if gallery.local is None:
-        LocalIndex(gallery.folder).remove()
+        unwanted = LocalIndex(gallery.folder)
+        if unwanted.bytes_on_disk():
+            gallery.warn(
+                f"The local index of {len(unwanted)} pictures is removed: answers come without verdicts, for all folders of this "
+                "gallery (--local makes it anew)."
+            )
+        unwanted.remove()
     else:
         gallery.local.prepare()
     return gallery.local
-
-
-def _settled(mtime_ns: int) -> int:
-    """The time of a file as it is noted: none of a file that may still change within the clock's grain."""
-    return mtime_ns if time.time_ns() - mtime_ns > _RACY_NS else -1
 
 
 class _Run:
@@ -156,7 +155,7 @@ class _Run:
         """In a worker: read, hash, and decode unless the content is known or just being described."""
         from retrieval.pictures import imaging
 
-        source = self._read(work)
+        source = read_noted(work)
         with self._lock:
             if work.digest in self._in_flight:
                 work.waits = True
@@ -180,25 +179,6 @@ class _Run:
         work.width, work.height = picture.width, picture.height
         return None if known else picture.array
 
-    @staticmethod
-    def _read(work: Work) -> bytes | str:
-        """The file's bytes (or its path, when it is very big), with size, time and hash noted as of the reading."""
-        from retrieval.pictures.content import content_of
-        from retrieval.pictures.readers import open_file
-
-        found = look(work.file, "")
-        if found.problem is not None:
-            raise ImageError(found.problem, transient=True)
-        work.note(found.size, _settled(found.mtime_ns), found.ctime_ns, found.inode)
-        try:
-            with open_file(work.file) as file:
-                status = os.fstat(file.fileno())
-                work.note(status.st_size, _settled(status.st_mtime_ns), status.st_ctime_ns, status.st_ino)
-                data, work.digest = content_of(file, work.file)
-        except OSError as error:
-            raise ImageError(error.strerror or str(error), transient=True) from error
-        return data
-
     def _commit(self, ready: list[tuple[Work, np.ndarray]], settled: list[tuple[Work, ImageError | None]]) -> int:
         """Make vectors and outcomes count; empties both lists, then fills ``settled`` with those that waited for them."""
         catalog = self.catalog
@@ -206,13 +186,7 @@ class _Run:
         if self.local is not None:
             self.local.keep()
         if ready:
-            try:
-                self.store.write(count, np.stack([vector for _, vector in ready]), [work.digest for work, _ in ready])
-            except OSError as error:
-                raise GalleryError(
-                    f"could not write vectors in {self.store.folder}: {error.strerror or error}",
-                    "What was committed is safe; free space and run the same command again.",
-                ) from error
+            self.store.append(count, np.stack([vector for _, vector in ready]), [work.digest for work, _ in ready])
         with catalog.writing():
             for offset, (work, _) in enumerate(ready):
                 self._set_ok(work, count + offset, work.width, work.height, new=True)
@@ -313,6 +287,10 @@ class _Run:
             self.local.keep()
             self.local.index.settle()
             self.report.local = self.local.looked
+            if self.local.looked:
+                with self.catalog.writing():
+                    self.catalog.count_local(self.local.looked, self.local.seconds)
+        self.gallery.note_local(self.catalog)
         if self.vanished:
             with self.catalog.writing():
                 self.catalog.delete(self.vanished)

@@ -47,12 +47,12 @@ def targets_of(
             raise UsageError(f"{show_path(path)} is the gallery itself")
     with catalog.writing():
         for folder in (p for p in dict.fromkeys(absolute) if os.path.isdir(p)):
-            target = _folder_target(gallery, catalog, folder)
+            target = folder_target(gallery, catalog, folder)
             if target not in targets:
                 targets.append(target)
         files: dict[Root, list[str]] = {}
         for file in (p for p in dict.fromkeys(absolute) if not os.path.isdir(p)):
-            root, name = _root_of_file(gallery, catalog, file)
+            root, name = root_of_file(gallery, catalog, file)
             files.setdefault(root, []).append(name)
         targets += [Target(root, files=tuple(names)) for root, names in files.items()]
         gallery.describe_roots(catalog)
@@ -63,7 +63,8 @@ def lies_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _folder_target(gallery: OpenedGallery, catalog: Catalog, folder: str) -> Target:
+def folder_target(gallery: OpenedGallery, catalog: Catalog, folder: str) -> Target:
+    """The target for an absolute folder, whether or not it is there; its root is made where there is none."""
     roots = catalog.roots()
     for root in roots:
         if root.kind == "folder" and (prefix := place_in(folder, gallery.folder_of(root))) is not None:
@@ -100,8 +101,8 @@ def place_in(folder: str, root: str) -> str | None:
         here = parent
 
 
-def _root_of_file(gallery: OpenedGallery, catalog: Catalog, file: str) -> tuple[Root, str]:
-    """The root of a single file, and its path in it."""
+def root_of_file(gallery: OpenedGallery, catalog: Catalog, file: str) -> tuple[Root, str]:
+    """The root of a single file (absolute), and its path in it; its root is made where there is none."""
     parent, name = os.path.split(file)
     for root in catalog.roots():
         if root.kind == "keys":

@@ -51,6 +51,21 @@ class LocalCodes:
     def __len__(self) -> int:
         return len(self.words)
 
+    def to_bytes(self) -> bytes:
+        """22 bytes a word: all words (little-endian), then all codes, then all places."""
+        return self.words.astype("<u2").tobytes() + self.codes.tobytes() + self.places.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> LocalCodes:
+        """Inverse of :meth:`to_bytes`. Raises ValueError for what has no such length."""
+        count, rest = divmod(len(data), WORD_BYTES)
+        if rest:
+            raise ValueError(f"{len(data)} bytes are no local codes")
+        words = np.frombuffer(data, "<u2", count).astype(np.uint16)
+        codes = np.frombuffer(data, np.uint8, CODE_BYTES * count, 2 * count).reshape(count, CODE_BYTES)
+        places = np.frombuffer(data, np.uint8, 4 * count, (2 + CODE_BYTES) * count).reshape(count, 4)
+        return cls(words, codes, places)
+
 
 NOTHING = LocalCodes(np.zeros(0, np.uint16), np.zeros((0, CODE_BYTES), np.uint8), np.zeros((0, 4), np.uint8))
 

@@ -21,8 +21,8 @@ from retrieval.training.state import optimiser_tensors, read_state, restore_opti
 
 
 @dataclass
-class Place:
-    """Where a run is: ``epoch`` (from 0) and ``step`` in it; ``tuples`` of this epoch once mined; sums over its steps."""
+class Progress:
+    """How far a run is: ``epoch`` (from 0) and ``step`` in it; ``tuples`` of this epoch once mined; sums over its steps."""
 
     epoch: int = 0
     step: int = 0
@@ -42,7 +42,7 @@ def save_state(
     network: RetrievalNetwork,
     optimiser: torch.optim.Optimizer,
     average: WeightAverage | None,
-    at: Place,
+    progress: Progress,
     device: torch.device,
     facts: Mapping[str, Any],
 ) -> None:
@@ -54,10 +54,10 @@ def save_state(
         tensors["run/random_cuda"] = torch.cuda.get_rng_state(device)
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in average.weights.items()}
-    if at.tuples is not None:
-        tensors["run/tuples"] = torch.tensor([[t.query, t.positive, *t.negatives] for t in at.tuples])
+    if progress.tuples is not None:
+        tensors["run/tuples"] = torch.tensor([[t.query, t.positive, *t.negatives] for t in progress.tuples])
     own = {
-        "place": asdict(replace(at, tuples=None)),
+        "place": asdict(replace(progress, tuples=None)),
         "average_steps": average.steps if average is not None else 0,
     }
     write_state(path, tensors, {**own, **facts})
@@ -69,7 +69,7 @@ def load_state(
     optimiser: torch.optim.Optimizer,
     average: WeightAverage | None,
     device: torch.device,
-) -> tuple[Place, dict[str, Any]]:
+) -> tuple[Progress, dict[str, Any]]:
     """Put everything back as :func:`save_state` found it; returns where the run was, and its facts. Raises ModelError."""
     tensors, facts = read_state(path)
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}, "average": {}, "run": {}}
@@ -89,7 +89,7 @@ def load_state(
     torch.set_rng_state(parts["run"]["random"])
     if "random_cuda" in parts["run"] and device.type == "cuda":
         torch.cuda.set_rng_state(parts["run"]["random_cuda"], device)
-    return Place(**place), facts
+    return Progress(**place), facts
 
 
 def digest(data: TrainingSet) -> str:

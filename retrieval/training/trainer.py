@@ -25,7 +25,7 @@ from retrieval.system.heap import keep_freed_memory
 from retrieval.system.processes import Processes
 from retrieval.training.augmentation import view_seed
 from retrieval.training.batchnorm import estimate_statistics, normalisations
-from retrieval.training.checkpoints import Place, digest, load_state, save_state
+from retrieval.training.checkpoints import Progress, digest, load_state, save_state
 from retrieval.training.config import TrainingConfig, default_margin
 from retrieval.training.curves import plot_curves
 from retrieval.training.frozen_folding import find_pairs
@@ -123,7 +123,7 @@ class Trainer:
             dim=spec.dim,
             lost=lambda position, why: self._note_unreadable({position: why}),
         )
-        self.at = Place()
+        self.progress = Progress()
         self.spread = math.nan  # between descriptors, where this process began
         self._told_held = False
 
@@ -140,8 +140,8 @@ class Trainer:
         """Measure the model as it is, and keep it as the best so far."""
         self._estimate_statistics()
         self.spread = spread(self._probed()[0])
-        self.at.best = self._validated()
-        line = {"epoch": 0, "mAP": self.at.best, "p": self._exponent()}
+        self.progress.best = self._validated()
+        line = {"epoch": 0, "mAP": self.progress.best, "p": self._exponent()}
         if self.processes.first:
             self._save_model(self.folder.best)
             self._save_model(self.folder.last)
@@ -151,28 +151,30 @@ class Trainer:
 
     def resume(self) -> None:
         """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed."""
-        self.at, facts = load_state(self.folder.state, self.network, self.optimiser, self.average, self.device)
+        self.progress, facts = load_state(self.folder.state, self.network, self.optimiser, self.average, self.device)
         if facts["data"] != digest(self.data):
             raise DatasetError(f"{self.data.name} is not what this run was begun with: its pictures or classes changed")
         if self.processes.first:  # what was written after the checkpoint comes again
-            self.folder.write_metrics([line for line in self.folder.metrics() if line["epoch"] <= self.at.epoch])
+            self.folder.write_metrics([line for line in self.folder.metrics() if line["epoch"] <= self.progress.epoch])
         self.spread = spread(self._probed()[0])
-        self.say(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step}")
+        self.say(f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
     def run(self) -> Outcome:
         """All epochs that remain. Raises RetrievalError when the loss is no number any more, DatasetError when too many
         pictures cannot be read, ModelError when a checkpoint cannot be written; the last good checkpoint stays."""
-        while self.at.epoch < self.config.epochs and not self._enough():
-            if self.at.tuples is None:
+        while self.progress.epoch < self.config.epochs and not self._enough():
+            if self.progress.tuples is None:
                 self._mine()
             self._train_epoch()
             self._end_epoch()
-        return Outcome(self.folder.metrics() if self.processes.first else [], self.at.best, self.at.best_epoch)
+        return Outcome(
+            self.folder.metrics() if self.processes.first else [], self.progress.best, self.progress.best_epoch
+        )
 
     def _enough(self) -> bool:
         """Whether early stopping says so."""
         patience = self.config.patience
-        if patience is None or self.validation is None or self.at.epoch - self.at.best_epoch < patience:
+        if patience is None or self.validation is None or self.progress.epoch - self.progress.best_epoch < patience:
             return False
         self.say(f"stopping: no better mAP in {patience} epochs")
         return True
@@ -180,8 +182,8 @@ class Trainer:
     # ------------------------------------------------------------ an epoch
 
     def _mine(self) -> None:
-        config, at = self.config, self.at
-        draw = draw_epoch(self.data, queries=config.queries, pool=config.pool, seed=config.seed, epoch=at.epoch)
+        config, progress = self.config, self.progress
+        draw = draw_epoch(self.data, queries=config.queries, pool=config.pool, seed=config.seed, epoch=progress.epoch)
         wanted = np.concatenate([draw.pairs[:, 0], draw.pool, *([draw.pairs[:, 1]] if config.repick else [])])
         vectors, reasons = self._described(wanted)
         if len(reasons) == len(np.unique(wanted)):
@@ -198,20 +200,20 @@ class Trainer:
             positive_descriptors=vectors[queries + pool :] if config.repick else None,
             repick_positives=config.repick,
         )
-        if at.epoch == 0:
+        if progress.epoch == 0:
             for note in mined.notes:
                 self.say(note)
             if self.processes.first:
                 self.look(mined, self.preset)
-        self.at = Place(
-            epoch=at.epoch,
+        self.progress = Progress(
+            epoch=progress.epoch,
             tuples=mined.tuples,
             negative_distance=mined.negative_distance,
-            best=at.best,
-            best_epoch=at.best_epoch,
-            bad=at.bad,
+            best=progress.best,
+            best_epoch=progress.best_epoch,
+            bad=progress.bad,
         )
-        torch.manual_seed(view_seed(config.seed, at.epoch, 0, 0) % 2**63)
+        torch.manual_seed(view_seed(config.seed, progress.epoch, 0, 0) % 2**63)
         if self.processes.first:
             self._save_state()
 
@@ -219,7 +221,7 @@ class Trainer:
         """Descriptors of pictures by the network as it is, each process doing its share."""
         different, rows = np.unique(positions, return_inverse=True)
         own = different[self.processes.rank :: self.processes.count]
-        with self.bars(f"epoch {self.at.epoch + 1}: mining") as update:
+        with self.bars(f"epoch {self.progress.epoch + 1}: mining") as update:
             found, reasons = describe_pictures(
                 own, self.pictures.load, self.engine, workers=self.workers, update=update
             )
@@ -227,37 +229,39 @@ class Trainer:
 
     def _note_unreadable(self, reasons: dict[int, str]) -> None:
         for position, why in reasons.items():
-            if position not in self.at.bad:
-                self.at.bad[position] = why
+            if position not in self.progress.bad:
+                self.progress.bad[position] = why
                 self.say(f"left out: {self.data.paths[position]}: {why}")
 
     def _estimate_statistics(self) -> None:
         """For weights that began at random: measure what normalisations divide by, for the weights as they are now."""
         if not (self.random_start and normalisations(self.network)):
             return
-        at, seed = self.at, self.config.seed
-        chosen = np.random.default_rng([seed, at.epoch, at.step, 0xB4]).permutation(len(self.data))[:_STATISTICS]
-        views = [(int(i), view_seed(seed, at.epoch, int(i), 0)) for i in chosen]
+        progress, seed = self.progress, self.config.seed
+        chosen = np.random.default_rng([seed, progress.epoch, progress.step, 0xB4]).permutation(len(self.data))[
+            :_STATISTICS
+        ]
+        views = [(int(i), view_seed(seed, progress.epoch, int(i), 0)) for i in chosen]
         groups = ahead([[view] for view in views], self.pictures.view, self.workers)
         estimate_statistics(self.describer, [g[0] for g in groups if not isinstance(g, Unreadable)], self.device)
         self.processes.share(buffer for layer in normalisations(self.network) for buffer in layer.buffers())
 
     def _train_epoch(self) -> None:
-        at, config, tuples = self.at, self.config, self.at.tuples or []
+        progress, config, tuples = self.progress, self.config, self.progress.tuples or []
         size = config.tuples_per_step
         steps = [tuples[i : i + size] for i in range(0, len(tuples), size)]
         freeze_statistics(self.network)
-        groups = ahead(self.steps.views(steps, at.step, at.epoch), self.pictures.view, self.workers)
-        started, before = time.monotonic(), at.seconds
-        with self.bars(f"epoch {at.epoch + 1}/{config.epochs}") as update:
-            for step in range(at.step, len(steps)):
+        groups = ahead(self.steps.views(steps, progress.step, progress.epoch), self.pictures.view, self.workers)
+        started, before = time.monotonic(), progress.seconds
+        with self.bars(f"epoch {progress.epoch + 1}/{config.epochs}") as update:
+            for step in range(progress.step, len(steps)):
                 if step and step % _STATISTICS_EVERY == 0:
                     self._estimate_statistics()
-                rate = learning_rate(config, at.epoch, step, len(steps))
+                rate = learning_rate(config, progress.epoch, step, len(steps))
                 losses = self.processes.sum(self.steps.gradients(steps[step], groups))
                 if bool(losses[:, 1].any()):
                     self.processes.sum_gradients(self.network.parameters())
-                    where = f"epoch {at.epoch + 1}, step {step + 1}"
+                    where = f"epoch {progress.epoch + 1}, step {step + 1}"
                     self.steps.require_finite(losses[:, 0], steps[step], where, self._kept_hint())
                     set_learning_rate(self.optimiser, rate)
                     self.optimiser.step()
@@ -266,17 +270,17 @@ class Trainer:
                         self.average.update(self.network)
                 # Room for gradients is taken once, however many tuples are added.
                 self.optimiser.zero_grad(set_to_none=False)
-                at.loss += float(losses[:, 0].sum())
-                at.trained += int(losses[:, 1].sum())
-                at.lost += len(steps[step]) - int(losses[:, 1].sum())
-                at.step = step + 1
-                at.seconds = before + time.monotonic() - started
-                if at.step % config.save_every == 0 and at.step < len(steps) and self.processes.first:
+                progress.loss += float(losses[:, 0].sum())
+                progress.trained += int(losses[:, 1].sum())
+                progress.lost += len(steps[step]) - int(losses[:, 1].sum())
+                progress.step = step + 1
+                progress.seconds = before + time.monotonic() - started
+                if progress.step % config.save_every == 0 and progress.step < len(steps) and self.processes.first:
                     self._save_state()
-                update(at.trained * (2 + config.negatives), len(tuples) * (2 + config.negatives))
-        if at.lost > _MOST_LOST * len(tuples):
+                update(progress.trained * (2 + config.negatives), len(tuples) * (2 + config.negatives))
+        if progress.lost > _MOST_LOST * len(tuples):
             raise DatasetError(
-                f"{at.lost} of {len(tuples)} tuples of epoch {at.epoch + 1} have pictures that cannot be read",
+                f"{progress.lost} of {len(tuples)} tuples of epoch {progress.epoch + 1} have pictures that cannot be read",
                 "Mend the training set and continue with --resume.",
             )
 
@@ -299,32 +303,32 @@ class Trainer:
     # ------------------------------------------------------------ between epochs
 
     def _end_epoch(self) -> None:
-        at = self.at
+        progress = self.progress
         self._estimate_statistics()
-        require_apart(self.spread, *self._probed(), f"epoch {at.epoch + 1}", self._kept_hint())
-        at.epoch += 1
+        require_apart(self.spread, *self._probed(), f"epoch {progress.epoch + 1}", self._kept_hint())
+        progress.epoch += 1
         line: dict[str, Any] = {
-            "epoch": at.epoch,
-            "loss": at.loss / max(1, at.trained),
+            "epoch": progress.epoch,
+            "loss": progress.loss / max(1, progress.trained),
             "mAP": self._validated(),
             "p": self._exponent(),
-            "lr": learning_rate(self.config, at.epoch - 1, 0, 1),
-            "negative_distance": at.negative_distance,
-            "tuples": at.trained,
-            "lost_tuples": at.lost,
-            "seconds": round(at.seconds, 3),
-            "images_per_second": round(at.trained * (2 + self.config.negatives) / max(at.seconds, 1e-9), 2),
+            "lr": learning_rate(self.config, progress.epoch - 1, 0, 1),
+            "negative_distance": progress.negative_distance,
+            "tuples": progress.trained,
+            "lost_tuples": progress.lost,
+            "seconds": round(progress.seconds, 3),
+            "images_per_second": round(progress.trained * (2 + self.config.negatives) / max(progress.seconds, 1e-9), 2),
         }
         score = line["mAP"]
-        better = score is None or at.best is None or score > at.best
+        better = score is None or progress.best is None or score > progress.best
         if better:
-            at.best, at.best_epoch = score, at.epoch
-        at.step, at.tuples = 0, None
+            progress.best, progress.best_epoch = score, progress.epoch
+        progress.step, progress.tuples = 0, None
         if self.processes.first:
             if better:
                 self._save_model(self.folder.best)
             self._save_model(self.folder.last)
-            lines = [kept for kept in self.folder.metrics() if kept["epoch"] < at.epoch]
+            lines = [kept for kept in self.folder.metrics() if kept["epoch"] < progress.epoch]
             self.folder.write_metrics([*lines, line])
             plot_curves([*lines, line], self.folder.curves, f"{self.folder.path.name}: {self.spec.name}")
             self.watch(line)
@@ -352,7 +356,7 @@ class Trainer:
     def _tell(self, line: dict[str, Any]) -> None:
         parts = [] if "loss" not in line else [f"loss {line['loss']:.4f}"]
         if line["mAP"] is not None:
-            best = "" if self.at.best_epoch == line["epoch"] else f" (best {100 * (self.at.best or 0):.2f})"
+            best = "" if self.progress.best_epoch == line["epoch"] else f" (best {100 * (self.progress.best or 0):.2f})"
             parts.append(f"mAP {100 * line['mAP']:.2f}{best}")
         if isinstance(line["p"], float):
             parts.append(f"p {line['p']:.4f}")
@@ -375,7 +379,9 @@ class Trainer:
             raise ModelError(f"could not write the checkpoint {path}: {error}") from error
 
     def _save_state(self) -> None:
-        save_state(self.folder.state, self.network, self.optimiser, self.average, self.at, self.device, self._facts())
+        save_state(
+            self.folder.state, self.network, self.optimiser, self.average, self.progress, self.device, self._facts()
+        )
 
     def _facts(self) -> dict[str, Any]:
         return {"spec": self.spec.to_dict(), "random_start": self.random_start, "data": digest(self.data)}

@@ -38,7 +38,8 @@ _CODEBOOK = re.compile(r"rootsift\d+-[0-9a-f]{12}")  # folders of other codebook
 
 
 class LocalIndex:
-    """The local index in a gallery's folder. One writer, which holds the gallery's lock; readers never wait."""
+    """The local index in a gallery's folder. One writer, which holds the gallery's lock; readers never wait. ``told``: names of
+    damaged parts, of which ``say`` was told."""
 
     def __init__(self, gallery: Path, say: Say = say_nothing) -> None:
         self.codebook = standard_codebook()
@@ -47,7 +48,7 @@ class LocalIndex:
         self._turn = threading.RLock()
         self._state: object = None
         self._blocks: list[Block] = []
-        self._told: set[str] = set()
+        self.told: set[str] = set()
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
@@ -122,8 +123,8 @@ class LocalIndex:
         return [*found, block_of(fresh, words)] if fresh else found
 
     def _left_out(self, name: str, why: str) -> None:
-        if name not in self._told:
-            self._told.add(name)
+        if name not in self.told:
+            self.told.add(name)
             self.say(f"{why} Without it, its pictures are ranked by their descriptors alone.")
 
     # -- writing -------------------------------------------------------------------------------------------------

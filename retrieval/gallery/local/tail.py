@@ -12,11 +12,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from retrieval.files.digest import HASH_BYTES
 from retrieval.files.in_place import write_at
-from retrieval.ranking.asmk import CODE_BYTES, WORD_BYTES, LocalCodes
+from retrieval.ranking.asmk import WORD_BYTES, LocalCodes
 
 NAME = "tail"
 _RECORD = struct.Struct(f"<I{HASH_BYTES}sH")  # CRC of all that follows it in the record; content hash; words
@@ -46,7 +44,7 @@ def read(path: Path, words: int) -> dict[bytes, LocalCodes]:
 
 
 def _packed(digest: bytes, codes: LocalCodes) -> bytes:
-    body = codes.words.astype("<u2").tobytes() + codes.codes.tobytes() + codes.places.tobytes()
+    body = codes.to_bytes()
     head = _RECORD.pack(0, digest, len(codes))
     return struct.pack("<I", zlib.crc32(head[4:] + body)) + head[4:] + body
 
@@ -59,11 +57,7 @@ def _records(data: bytes) -> Iterator[tuple[bytes, LocalCodes, int]]:
         end = at + _RECORD.size + WORD_BYTES * count
         if end > len(data) or zlib.crc32(memoryview(data)[at + 4 : end]) != crc:
             return
-        begin = at + _RECORD.size
-        words = np.frombuffer(data, "<u2", count, begin).astype(np.uint16)
-        codes = np.frombuffer(data, np.uint8, CODE_BYTES * count, begin + 2 * count).reshape(count, CODE_BYTES)
-        places = np.frombuffer(data, np.uint8, 4 * count, begin + (2 + CODE_BYTES) * count).reshape(count, 4)
-        yield digest, LocalCodes(words, codes, places), end - at
+        yield digest, LocalCodes.from_bytes(memoryview(data)[at + _RECORD.size : end]), end - at
         at = end
 
 

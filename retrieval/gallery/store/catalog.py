@@ -233,6 +233,11 @@ class Catalog:
     def set_meta(self, key: str, value: str | int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
+    def count_local(self, pictures: int, seconds: float) -> None:
+        """Add to what making local codes has taken."""
+        self.set_meta("local_made", self.number("local_made") + pictures)
+        self.set_meta("local_microseconds", self.number("local_microseconds") + round(1e6 * seconds))
+
     def bump_version(self) -> None:
         self.set_meta("version", self.number("version") + 1)
 
@@ -419,6 +424,19 @@ class Catalog:
                     return result
         return None
 
+    def rows_of_hashes(self, digests: Sequence[str]) -> dict[str, int]:
+        """Content hash -> row of a vector, of any picture, present or past, that has one of these."""
+        found: dict[str, int] = {}
+        with self._errors():
+            for table in ("spare", "images"):
+                for begin in range(0, len(digests), 500):
+                    part = list(digests[begin : begin + 500])
+                    query = (
+                        f"SELECT hash, row FROM {table} WHERE row IS NOT NULL AND hash IN ({','.join('?' * len(part))})"
+                    )
+                    found.update(self._connection.execute(query, part))
+        return found
+
     def add_spare(self, pairs: Iterable[tuple[str, int]]) -> None:
         """Vectors without a picture, by content hash: should the picture come (back), it need not be described."""
         self._connection.executemany("INSERT OR IGNORE INTO spare (hash, row) VALUES (?, ?)", pairs)
@@ -471,6 +489,14 @@ class Catalog:
             (size, mtime_ns, digest, width, height, row, ctime_ns, inode, i),
         )
 
+    def set_first_ok(self, entries: Iterable[tuple[int, int, str, int | None, int | None, int, int]]) -> None:
+        """The same for many pictures that had no vector until now: (size, mtime_ns, hash, width, height, row, id) of each."""
+        self._connection.executemany(
+            "UPDATE images SET size=?, mtime_ns=?, hash=?, width=?, height=?, status='ok', error=NULL, row=?, "
+            "ctime_ns=-1, inode=-1 WHERE id=?",
+            entries,
+        )
+
     def drop_damaged(self) -> list[str]:
         """Entries of pictures that make no sense, or are not what was written, go; returns their names. What they said of vectors
         is not trusted: these are found by their content."""
@@ -504,6 +530,17 @@ class Catalog:
             query = f"SELECT {self._fields} FROM images WHERE root = ? AND path = ?"
             row = self._connection.execute(query, (root, encode_path(path))).fetchone()
         return None if row is None else _record(row)
+
+    def find_all(self, root: int, paths: Sequence[str]) -> dict[str, Record]:
+        """Those of these paths that have an entry."""
+        found: dict[str, Record] = {}
+        with self._errors():
+            for begin in range(0, len(paths), 500):
+                part = [encode_path(path) for path in paths[begin : begin + 500]]
+                query = f"SELECT {self._fields} FROM images WHERE root = ? AND path IN ({','.join('?' * len(part))})"
+                records = map(_record, self._connection.execute(query, (root, *part)))
+                found.update((record.path, record) for record in records)
+        return found
 
     def searchable_below(self, root: int, prefix: str) -> np.ndarray:
         """Ids, int64, ascending, of a root's pictures with a vector whose path is ``prefix`` or lies below it."""
@@ -571,7 +608,8 @@ class Catalog:
         with self._errors():
             found = self._connection.execute(query, (count,)).fetchall()
         if not all(
-            isinstance(d, str) and len(d) == 2 * HASH_BYTES and isinstance(row, int) and row >= 0 for d, row in found
+            isinstance(digest, str) and _is_digest(digest) and isinstance(row, int) and row >= 0
+            for digest, row in found
         ):
             raise GalleryDamaged(f"{self.path} is damaged: contents of pictures", REPAIR)
         return found
@@ -656,7 +694,7 @@ def _record(row: tuple[Any, ...]) -> Record:
             and all(value is None or isinstance(value, kind) for value, kind in perhaps)
             and status in ("ok", "pending", "error")
             and (vector is None or vector >= 0)
-            and (digest is None or (len(digest) == 2 * HASH_BYTES and set(digest) <= set("0123456789abcdef")))
+            and (digest is None or _is_digest(digest))
         )
     sound = sound and (status != "ok" or (vector is not None and digest is not None))
     if not sound:
@@ -671,3 +709,8 @@ def _numbers(pairs: list[tuple[Any, ...]], width: int) -> np.ndarray:
     except (ValueError, TypeError, OverflowError) as error:
         raise GalleryDamaged("the catalog's entries of pictures are damaged", REPAIR) from error
     return table
+
+
+def _is_digest(text: str) -> bool:
+    """Whether a text is a content hash in hexadecimal."""
+    return len(text) == 2 * HASH_BYTES and set(text) <= set("0123456789abcdef")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.errors import GalleryDamaged
+from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.digest import HASH_BYTES
 from retrieval.files.in_place import write_at
 from retrieval.files.whole import sync_folder
@@ -71,6 +71,16 @@ class VectorStore:
             _write_at(self.segment_path(segment), offset * self.row_bytes, stored[first:last].tobytes())
             _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last].tobytes())
         sync_folder(self.folder)
+
+    def append(self, count: int, vectors: np.ndarray, hashes: list[str]) -> None:
+        """:meth:`write` behind the ``count`` rows that count so far. Raises GalleryError where the disk does not take them."""
+        try:
+            self.write(count, vectors, hashes)
+        except OSError as error:
+            raise GalleryError(
+                f"could not write vectors in {self.folder}: {error.strerror or error}",
+                "What was committed is safe; free space and run the same command again.",
+            ) from error
 
     def check_sizes(self, count: int) -> None:
         """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need."""

@@ -1,0 +1,290 @@
+"""A gallery in Milvus: a collection of entries, an HNSW index over their vectors.
+
+``milvus://HOST:PORT/NAME``. Credentials come from MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD. Reads are strongly
+consistent: what was acknowledged is found. What lies under a folder is looked at one by one, on our side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
+from retrieval.errors import GalleryError, UsageError
+from retrieval.gallery.address import shown
+from retrieval.messages import first_line
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_FEW = 500
+_BLOCK = 1000
+_LONGEST_NAME = 4096
+_LONGEST_DESCRIPTION = 60_000
+_GALLERIES = "retrieval_galleries"  # a row a gallery: what was kept with it when it was made
+_STRONG = "Strong"
+
+
+class MilvusBackend:
+    """See :class:`retrieval.backends.base.Backend`. Raises GalleryError where there is none and ``description`` is None."""
+
+    def __init__(self, address: str, description: dict[str, Any] | None = None) -> None:
+        self.address = address
+        parts = urllib.parse.urlsplit(address)
+        name = parts.path.strip("/")
+        if not _NAME.fullmatch(name) or not parts.hostname:
+            raise UsageError(
+                f"{shown(address)} names no gallery",
+                "It is milvus://HOST:PORT/NAME; NAME is lower-case letters, digits and _.",
+            )
+        self.collection = f"retrieval_{name}"
+        self._secrets = [s for s in (parts.password, os.environ.get("MILVUS_TOKEN")) if s]
+        self._secrets += [s for s in (os.environ.get("MILVUS_PASSWORD"),) if s]
+        try:
+            import pymilvus
+        except ImportError:
+            raise UsageError("galleries in Milvus take pymilvus", "Run: pip install 'retrieval[milvus]'.") from None
+        self._library = pymilvus
+        user = parts.username or os.environ.get("MILVUS_USER", "")
+        password = parts.password or os.environ.get("MILVUS_PASSWORD", "")
+        with self._errors():
+            self._client = pymilvus.MilvusClient(
+                uri=f"http://{parts.hostname}:{parts.port or 19530}",
+                user=urllib.parse.unquote(user),
+                password=urllib.parse.unquote(password),
+                token=os.environ.get("MILVUS_TOKEN", ""),
+                timeout=20,
+            )
+        try:
+            self.description = self._opened(name, description)
+            self.dim = int(self.description["dim"])
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._library.MilvusException, OSError) as error:
+            text = first_line(getattr(error, "message", error), 300)
+            for secret in self._secrets:
+                text = text.replace(secret, "***")
+            raise GalleryError(f"{shown(self.address)}: {text}") from None
+
+    def _opened(self, name: str, description: dict[str, Any] | None) -> dict[str, Any]:
+        with self._errors():
+            if description is None and not self._client.has_collection(self.collection):
+                raise GalleryError(
+                    f"there is no gallery {name} at {shown(self.address)}", "Make one with: retrieve index PARTS."
+                )
+            if not self._client.has_collection(_GALLERIES):
+                if description is None:
+                    raise self._foreign()
+                self._make(_GALLERIES, {"name": 64, "description": _LONGEST_DESCRIPTION}, (), 2)
+            self._client.load_collection(_GALLERIES)
+            found = self._described()
+            if found is None:
+                if description is None or self._client.has_collection(self.collection):
+                    raise self._foreign()
+                self._keep(description)
+                found = self._described() or description
+            if description is not None and not self._client.has_collection(self.collection):
+                texts = {"key": 32, "name": _LONGEST_NAME, "hash": 64}
+                self._make(self.collection, texts, ("size", "mtime_ns", "width", "height"), int(found["dim"]))
+            self._client.load_collection(self.collection)
+        return found
+
+    def _foreign(self) -> GalleryError:
+        return GalleryError(f"{shown(self.address)}: the collection {self.collection} is no gallery's")
+
+    def _described(self) -> dict[str, Any] | None:
+        rows = self._client.query(
+            _GALLERIES,
+            filter=f"name == {_quoted(self.collection)}",
+            output_fields=["description"],
+            consistency_level=_STRONG,
+        )
+        return json.loads(rows[0]["description"]) if rows else None
+
+    def _keep(self, description: dict[str, Any]) -> None:
+        row = {"name": self.collection, "description": json.dumps(description), "vector": [1.0, 0.0]}
+        self._client.upsert(_GALLERIES, [row])
+
+    def _make(self, collection: str, texts: dict[str, int], numbers: Sequence[str], dim: int) -> None:
+        """A collection of such texts (name: longest), the first of which is the key, numbers, and a vector."""
+        kind = self._library.DataType
+        schema = self._library.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        for place, (name, longest) in enumerate(texts.items()):
+            schema.add_field(name, kind.VARCHAR, max_length=longest, is_primary=place == 0)
+        for name in numbers:
+            schema.add_field(name, kind.INT64)
+        schema.add_field("vector", kind.FLOAT_VECTOR, dim=dim)
+        index = self._library.MilvusClient.prepare_index_params()
+        index.add_index("vector", index_type="HNSW", metric_type="COSINE", params={"M": 16, "efConstruction": 200})
+        self._client.create_collection(collection, schema=schema, index_params=index, consistency_level=_STRONG)
+
+    # -- entries -------------------------------------------------------------------------------------------------
+
+    def upsert(self, entries: Sequence[Entry]) -> None:
+        rows = [
+            {
+                "key": key_of(e.name).hex(),
+                "name": e.name,
+                "hash": e.hash,
+                "size": e.size,
+                "mtime_ns": e.mtime_ns,
+                "width": -1 if e.width is None else e.width,
+                "height": -1 if e.height is None else e.height,
+                "vector": np.asarray(e.vector, np.float32),
+            }
+            for e in entries
+        ]
+        with self._errors():
+            for begin in range(0, len(rows), _BLOCK):
+                self._client.upsert(self.collection, rows[begin : begin + _BLOCK])
+
+    def delete(self, names: Sequence[str]) -> None:
+        with self._errors():
+            for part in _parts(names):
+                self._client.delete(self.collection, ids=[key_of(name).hex() for name in part])
+
+    def seen(self, names: Sequence[str]) -> dict[str, Seen]:
+        found: dict[str, Seen] = {}
+        for part in _parts(names):
+            keys = [key_of(name).hex() for name in part]
+            rows = self._query(f"key in {json.dumps(keys)}", ["name", "hash", "size", "mtime_ns"])
+            found.update((row["name"], Seen(row["hash"], row["size"], row["mtime_ns"])) for row in rows)
+        return found
+
+    def has(self, hashes: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for part in _parts(hashes):
+            found.update(row["hash"] for row in self._query(f"hash in {json.dumps(list(part))}", ["hash"]))
+        return found
+
+    def names(self, under: str | None = None) -> Iterator[str]:
+        found = [row["name"] for block in self._scan(under, ["name"]) for row in block]
+        return iter(sorted(found, key=str.encode))
+
+    def count(self) -> int:
+        with self._errors():
+            found = self._client.query(
+                self.collection, filter="", output_fields=["count(*)"], consistency_level=_STRONG
+            )
+        return int(found[0]["count(*)"])
+
+    def _query(self, condition: str, fields: list[str], **options: Any) -> list[dict[str, Any]]:
+        with self._errors():
+            rows: list[dict[str, Any]] = self._client.query(
+                self.collection, filter=condition, output_fields=fields, consistency_level=_STRONG, **options
+            )
+        return rows
+
+    def _scan(self, under: str | None, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
+        """All entries, or those under a folder, in blocks."""
+        condition = "" if under is None else _below(under)
+        with self._errors():
+            rows = self._client.query_iterator(
+                self.collection,
+                batch_size=_BLOCK,
+                filter=condition,
+                output_fields=fields,
+                consistency_level=_STRONG,
+            )
+            try:
+                while block := rows.next():
+                    yield [row for row in block if under is None or _lies_below(row["name"], under)]
+            finally:
+                rows.close()
+
+    # -- search --------------------------------------------------------------------------------------------------
+
+    def nearest(self, vector: npt.NDArray[np.float32], k: int, effort: int) -> Candidates:
+        with self._errors():
+            found = self._client.search(
+                self.collection,
+                [np.asarray(vector, np.float32)],
+                limit=min(k, 16_384),
+                output_fields=["name", "vector"],
+                search_params={"metric_type": "COSINE", "params": {"ef": max(effort, k)}},
+                consistency_level=_STRONG,
+            )[0]
+        rows = [hit["entity"] for hit in found]
+        return Candidates([row["name"] for row in rows], self._vectors(rows), len(rows) < k)
+
+    def exact(self, vector: npt.NDArray[np.float32], k: int, under: str | None = None) -> Candidates:
+        names: list[str] = []
+        vectors, scores = np.zeros((0, self.dim), np.float32), np.zeros(0)
+        complete = True
+        query = np.asarray(vector, np.float64)
+        for block in self._scan(under, ["name", "vector"]):
+            new = self._vectors(block)
+            lengths = np.maximum(np.linalg.norm(new.astype(np.float64), axis=1), 1e-12)
+            scores = np.concatenate([scores, (new @ query) / lengths])
+            names += [row["name"] for row in block]
+            vectors = np.concatenate([vectors, new])
+            if len(names) > k:
+                kept = np.argsort(-scores, kind="stable")[:k]
+                names, vectors, scores = [names[i] for i in kept], vectors[kept], scores[kept]
+                complete = False
+        return Candidates(names, vectors, complete)
+
+    def sample(self, count: int) -> Candidates:
+        with self._errors():
+            rows = self._client.query_iterator(
+                self.collection, batch_size=min(count, _BLOCK), limit=count, filter="", output_fields=["name", "vector"]
+            )
+            try:
+                found = rows.next()
+            finally:
+                rows.close()
+        return Candidates([row["name"] for row in found], self._vectors(found), len(found) < count)
+
+    def _vectors(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
+        return np.array([row["vector"] for row in rows], np.float32).reshape(len(rows), self.dim)
+
+    def settle(self) -> None:
+        """Milvus builds its index by itself."""
+        with self._errors():
+            self._client.flush(self.collection)
+
+    def describe(self, changes: dict[str, Any]) -> None:
+        merged = {**self.description, **changes}
+        with self._errors():
+            self._keep(merged)
+        self.description = merged
+
+    def bytes_on_disk(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for begin in range(0, len(values), _FEW):
+        yield values[begin : begin + _FEW]
+
+
+def _below(under: str) -> str:
+    """What holds at least for all names under a folder: wildcards in a name may let others in, which are left out here."""
+    bare, first, _ = folder_range(under)
+    pattern = re.sub(r"[%_\\]", "_", first)
+    return f"name == {_quoted(bare)} or name like {_quoted(pattern + '%')}"
+
+
+def _lies_below(name: str, under: str) -> bool:
+    bare, first, _ = folder_range(under)
+    return name == bare or name.startswith(first)
+
+
+def _quoted(text: str) -> str:
+    """A text in a filter; letters of all kinds stand for themselves there."""
+    return json.dumps(text, ensure_ascii=False)

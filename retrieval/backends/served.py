@@ -1,0 +1,327 @@
+"""A gallery that a server keeps, with the words of one in a folder: filled from parts, asked, listed, emptied.
+
+Its answers follow the cosine, computed here in float64 from the stored vectors, so scores and ties are those of a gallery in a
+folder; equal scores go by name. It keeps no local codes, so it gives no verdicts.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.backends.base import Backend, Candidates, Entry, key_of
+from retrieval.describe.extraction import describe_all
+from retrieval.describe.model import Model
+from retrieval.errors import GalleryDamaged, GalleryMismatch, UsageError, whole_number
+from retrieval.files.paths import show_path
+from retrieval.gallery.address import shown
+from retrieval.gallery.answers import Match, QueryResult
+from retrieval.messages import Say, Update, no_update, say_nothing
+from retrieval.models.spec import ModelSpec
+from retrieval.parts.manifest import Manifest
+from retrieval.parts.merge import MergeReport
+from retrieval.parts.part import Part, Row, read_part
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from retrieval.gallery.adding import Picture
+
+DEFAULT_EFFORT = 128
+RECALL = 0.98
+_EFFORTS = (64, 128, 256, 512, 1000)
+_QUERIES, _K = 60, 10
+_MOST_CANDIDATES = 10_000
+
+
+def connect(address: str, description: dict[str, Any] | None = None) -> Backend:
+    """The back end at an address; a gallery is made there for ``description`` where there is none. Raises UsageError,
+    GalleryError."""
+    if address.startswith("postgresql://"):
+        from retrieval.backends.postgres import PostgresBackend
+
+        return PostgresBackend(address, description)
+    from retrieval.backends.milvus import MilvusBackend
+
+    return MilvusBackend(address, description)
+
+
+class ServedGallery:
+    """Made by :meth:`open` or :meth:`create`; usable as a context manager. ``folder`` is its address as it is shown."""
+
+    local = None
+
+    def __init__(self, address: str, backend: Backend, model: Model | None, engine: str, say: Say) -> None:
+        self.folder = shown(address)
+        self.backend = backend
+        self.spec = ModelSpec.from_dict(backend.description["model"])
+        if self.spec.fingerprint != backend.description["fingerprint"]:
+            raise GalleryDamaged(f"{self.folder}: the model does not have the fingerprint kept beside it")
+        self.model = model or Model(self.spec, None, engine, say=say)
+        self.say = say
+
+    @classmethod
+    def open(cls, address: str, *, engine: str = "auto", say: Say = say_nothing) -> Self:
+        """The gallery at ``address``. Raises GalleryError where there is none, UsageError."""
+        return cls(address, connect(address), None, engine, say)
+
+    @classmethod
+    def create(cls, address: str, model: Model, *, say: Say = say_nothing) -> Self:
+        """The gallery at ``address``, made for ``model`` where there is none. Raises GalleryMismatch, GalleryError."""
+        description = {
+            "model": model.spec.to_dict(),
+            "fingerprint": model.fingerprint,
+            "dim": model.spec.dim,
+            "roots": [],
+        }
+        gallery = cls(address, connect(address, description), model, model.engine_name, say)
+        try:
+            gallery.require(model)
+        except GalleryMismatch:
+            gallery.close()
+            raise
+        return gallery
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def require(self, model: Model) -> None:
+        """Raises GalleryMismatch unless ``model`` gives the descriptors this gallery holds."""
+        if model.fingerprint != self.spec.fingerprint:
+            raise GalleryMismatch(
+                f"the gallery {self.folder} holds descriptors of {self.spec.name} (fingerprint {self.spec.fingerprint}), "
+                f"not of {model.spec.name} ({model.fingerprint})",
+                "Leave out --model, --size and --scales to use the gallery's own, or name another gallery with --index.",
+            )
+
+    # -- filling -------------------------------------------------------------------------------------------------
+
+    def merge(self, manifest: Manifest, *, progress: Update = no_update) -> MergeReport:
+        """Take in what parts hold, shard by shard; what is there already is not written again. Of a picture whose file was seen
+        later than by the part, what is there stays. Raises GalleryMismatch, GalleryError."""
+        if manifest.fingerprint != self.spec.fingerprint:
+            raise GalleryMismatch(
+                f"the parts in {manifest.folder} hold descriptors of {manifest.spec.name} (fingerprint "
+                f"{manifest.fingerprint}), the gallery {self.folder} those of {self.spec.name} ({self.spec.fingerprint})"
+            )
+        report = MergeReport()
+        for shard in range(len(manifest.shards)):
+            progress(shard, len(manifest.shards))
+            try:
+                part = read_part(manifest, shard)
+            except GalleryDamaged as error:
+                report.bad[shard] = error.message
+                continue
+            if part is None:
+                report.missing.append(shard)
+                continue
+            self._take(part, report)
+            report.merged += 1
+        progress(len(manifest.shards), len(manifest.shards))
+        roots = self.backend.description.get("roots", [])
+        if manifest.source not in roots:
+            self.backend.describe({"roots": [*roots, manifest.source]})
+        self.backend.settle()
+        return report
+
+    def _take(self, part: Part, report: MergeReport) -> None:
+        named = {_name(row): row for row in part.rows}  # of two members of one name the later counts, as in a tar
+        seen = self.backend.seen(list(named))
+        new: list[Entry] = []
+        for name, row in named.items():
+            if row.vector is None:
+                report.unreadable += 1
+                continue
+            known = seen.get(name)
+            same = known is not None and known.hash == row.hash
+            later = known is not None and known.mtime_ns > row.mtime_ns
+            if later or (same and known is not None and (known.size, known.mtime_ns) == (row.size, row.mtime_ns)):
+                report.unchanged += 1
+                continue
+            report.added += known is None
+            report.changed += known is not None and not same
+            report.unchanged += same
+            vector = part.vectors[row.vector]
+            new.append(Entry(name, row.hash or "", row.size, row.mtime_ns, row.width, row.height, vector))
+        if new:
+            self.backend.upsert(new)
+
+    def tune(self, recall: float = RECALL) -> tuple[float, int]:
+        """Measure the index against looking at every vector, with 60 queries that are no members, and keep the least effort that
+        reaches ``recall``@10. Returns the recall and the effort.
+
+        A query is a stored vector, which is then no answer to it, moved along the difference of two others, 0.5 to 1.25 long.
+        """
+        own = self.backend.sample(3 * _QUERIES)
+        count = len(own.names) // 3
+        units = own.vectors / np.maximum(np.linalg.norm(own.vectors, axis=1, keepdims=True), 1e-12)
+        ways = units[count : 2 * count] - units[2 * count : 3 * count]
+        ways *= np.linspace(0.5, 1.25, count)[:, None] / np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
+        queries = list(zip(own.names, (units[:count] + ways).astype(np.float32), strict=False))
+        truths = [self._first(name, query, self.backend.exact(query, 4 * _K)) for name, query in queries]
+        found, effort = 1.0, _EFFORTS[0]
+        for effort in _EFFORTS:
+            hits = [
+                len(truth & self._first(name, query, self.backend.nearest(query, _K + 1, effort)))
+                for (name, query), truth in zip(queries, truths, strict=True)
+            ]
+            found = sum(hits) / sum(map(len, truths)) if truths else 1.0
+            if found >= recall:
+                break
+        self.backend.describe({"effort": effort, "recall": found, "queries": count})
+        return found, effort
+
+    @staticmethod
+    def _first(own: str, query: npt.NDArray[np.float32], found: Candidates) -> set[str]:
+        return set([name for name, _ in _ordered(query, found) if name != own][:_K])
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
+        """ "cosine"; raises UsageError for what a served gallery cannot do."""
+        if reranked:
+            raise UsageError(f"{self.folder} is a served gallery, and cannot look twice", "Leave out --rerank.")
+        if rank not in (None, "cosine") or judged:
+            raise UsageError(
+                f"{self.folder} is a served gallery, which keeps no local codes", "Its answers follow the cosine alone."
+            )
+        return "cosine"
+
+    def search(
+        self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
+    ) -> list[list[Match]]:
+        """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by name. ``under`` looks at every
+        picture in a folder, so it misses none; else one may be missed (:meth:`tune`), never wrongly scored."""
+        queries = np.asarray(vectors, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.spec.dim:
+            raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {queries.shape}")
+        if not np.isfinite(queries).all():
+            raise UsageError("the query's descriptor is not finite")
+        k = whole_number("k", k)
+        below = None if under is None else self._below(under)
+        least = -np.inf if min_score is None else min_score
+        return [
+            [
+                Match(place, score, _id(name), show_path(name))
+                for place, (name, score) in enumerate(self._nearest(query, k, below), 1)
+                if score >= least
+            ]
+            for query in queries
+        ]
+
+    def answers(
+        self,
+        images: Sequence[Picture],
+        k: int = 10,
+        bbox: Sequence[float] | None = None,
+        *,
+        rerank: object = None,
+        under: str | None = None,
+        min_score: float | None = None,
+        rank: str | None = None,
+        min_probability: float | None = None,
+        fold: bool = False,
+        exclude_self: bool = False,
+    ) -> Iterator[QueryResult]:
+        """Rankings for one picture after the other, in order; one that cannot be read gives a result with an ``error``."""
+        self.rank_by(rank, rerank is not None, min_probability is not None)
+        if fold or exclude_self:
+            raise UsageError(
+                "a gallery on a server cannot fold copies nor leave out the file that asks",
+                "Files and their contents are known to a gallery in a folder alone.",
+            )
+        if bbox is not None and len(images) != 1:
+            raise UsageError("a box goes with one picture, not with a list")
+        box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
+        done: dict[int, QueryResult] = {}
+        position = 0
+        load = lambda i: self.model.load(images[i], bbox)  # noqa: E731
+        for described in describe_all(range(len(images)), load, self.model.engine):
+            source = images[described.item]
+            name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+            matches: list[Match] = []
+            if described.descriptor is not None:
+                matches = self.search(described.descriptor[None], k, under=under)[0]
+            kept = [m for m in matches if min_score is None or m.score >= min_score]
+            done[described.item] = QueryResult(name, box, kept, described.error, len(matches) - len(kept))
+            while position in done:
+                yield done.pop(position)
+                position += 1
+
+    def _nearest(self, query: npt.NDArray[np.float32], k: int, below: str | None) -> list[tuple[str, float]]:
+        wanted, exact = 2 * k + 20, below is not None
+        effort = int(self.backend.description.get("effort", DEFAULT_EFFORT))
+        while True:
+            if exact or wanted > _MOST_CANDIDATES:
+                exact = True
+                found = self.backend.exact(query, wanted, below)
+            else:
+                found = self.backend.nearest(query, wanted, max(effort, wanted))
+            ranked = _ordered(query, found)
+            if exact and found.all:
+                return ranked[:k]
+            # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
+            if len(ranked) >= k and ranked[k - 1][1] > ranked[-1][1] + 1e-6:
+                return ranked[:k]
+            exact = exact or found.all  # an index that gives fewer than were asked for may have starved
+            wanted *= 1 if found.all else 4
+
+    def _below(self, under: str) -> str:
+        """The stored name of a folder (or a picture): a URI, a path on the disk, or relative to what was taken in."""
+        roots = self.backend.description.get("roots", [])
+        meant = [under] if "://" in under or os.path.isabs(under) else [os.path.abspath(under)]
+        meant += [f"{root.rstrip('/')}/{under}" for root in roots if "://" not in under and not os.path.isabs(under)]
+        return next((name for name in meant if next(iter(self.backend.names(name)), None) is not None), meant[0])
+
+    # -- what is in it -------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.backend.count()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return map(show_path, self.backend.names())
+
+    def remove_matching(self, name: str, *, dry_run: bool = False) -> list[str]:
+        """Take out the picture of a name, or all below a folder; returns the names. Patterns are refused."""
+        found = list(self.backend.names(self._below(name)))
+        if not dry_run:
+            self.backend.delete(found)
+        return [show_path(n) for n in found]
+
+
+def _ordered(query: npt.NDArray[np.float32], found: Candidates) -> list[tuple[str, float]]:
+    """Names and cosines in float64, row by row as in a folder's gallery; equal scores by name."""
+    wide = query.astype(np.float64)
+    block = found.vectors.astype(np.float64)
+    lengths = np.maximum(np.sqrt((block * block).sum(axis=1)), 1e-12) * (float(np.linalg.norm(wide)) or 1.0)
+    scores = np.clip((block * wide).sum(axis=1) / lengths, -1.0, 1.0).tolist()
+    return sorted(zip(found.names, scores, strict=True), key=lambda pair: (-pair[1], pair[0].encode()))
+
+
+def _name(row: Row) -> str:
+    """What a picture is called: its file's path, or its key. Where a path is not UTF-8, its URI."""
+    if row.uri.startswith("file://") and "#" not in row.uri:
+        path = urllib.parse.unquote_to_bytes(row.uri.removeprefix("file://"))
+        try:
+            return path.decode("utf-8")
+        except UnicodeDecodeError:
+            return row.uri
+    return row.key
+
+
+def _id(name: str) -> int:
+    return int.from_bytes(key_of(name)[:8], "big") >> 1

@@ -1,0 +1,137 @@
+"""``retrieve describe``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from retrieval.cli.common import engine_option, model_options, print_json, say, verbosity_options
+from retrieval.messages import progress_bar, safe
+
+
+class Share(click.ParamType):
+    """``3/64``: the third of 64."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        own, _, count = str(value).partition("/")
+        if not (own.isdecimal() and count.isdecimal() and 1 <= int(own) <= int(count)):
+            self.fail(f"{value!r} is not I/N with 1 <= I <= N", param, ctx)
+        return int(own), int(count)
+
+
+@click.command("describe")
+@click.argument("source", metavar="SOURCE")
+@click.option("--out", required=True, metavar="PARTS", help="Folder of the parts, which all workers reach.")
+@model_options
+@engine_option
+@click.option(
+    "--shard", "share", type=Share(), default=(1, 1), metavar="I/N", help="The work of the I-th of N processes alone."
+)
+@click.option(
+    "--shard-size",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Pictures in a shard, when the manifest is made.",
+)
+@click.option("--no-local", is_flag=True, help="No local codes, by which the same thing is found and verified.")
+@click.option("--no-exif", is_flag=True, help="Ignore EXIF orientation (as the published benchmarks do).")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=20.0,
+    show_default=True,
+    help="Seconds that a picture at a web address may take, each of three tries.",
+)
+@click.option("--on", "where", metavar="ray[://HOST:PORT]", help="Describe on Ray: here, or on a cluster.")
+@click.option("--workers", type=click.IntRange(1), help="On Ray: at most so many (default: the CPUs but one).")
+@click.option("--cpus-per-worker", "cpus", type=click.FloatRange(0.01), default=1.0, show_default=True, help="On Ray.")
+@click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="On Ray.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", help="How the summary is printed."
+)
+@verbosity_options
+def command(
+    source: str,
+    out: str,
+    model: str | None,
+    size: int | None,
+    scales: tuple[float, ...] | None,
+    engine: str,
+    share: tuple[int, int],
+    shard_size: int,
+    no_local: bool,
+    no_exif: bool,
+    timeout: float,
+    where: str | None,
+    workers: int | None,
+    cpus: float,
+    gpus: float,
+    form: str,
+    quiet: bool,
+    verbose: int,
+) -> int:
+    """Describe the pictures of SOURCE into parts, which `retrieve index PARTS` takes into a gallery.
+
+    SOURCE: a folder, WebDataset .tar files, .parquet files with bytes or addresses, a .txt with a path or URI a line; here or
+    at s3://, gs://, memory:// (fsspec). Any number of processes may work on one PARTS, each with its --shard I/N. What is
+    there is not described again; a shard that fails three times is reported, and the exit status is 1.
+    """
+    from retrieval.describe.model import load_model
+    from retrieval.errors import UsageError
+    from retrieval.parts.on_ray import check_ray, describe_on_ray
+    from retrieval.parts.run import describe_parts
+
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
+    if where is not None:
+        check_ray(where)
+        if share != (1, 1):
+            raise UsageError("--shard is for processes without an engine", "Ray divides the shards by itself.")
+    chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
+    with progress_bar("describe", quiet, unit="shard") as update:
+        local = not no_local
+        if where is None:
+            report = describe_parts(
+                source,
+                out,
+                chosen,
+                share=share,
+                shard_size=shard_size,
+                local=local,
+                timeout=timeout,
+                progress=update,
+                say=tell,
+            )
+        else:
+            report = describe_on_ray(
+                source,
+                out,
+                chosen,
+                where=where,
+                workers=workers,
+                cpus=cpus,
+                gpus=gpus,
+                shard_size=shard_size,
+                local=local,
+                timeout=timeout,
+                progress=update,
+                say=tell,
+            )
+    if form == "json":
+        print_json({"parts": out, **vars(report)})
+    else:
+        before = report.shards - report.described - len(report.failed)
+        print(
+            f"{report.described} of {report.shards} shards described into {safe(out)} ({report.pictures} pictures), "
+            f"{before} were there"
+        )
+    for shard, why in report.failed.items():
+        say(f"retrieve: shard {shard} failed: {safe(why)}")
+    return 1 if report.failed else 0

@@ -1,0 +1,134 @@
+"""What ``retrieve index`` does with folders of parts: takes them in, or tells how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from retrieval.cli.common import print_json, say
+from retrieval.errors import GalleryMismatch, UsageError
+from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.opened import require_same_model
+from retrieval.messages import Say, progress_bar, safe
+from retrieval.parts.manifest import read_manifest
+from retrieval.parts.merge import MergeReport, merge_parts
+from retrieval.parts.part import check_pyarrow
+from retrieval.parts.run import status_of
+
+Asked = tuple[str | None, int | None, tuple[float, ...] | None, str | None, bool | None]
+"""--model, --size, --scales, --dtype, --local as given."""
+_MOST_NAMED = 10
+
+
+def merge(parts: Sequence[str], folder: Path, asked: Asked, engine: str, form: str, quiet: bool) -> int:
+    """Take parts into the gallery in ``folder``, which is made where there is none. The exit status: 1 where shards are missing
+    or bad."""
+    check_pyarrow()
+    model, size, scales, dtype, local = asked
+
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
+    manifests = [read_manifest(part) for part in parts]
+    gallery = _opened(folder, manifests[0].model(engine), dtype, engine, tell)
+    with gallery:
+        require_same_model(gallery, model, size, scales, tell)
+        gallery.configure_local(local)
+        reports = []
+        for manifest in manifests:
+            with progress_bar("merge", quiet, unit="shard") as update:
+                reports.append(merge_parts(gallery, manifest, progress=update))
+        images = gallery.catalog.searchable_count()
+    for part, report in zip(parts, reports, strict=True):
+        _show(part, report, folder, images, form)
+    return 1 if any(report.missing or report.bad for report in reports) else 0
+
+
+def merge_served(parts: Sequence[str], address: str, asked: Asked, engine: str, form: str, quiet: bool) -> int:
+    """The same into a gallery that a server keeps."""
+    from retrieval.backends.served import ServedGallery
+
+    check_pyarrow()
+    model, size, scales, dtype, local = asked
+    if dtype == "float16" or local:
+        raise UsageError("a served gallery keeps float32 vectors and no local codes", "Leave out --dtype and --local.")
+
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
+    manifests = [read_manifest(part) for part in parts]
+    with ServedGallery.create(address, manifests[0].model(engine), say=tell) as gallery:
+        require_same_model(gallery, model, size, scales, tell)
+        reports = []
+        for manifest in manifests:
+            with progress_bar("merge", quiet, unit="shard") as update:
+                reports.append(gallery.merge(manifest, progress=update))
+        recall, effort = gallery.tune()
+        tell(f"recall@10 {recall:.3f} at effort {effort}")
+        images = len(gallery)
+    for part, report in zip(parts, reports, strict=True):
+        _show(part, report, gallery.folder, images, form)
+    return 1 if any(report.missing or report.bad for report in reports) else 0
+
+
+def _opened(folder: Path, model: object, dtype: str | None, engine: str, tell: Say) -> Gallery:
+    if not (folder / "gallery.json").exists() and not (folder / "catalog.sqlite").exists():
+        return Gallery.create(folder, model, dtype=dtype or "float32")  # type: ignore[arg-type]
+    gallery = Gallery.open(folder, engine=engine, warn=tell)
+    if dtype and dtype != gallery.description["dtype"]:
+        raise UsageError(
+            f"the gallery {folder} stores {gallery.description['dtype']}",
+            "Another dtype needs another gallery (--index).",
+        )
+    if gallery.description.get("precision", "fp32") != "fp32":
+        raise GalleryMismatch(f"the gallery {folder} is described with int8, parts are with fp32")
+    return gallery
+
+
+def _show(part: str, report: MergeReport, folder: object, images: int, form: str) -> None:
+    if form == "json":
+        print_json({"index": str(folder), "parts": part, "images": images, **vars(report)})
+        return
+    words = ("added", "changed", "unchanged", "unreadable", "stayed_out")
+    counts = [f"{n} {word.replace('_', ' ')}" for word in words if (n := getattr(report, word))]
+    print(f"{images} pictures in {safe(str(folder))}: {', '.join(counts) or 'nothing to do'}")
+    _tell_lacking(part, report.missing, report.bad)
+
+
+def tell_status(parts: Sequence[str], form: str) -> int:
+    """Print which shards are done, missing and bad. The exit status: 1 where not all are done."""
+    lacking = False
+    for part in parts:
+        manifest = read_manifest(part)
+        status = status_of(manifest)
+        lacking |= len(status.done) < len(manifest.shards)
+        if form == "json":
+            print_json(
+                {
+                    "parts": part,
+                    "source": manifest.source,
+                    "model": manifest.spec.name,
+                    "fingerprint": manifest.fingerprint,
+                    "shards": len(manifest.shards),
+                    "done": len(status.done),
+                    "pictures": status.pictures,
+                    "errors": status.errors,
+                    "missing": status.missing,
+                    "bad": {str(shard): why for shard, why in status.bad.items()},
+                }
+            )
+            continue
+        print(
+            f"{safe(part)}: {len(status.done)} of {len(manifest.shards)} shards are done ({status.pictures} pictures, "
+            f"{status.errors} of them unreadable), {len(status.missing)} missing, {len(status.bad)} bad"
+        )
+        _tell_lacking(part, status.missing, status.bad)
+    return 1 if lacking else 0
+
+
+def _tell_lacking(part: str, missing: Sequence[int], bad: dict[int, str]) -> None:
+    if missing:
+        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        print(f"{safe(part)} lacks shards {', '.join(map(str, missing[:_MOST_NAMED]))}{more}")
+    for shard, why in bad.items():
+        print(f"shard {shard} is bad: {safe(why)}")

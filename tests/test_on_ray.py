@@ -1,0 +1,121 @@
+"""Parts on Ray, one on this machine: kills of worker and driver, and a gallery that equals the undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fakes import fake_model
+from textures import write_textures
+
+from retrieval import load_model
+from retrieval.errors import UsageError
+from retrieval.gallery.gallery import Gallery
+from retrieval.parts.manifest import read_manifest
+from retrieval.parts.merge import merge_parts
+from retrieval.parts.on_ray import describe_on_ray
+from retrieval.parts.run import describe_parts, status_of
+
+HERE = Path(__file__).parent
+
+
+class Driver:
+    """A driver in a process of its own, with the Ray that it starts."""
+
+    def __init__(self, folder, parts, shard_size):
+        paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "ray_driver.py"), str(folder), str(parts), str(shard_size)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        )
+        self.lines = []
+
+    def until(self, found):
+        """Read lines until one fits."""
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+            if found(line):
+                return line
+        return ""
+
+    def workers(self):
+        """Processes of Ray that are at work on a shard."""
+        for _ in range(2000):
+            found = []
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ray::_described" in " ".join(process.cmdline()):
+                        found.append(process)
+            if found:
+                return found
+            time.sleep(0.005)
+        return []
+
+    def end(self):
+        """Kill it and all that it started."""
+        own = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        self.process.kill()
+        self.process.wait()
+        for process in own:
+            if process.is_running():
+                process.kill()
+        psutil.wait_procs(own, 20)
+        self.process.stdout.close()
+
+
+@pytest.mark.slow
+def test_worker_and_driver_are_killed(tmp_path):
+    """Slow: Ray starts twice, and its workers load a network."""
+    pytest.importorskip("ray")
+    write_textures(tmp_path / "photos", 24)
+    driver = Driver(tmp_path / "photos", tmp_path / "parts", 4)
+    try:
+        assert driver.until(lambda line: line.startswith("1 6"))
+        victims = driver.workers()
+        assert victims
+        for victim in victims:
+            victim.kill()
+        assert driver.until(lambda line: "(try 1 of 3)" in line)
+        assert driver.until(lambda line: line.startswith("3 6"))
+    finally:
+        driver.end()
+    manifest = read_manifest(tmp_path / "parts")
+    before = {shard: manifest.part(shard).stat().st_mtime_ns for shard in status_of(manifest).done}
+    assert len(before) >= 3
+    driver = Driver(tmp_path / "photos", tmp_path / "parts", 4)
+    try:
+        last = driver.until(lambda line: line.startswith("described"))
+        driver.process.wait(60)
+    finally:
+        driver.end()
+    assert last.split(maxsplit=2) == ["described", str(6 - len(before)), "{}\n"]
+    assert all(manifest.part(shard).stat().st_mtime_ns == time for shard, time in before.items())
+    model = load_model("efficientnet_lite0-gem", size=32, engine="torch")
+    describe_parts(str(tmp_path / "photos"), tmp_path / "calm", model, shard_size=4)
+    with Gallery.create(tmp_path / "a", model) as a, Gallery.create(tmp_path / "b", model) as b:
+        merge_parts(a, manifest)
+        merge_parts(b, read_manifest(tmp_path / "calm"))
+        assert list(a) == list(b)
+        assert np.array_equal(a.vectors(), b.vectors())
+        assert a.search(a.vectors()[:3], 5) == b.search(b.vectors()[:3], 5)
+
+
+def test_without_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"retrieval\[ray\]"):
+        describe_on_ray(str(tmp_path), tmp_path / "parts", fake_model())
+
+
+def test_another_engine_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--on spark is unknown"):
+        describe_on_ray(str(tmp_path), tmp_path / "parts", fake_model(), where="spark")
