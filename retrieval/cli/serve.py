@@ -51,10 +51,13 @@ def command(
     missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not _installed(name)]
     if missing:
         raise UsageError(f"the page needs {', '.join(missing)}", "Install it with: pip install 'retrieval[web]'.")
+    from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
     from retrieval.web.serve import listen, serve
     from retrieval.web.settings import WebSettings, given_token
 
+    if any(served_address(folder) is not None for folder in index or (None,)):
+        raise UsageError("the page serves galleries in folders alone", "Name one with --index DIR.")
     settings = WebSettings(host=host, port=port, token=given_token(), names=names)
     if not settings.local and settings.token is None:
         settings = replace(settings, token=secrets.token_urlsafe(24))
