@@ -7,6 +7,7 @@ consistent: what was acknowledged is found. What lies under a folder is looked a
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import urllib.parse
@@ -50,6 +51,7 @@ class MilvusBackend:
             import pymilvus
         except ImportError:
             raise UsageError("galleries in Milvus take pymilvus", "Run: pip install 'retrieval[milvus]'.") from None
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what goes wrong is raised
         self._library = pymilvus
         user = parts.username or os.environ.get("MILVUS_USER", "")
         password = parts.password or os.environ.get("MILVUS_PASSWORD", "")
@@ -219,22 +221,14 @@ class MilvusBackend:
         rows = [hit["entity"] for hit in found]
         return Candidates([row["name"] for row in rows], self._vectors(rows), len(rows) < k)
 
-    def exact(self, vector: npt.NDArray[np.float32], k: int, under: str | None = None) -> Candidates:
-        names: list[str] = []
-        vectors, scores = np.zeros((0, self.dim), np.float32), np.zeros(0)
-        complete = True
-        query = np.asarray(vector, np.float64)
+    def exact(self, vectors: npt.NDArray[np.float32], k: int, under: str | None = None) -> list[Candidates]:
+        """All entries come over, once for all queries."""
+        best = [_Best(vector, k) for vector in vectors]
         for block in self._scan(under, ["name", "vector"]):
-            new = self._vectors(block)
-            lengths = np.maximum(np.linalg.norm(new.astype(np.float64), axis=1), 1e-12)
-            scores = np.concatenate([scores, (new @ query) / lengths])
-            names += [row["name"] for row in block]
-            vectors = np.concatenate([vectors, new])
-            if len(names) > k:
-                kept = np.argsort(-scores, kind="stable")[:k]
-                names, vectors, scores = [names[i] for i in kept], vectors[kept], scores[kept]
-                complete = False
-        return Candidates(names, vectors, complete)
+            names, found = [row["name"] for row in block], self._vectors(block)
+            for one in best:
+                one.add(names, found)
+        return [Candidates(one.names, one.vectors.reshape(-1, self.dim), one.all) for one in best]
 
     def sample(self, count: int) -> Candidates:
         with self._errors():
@@ -266,6 +260,27 @@ class MilvusBackend:
 
     def close(self) -> None:
         self._client.close()
+
+
+class _Best:
+    """The ``k`` nearest to a query so far. ``all``: nothing was left out."""
+
+    def __init__(self, query: npt.NDArray[np.float32], k: int) -> None:
+        self.query, self.k = np.asarray(query, np.float64), k
+        self.names: list[str] = []
+        self.vectors: npt.NDArray[np.float32] = np.zeros((0, len(query)), np.float32)
+        self._scores = np.zeros(0)
+        self.all = True
+
+    def add(self, names: list[str], vectors: npt.NDArray[np.float32]) -> None:
+        lengths = np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1), 1e-12)
+        scores = np.concatenate([self._scores, (vectors @ self.query) / lengths])
+        kept = np.argsort(-scores, kind="stable")[: self.k]
+        self.all &= len(kept) == len(scores)
+        every = self.names + names
+        self.names = [every[i] for i in kept]
+        self.vectors = np.concatenate([self.vectors, vectors])[kept]
+        self._scores = scores[kept]
 
 
 def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:

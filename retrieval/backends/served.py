@@ -169,18 +169,19 @@ class ServedGallery:
         ways = units[count : 2 * count] - units[2 * count : 3 * count]
         ways *= np.linspace(0.5, 1.25, count)[:, None] / np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
         queries = list(zip(own.names, (units[:count] + ways).astype(np.float32), strict=False))
-        truths = [self._first(name, query, self.backend.exact(query, 4 * _K)) for name, query in queries]
-        found, effort = 1.0, _EFFORTS[0]
+        exact = self.backend.exact(np.array([query for _, query in queries], np.float32), 4 * _K)
+        truths = [self._first(name, query, found) for (name, query), found in zip(queries, exact, strict=True)]
+        share, effort = 1.0, _EFFORTS[0]
         for effort in _EFFORTS:
             hits = [
                 len(truth & self._first(name, query, self.backend.nearest(query, _K + 1, effort)))
                 for (name, query), truth in zip(queries, truths, strict=True)
             ]
-            found = sum(hits) / sum(map(len, truths)) if truths else 1.0
-            if found >= recall:
+            share = sum(hits) / sum(map(len, truths)) if truths else 1.0
+            if share >= recall:
                 break
-        self.backend.describe({"effort": effort, "recall": found, "queries": count})
-        return found, effort
+        self.backend.describe({"effort": effort, "recall": share, "queries": count})
+        return share, effort
 
     @staticmethod
     def _first(own: str, query: npt.NDArray[np.float32], found: Candidates) -> set[str]:
@@ -258,7 +259,7 @@ class ServedGallery:
         while True:
             if exact or wanted > _MOST_CANDIDATES:
                 exact = True
-                found = self.backend.exact(query, wanted, below)
+                found = self.backend.exact(query[None], wanted, below)[0]
             else:
                 found = self.backend.nearest(query, wanted, max(effort, wanted))
             ranked = _ordered(query, found)
