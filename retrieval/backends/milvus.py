@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
+from retrieval.backends.scores import Best
 from retrieval.errors import GalleryError, UsageError
 from retrieval.gallery.address import shown
 from retrieval.messages import first_line
@@ -223,7 +224,7 @@ class MilvusBackend:
 
     def exact(self, vectors: npt.NDArray[np.float32], k: int, under: str | None = None) -> list[Candidates]:
         """All entries come over, once for all queries."""
-        best = [_Best(vector, k) for vector in vectors]
+        best = [Best(vector, k) for vector in vectors]
         for block in self._scan(under, ["name", "vector"]):
             names, found = [row["name"] for row in block], self._vectors(block)
             for one in best:
@@ -260,27 +261,6 @@ class MilvusBackend:
 
     def close(self) -> None:
         self._client.close()
-
-
-class _Best:
-    """The ``k`` nearest to a query so far. ``all``: nothing was left out."""
-
-    def __init__(self, query: npt.NDArray[np.float32], k: int) -> None:
-        self.query, self.k = np.asarray(query, np.float64), k
-        self.names: list[str] = []
-        self.vectors: npt.NDArray[np.float32] = np.zeros((0, len(query)), np.float32)
-        self._scores = np.zeros(0)
-        self.all = True
-
-    def add(self, names: list[str], vectors: npt.NDArray[np.float32]) -> None:
-        lengths = np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1), 1e-12)
-        scores = np.concatenate([self._scores, (vectors @ self.query) / lengths])
-        kept = np.argsort(-scores, kind="stable")[: self.k]
-        self.all &= len(kept) == len(scores)
-        every = self.names + names
-        self.names = [every[i] for i in kept]
-        self.vectors = np.concatenate([self.vectors, vectors])[kept]
-        self._scores = scores[kept]
 
 
 def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
