@@ -12,6 +12,7 @@ import json
 import resource
 import tempfile
 import time
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +34,23 @@ def model_of(dim: int) -> Model:
     return Model(ModelSpec("fake", WeightsRef("fake", "a" * 64), {"name": "none"}, dim, None, ImageRule(size=64)))
 
 
+def around(count: int, dim: int, rng: np.random.Generator, rows: int) -> np.ndarray:
+    """Unit vectors float32 (rows, dim) around the centres of a gallery of ``count``: a hundred for each."""
+    centres = np.random.default_rng(count).normal(size=(max(count // 100, 1), dim))
+    vectors = centres[rng.integers(0, len(centres), rows)] + 0.7 * rng.normal(size=(rows, dim))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
 def make_parts(folder: Path, count: int, dim: int) -> None:
-    """Parts as of a list of addresses; vectors are random, with neighbours: a hundred around each of many centres."""
-    rng = np.random.default_rng(count)
+    """Parts as of a list of addresses; vectors are random, with neighbours."""
+    rng = np.random.default_rng(1)
     names = [f"s3://bucket/{i // 1000:05d}/{i:09d}.jpg" for i in range(count)]
     (folder / "list.txt").write_text("\n".join(names))
     prepare(str(folder / "list.txt"), folder / "parts", model_of(dim), shard_size=SHARD, multiple=1, local=False)
     manifest = read_manifest(folder / "parts")
-    centres = rng.normal(size=(max(count // 100, 1), dim)).astype(np.float32)
     at = 0
     for shard, inputs in enumerate(manifest.shards):
-        vectors = centres[rng.integers(0, len(centres), len(inputs))] + 0.7 * rng.normal(size=(len(inputs), dim))
-        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        vectors = around(count, dim, rng, len(inputs))
         items = []
         for name, vector in zip(inputs, vectors, strict=True):
             item = Item(name, name, lambda item: b"", size=100_000, digest=f"{at:056x}", width=640, height=480)
@@ -84,7 +90,7 @@ def measure(count: int, dim: int, address: str | None, steps: list[dict[str, obj
         with Step("write parts", count, steps):
             make_parts(folder, count, dim)
         manifest = read_manifest(folder / "parts")
-        queries = np.random.default_rng(1).normal(size=(QUERIES, dim)).astype(np.float32)
+        queries = around(count, dim, np.random.default_rng(2), QUERIES)  # no members
         with Gallery.create(folder / "gallery", model_of(dim), local=False) as gallery:
             gallery.configure_search("flat")
             with Step("local: merge (exact index)", count, steps):
@@ -134,6 +140,8 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     steps: list[dict[str, object]] = []
     for number, count in enumerate(map(int, asked.counts.split(","))):
-        measure(count, asked.dim, asked.address and f"{asked.address}{number}", steps)
+        parts = urllib.parse.urlsplit(asked.address or "")
+        own = parts._replace(path=f"{parts.path}{number}").geturl()  # a gallery for each count
+        measure(count, asked.dim, own if asked.address else None, steps)
     if asked.out:
         Path(asked.out).write_text(json.dumps(steps, indent=1) + "\n")

@@ -240,7 +240,7 @@ class TestServed:
         rng = np.random.default_rng(2)
         some = entries(rng, 50)
         backend.upsert(some)
-        found = backend.exact(some[0].vector, 50)
+        found = backend.exact(some[0].vector[None], 50)[0]
         own = {e.name: e.vector for e in some}
         assert all(np.array_equal(v, own[n]) for n, v in zip(found.names, found.vectors, strict=True))
         assert len(found.names) == 50
@@ -255,7 +255,9 @@ class TestServed:
         for folder in folders:
             assert {n.rpartition("/")[0] for n in backend.names(folder)} == {folder}
             assert len(list(backend.names(folder))) == 2
-            assert sorted(backend.exact(np.ones(DIM, np.float32), 9, folder).names) == list(backend.names(folder))
+            assert sorted(backend.exact(np.ones((1, DIM), np.float32), 9, folder)[0].names) == list(
+                backend.names(folder)
+            )
         backend.close()
 
     def test_more_ties_than_candidates(self, address):

@@ -210,8 +210,9 @@ class TestSources:
         assert [row.error is None for row in rows] == [True] * good + [False]
         assert "ends early" in rows[-1].error
         assert rows[-1].key == (f"{path}/0002.png" if cut == "in a member" else str(path))
-        _, report = merged(tmp_path / "parts", tmp_path / "gallery")
+        gallery, report = merged(tmp_path / "parts", tmp_path / "gallery")
         assert (report.added, report.unreadable) == (good, 1)
+        assert [root.kind for root in gallery.catalog.roots()] == ["keys"]
 
     def test_what_is_no_tar(self, tmp_path):
         (tmp_path / "a.tar").write_bytes(b"no archive" * 200)
@@ -594,3 +595,16 @@ class TestCommand:
         monkeypatch.setitem(sys.modules, "fsspec", None)
         with pytest.raises(UsageError, match=r"retrieval\[parts\]"):
             described("s3://bucket/photos", tmp_path / "parts")
+
+
+def test_the_script_that_measures_runs(capsys):
+    sys.path.insert(0, str(HERE.parent / "scripts"))
+    try:
+        import scale_slopes
+
+        steps: list[dict[str, object]] = []
+        scale_slopes.measure(1200, 16, None, steps)
+    finally:
+        sys.path.pop(0)
+    assert {step["rows"] for step in steps} == {1200, scale_slopes.QUERIES}
+    assert "merge" in capsys.readouterr().out

@@ -36,6 +36,8 @@ COMMANDS = [
     "index photos --size 64 -q",
     "query photos/c0/0000.png -q",
     "query photos/c0/0000.png --rerank qe -q",
+    "describe photos --out parts --size 64 -q",
+    "index parts --index merged -q",
     "index photos --size 64 --engine torch --index torch -q",
     "query photos/c0/0000.png --index torch --engine torch -q",
     "info",

@@ -72,8 +72,8 @@ class Backend(Protocol):
     def nearest(self, vector: npt.NDArray[np.float32], k: int, effort: int) -> Candidates:
         """About the ``k`` nearest by the engine's index, which looks the harder the more ``effort``."""
 
-    def exact(self, vector: npt.NDArray[np.float32], k: int, under: str | None = None) -> Candidates:
-        """The ``k`` nearest for sure, of all or of what lies under a folder."""
+    def exact(self, vectors: npt.NDArray[np.float32], k: int, under: str | None = None) -> list[Candidates]:
+        """For each of ``vectors`` (Q, D) the ``k`` nearest for sure, of all or of what lies under a folder."""
 
     def sample(self, count: int) -> Candidates:
         """At most so many entries, chosen by their keys, which are random."""

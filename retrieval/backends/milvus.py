@@ -7,6 +7,7 @@ consistent: what was acknowledged is found. What lies under a folder is looked a
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import urllib.parse
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
+from retrieval.backends.scores import Best
 from retrieval.errors import GalleryError, UsageError
 from retrieval.gallery.address import shown
 from retrieval.messages import first_line
@@ -50,6 +52,7 @@ class MilvusBackend:
             import pymilvus
         except ImportError:
             raise UsageError("galleries in Milvus take pymilvus", "Run: pip install 'retrieval[milvus]'.") from None
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what goes wrong is raised
         self._library = pymilvus
         user = parts.username or os.environ.get("MILVUS_USER", "")
         password = parts.password or os.environ.get("MILVUS_PASSWORD", "")
@@ -219,22 +222,14 @@ class MilvusBackend:
         rows = [hit["entity"] for hit in found]
         return Candidates([row["name"] for row in rows], self._vectors(rows), len(rows) < k)
 
-    def exact(self, vector: npt.NDArray[np.float32], k: int, under: str | None = None) -> Candidates:
-        names: list[str] = []
-        vectors, scores = np.zeros((0, self.dim), np.float32), np.zeros(0)
-        complete = True
-        query = np.asarray(vector, np.float64)
+    def exact(self, vectors: npt.NDArray[np.float32], k: int, under: str | None = None) -> list[Candidates]:
+        """All entries come over, once for all queries."""
+        best = [Best(vector, k) for vector in vectors]
         for block in self._scan(under, ["name", "vector"]):
-            new = self._vectors(block)
-            lengths = np.maximum(np.linalg.norm(new.astype(np.float64), axis=1), 1e-12)
-            scores = np.concatenate([scores, (new @ query) / lengths])
-            names += [row["name"] for row in block]
-            vectors = np.concatenate([vectors, new])
-            if len(names) > k:
-                kept = np.argsort(-scores, kind="stable")[:k]
-                names, vectors, scores = [names[i] for i in kept], vectors[kept], scores[kept]
-                complete = False
-        return Candidates(names, vectors, complete)
+            names, found = [row["name"] for row in block], self._vectors(block)
+            for one in best:
+                one.add(names, found)
+        return [Candidates(one.names, one.vectors.reshape(-1, self.dim), one.all) for one in best]
 
     def sample(self, count: int) -> Candidates:
         with self._errors():

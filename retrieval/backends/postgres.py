@@ -155,13 +155,13 @@ class PostgresBackend:
 
     def nearest(self, vector: npt.NDArray[np.float32], k: int, effort: int) -> Candidates:
         if not self._cast():
-            return self.exact(vector, k)
+            return self.exact(vector[None], k)[0]
         # Strictly in order, and on until there are k: else an index gives no more than ef_search.
         settings = {"hnsw.ef_search": min(max(effort, 1), _MOST_EFFORT), "hnsw.iterative_scan": "strict_order"}
         return self._search(vector, k, settings, f"vector::{self._cast()}")
 
-    def exact(self, vector: npt.NDArray[np.float32], k: int, under: str | None = None) -> Candidates:
-        return self._search(vector, k, {"enable_indexscan": "off"}, "vector", under)
+    def exact(self, vectors: npt.NDArray[np.float32], k: int, under: str | None = None) -> list[Candidates]:
+        return [self._search(vector, k, {"enable_indexscan": "off"}, "vector", under) for vector in vectors]
 
     def _search(
         self, vector: npt.NDArray[np.float32], k: int, settings: dict[str, Any], column: str, under: str | None = None

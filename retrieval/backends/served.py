@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.base import Backend, Candidates, Entry, key_of
+from retrieval.backends.base import Backend, Entry, key_of
+from retrieval.backends.scores import ordered
+from retrieval.backends.tuning import RECALL, tune
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryMismatch, UsageError, whole_number
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from retrieval.gallery.adding import Picture
 
 DEFAULT_EFFORT = 128
-RECALL = 0.98
-_EFFORTS = (64, 128, 256, 512, 1000)
-_QUERIES, _K = 60, 10
 _MOST_CANDIDATES = 10_000
 
 
@@ -158,33 +157,8 @@ class ServedGallery:
             self.backend.upsert(new)
 
     def tune(self, recall: float = RECALL) -> tuple[float, int]:
-        """Measure the index against looking at every vector, with 60 queries that are no members, and keep the least effort that
-        reaches ``recall``@10. Returns the recall and the effort.
-
-        A query is a stored vector, which is then no answer to it, moved along the difference of two others, 0.5 to 1.25 long.
-        """
-        own = self.backend.sample(3 * _QUERIES)
-        count = len(own.names) // 3
-        units = own.vectors / np.maximum(np.linalg.norm(own.vectors, axis=1, keepdims=True), 1e-12)
-        ways = units[count : 2 * count] - units[2 * count : 3 * count]
-        ways *= np.linspace(0.5, 1.25, count)[:, None] / np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
-        queries = list(zip(own.names, (units[:count] + ways).astype(np.float32), strict=False))
-        truths = [self._first(name, query, self.backend.exact(query, 4 * _K)) for name, query in queries]
-        found, effort = 1.0, _EFFORTS[0]
-        for effort in _EFFORTS:
-            hits = [
-                len(truth & self._first(name, query, self.backend.nearest(query, _K + 1, effort)))
-                for (name, query), truth in zip(queries, truths, strict=True)
-            ]
-            found = sum(hits) / sum(map(len, truths)) if truths else 1.0
-            if found >= recall:
-                break
-        self.backend.describe({"effort": effort, "recall": found, "queries": count})
-        return found, effort
-
-    @staticmethod
-    def _first(own: str, query: npt.NDArray[np.float32], found: Candidates) -> set[str]:
-        return set([name for name, _ in _ordered(query, found) if name != own][:_K])
+        """See :func:`retrieval.backends.tuning.tune`."""
+        return tune(self.backend, recall)
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -265,10 +239,10 @@ class ServedGallery:
         while True:
             if exact or wanted > _MOST_CANDIDATES:
                 exact = True
-                found = self.backend.exact(query, wanted, below)
+                found = self.backend.exact(query[None], wanted, below)[0]
             else:
                 found = self.backend.nearest(query, wanted, max(effort, wanted))
-            ranked = _ordered(query, found)
+            ranked = ordered(query, found)
             if exact and found.all:
                 return ranked[:k]
             # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
@@ -301,15 +275,6 @@ class ServedGallery:
         if not dry_run:
             self.backend.delete(found)
         return [show_path(n) for n in found]
-
-
-def _ordered(query: npt.NDArray[np.float32], found: Candidates) -> list[tuple[str, float]]:
-    """Names and cosines in float64, row by row as in a folder's gallery; equal scores by name."""
-    wide = query.astype(np.float64)
-    block = found.vectors.astype(np.float64)
-    lengths = np.maximum(np.sqrt((block * block).sum(axis=1)), 1e-12) * (float(np.linalg.norm(wide)) or 1.0)
-    scores = np.clip((block * wide).sum(axis=1) / lengths, -1.0, 1.0).tolist()
-    return sorted(zip(found.names, scores, strict=True), key=lambda pair: (-pair[1], pair[0].encode()))
 
 
 def _name(row: Row) -> str:

@@ -93,12 +93,11 @@ class _Names:
         for root, folder in self._roots.items():
             if root in whole:
                 continue
-            inside = (*_relatives(text, folder), *_linked(text, folder))
-            prefixes = ["" if path == "." else path.rstrip(os.sep) + os.sep for path in inside]
-            if prefixes:
-                for record in self._catalog.records(root):
-                    if any(record.path.startswith(prefix) for prefix in prefixes):
-                        found[record.id] = record
+            for path in (*_relatives(text, folder), *_linked(text, folder)):
+                if path == ".":
+                    found.update((r.id, r) for r in self._catalog.records(root))
+                else:
+                    found.update((r.id, r) for r in self._catalog.records_below(root, path.rstrip(os.sep)))
         return [found[i] for i in sorted(found)]
 
     def matching(self, pattern: str) -> list[Record]:

@@ -27,7 +27,7 @@ def pictures_in_tar(place: str) -> Iterator[Item]:
         try:
             archive = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115  # closed with what it reads from
         except _DAMAGE:
-            yield broken(place, base, ImageError("no tar archive that can be read"))
+            yield broken(place, f"{base}#", ImageError("no tar archive that can be read"))
             return
         name, inside = "", False
         try:
@@ -60,4 +60,4 @@ def pictures_in_tar(place: str) -> Iterator[Item]:
                     f"{place}/{name}", f"{base}#{quote(name, errors='surrogateescape')}", ImageError(_CUT_SHORT)
                 )
             else:
-                yield broken(place, base, ImageError(_CUT_SHORT))
+                yield broken(place, f"{base}#", ImageError(_CUT_SHORT))

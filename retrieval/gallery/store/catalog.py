@@ -334,6 +334,21 @@ class Catalog:
         if not where:
             self.check_complete(searchable, entries)
 
+    def records_below(self, root: int, folder: str) -> list[Record]:
+        """Those of a root's pictures that lie in a folder (relative to it, not empty), by ascending id; found by their names'
+        order, so that the others are not looked at."""
+        whole = os.fsencode(folder)
+        # Names that are not UTF-8 are stored as bytes, which SQLite sorts behind all text; "0" follows "/".
+        ranges: list[tuple[object, object]] = [(whole + b"/", whole + b"0")]
+        if isinstance(encode_path(folder), str):
+            ranges.append((f"{folder}/", f"{folder}0"))
+        found: list[Record] = []
+        with self._errors():
+            for first, last in ranges:
+                query = f"SELECT {self._fields} FROM images WHERE root = ? AND path >= ? AND path < ?"
+                found += map(_record, self._connection.execute(query, (root, first, last)))
+        return sorted(found, key=lambda record: record.id)
+
     def troubled(self) -> list[Record]:
         """Pictures that could not be read, the newest state of each."""
         with self._errors():
