@@ -28,7 +28,7 @@ COMMANDS = {
     "remove": ("retrieval.cli.remove", "Take pictures out of the gallery."),
     "describe": (
         "retrieval.cli.describe",
-        "Describe pictures in parts, on any number of machines; index takes them in.",
+        "Describe pictures in parts, on any number of machines.",
     ),
     "export": ("retrieval.cli.export", "Write the gallery's descriptors and names to a file."),
     "import": ("retrieval.cli.import_", "Add descriptors with names from a file to the gallery."),
