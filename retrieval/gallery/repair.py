@@ -74,6 +74,7 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
     catalog: Catalog | None = None
     try:
         catalog = Catalog(path, writable=True)
+        _count_vectors(catalog, folder, description, done)
         try:
             catalog.check()
         except GalleryDamaged as damage:
@@ -90,6 +91,17 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
         kept = _anew(path, store, description)
         done.append(f"{path} made anew; {kept} vectors kept ({damage.message})")
         return Catalog(path, writable=True)
+
+
+def _count_vectors(catalog: Catalog, folder: Path, description: dict[str, Any], done: list[str]) -> None:
+    """Where pictures need more vectors than the catalog speaks of, and the files hold them, its number was wrong."""
+    dim = ModelSpec.from_dict(description["model"]).dim
+    store = VectorStore(folder / "vectors", dim, description["dtype"], catalog.number("generation"))
+    count, needed = catalog.number("vector_count"), catalog.rows_needed()
+    if count < needed <= store.rows_on_disk():
+        with catalog.writing():
+            catalog.set_meta("vector_count", needed)
+        done.append(f"{catalog.path} spoke of {count} vectors, and its pictures have {needed}")
 
 
 def _without_damaged(catalog: Catalog, damage: GalleryDamaged, done: list[str]) -> None:

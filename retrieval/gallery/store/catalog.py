@@ -414,7 +414,8 @@ class Catalog:
     def rows_needed(self) -> int:
         """How many rows of vectors there must be for all that pictures, present and past, refer to."""
         with self._errors():
-            query = "SELECT max(row) FROM (SELECT row FROM images UNION ALL SELECT row FROM spare)"
+            rows = "SELECT row FROM images UNION ALL SELECT row FROM spare"
+            query = f"SELECT max(row) FROM ({rows}) WHERE typeof(row) = 'integer'"
             (highest,) = self._connection.execute(query).fetchone()
         return 0 if highest is None else int(highest) + 1
 
