@@ -76,6 +76,6 @@ class WeighedRankings:
         with QueryCodes(index, model.spec) as codes:
             for i, query in enumerate(truth.queries):
                 path = os.path.join(truth.root, query.image)
-                codes.begin(i, model.load(path, query.bbox), path, query.bbox)
+                codes.keep(i, model.load(path, query.bbox), path, query.bbox)
                 made.append(codes.of(i))
         return made

@@ -155,7 +155,7 @@ class AskedGallery(OpenedGallery):
             def load(i: int) -> np.ndarray:
                 array = self.model.load(images[i], bbox)
                 if codes is not None:
-                    codes.begin(i, array, images[i], bbox)
+                    codes.keep(i, array, images[i], bbox)
                 return array
 
             for described in describe_all(range(len(images)), load, self.model.engine):
