@@ -26,8 +26,8 @@ from retrieval.gallery.answers import Match, QueryResult
 from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
-from retrieval.parts.merge import MergeReport
-from retrieval.parts.part import Part, Row, read_part
+from retrieval.parts.merge import MergeReport, parts_of, require_fingerprint
+from retrieval.parts.part import Part, Row
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -109,25 +109,10 @@ class ServedGallery:
     def merge(self, manifest: Manifest, *, progress: Update = no_update) -> MergeReport:
         """Take in what parts hold, shard by shard; what is there already is not written again. Of a picture whose file was seen
         later than by the part, what is there stays. Raises GalleryMismatch, GalleryError."""
-        if manifest.fingerprint != self.spec.fingerprint:
-            raise GalleryMismatch(
-                f"the parts in {manifest.folder} hold descriptors of {manifest.spec.name} (fingerprint "
-                f"{manifest.fingerprint}), the gallery {self.folder} those of {self.spec.name} ({self.spec.fingerprint})"
-            )
+        require_fingerprint(manifest, self.folder, self.spec)
         report = MergeReport()
-        for shard in range(len(manifest.shards)):
-            progress(shard, len(manifest.shards))
-            try:
-                part = read_part(manifest, shard)
-            except GalleryDamaged as error:
-                report.bad[shard] = error.message
-                continue
-            if part is None:
-                report.missing.append(shard)
-                continue
+        for part in parts_of(manifest, report, progress):
             self._take(part, report)
-            report.merged += 1
-        progress(len(manifest.shards), len(manifest.shards))
         roots = self.backend.description.get("roots", [])
         if manifest.source not in roots:
             self.backend.describe({"roots": [*roots, manifest.source]})

@@ -30,6 +30,20 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def keep_derived(path: Path, data: bytes) -> bool:
+    """Write what can be made anew at any time: whole or not at all, its folder too, not forced to the disk. False where there is
+    no room or no right to."""
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        return False
+    return True
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Force the names in a folder to the disk: a file that was forced there may still lack its name. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)

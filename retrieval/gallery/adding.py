@@ -54,7 +54,11 @@ def add_pictures(
         if collector is not None:
             collector.keep()
         ids = _commit(gallery, catalog, keys, found, digests, sizes, notes)
-        gallery.note_local(catalog)
+        if (
+            collector is not None and collector.looked
+        ):  # counted on: reading the index anew at each call would cost more than it
+            with catalog.writing():
+                catalog.set_meta("local_contents", catalog.number("local_contents") + collector.looked)
         return ids
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError, UsageError
+from retrieval.files.whole import keep_derived
 from retrieval.messages import say_nothing
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
@@ -82,18 +82,8 @@ class LocalMatcher:
             return None
         features = local_features(picture.array, POINTS, SIDE)
         if digest == now:  # still what the gallery describes
-            self._keep(digest, pack(features))
+            keep_derived(self._file(digest), pack(features))
         return features
 
     def _file(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
-
-    def _keep(self, digest: str, data: bytes) -> None:
-        path = self._file(digest)
-        temporary = path.with_name(f".{digest}.{os.getpid()}.{threading.get_ident()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError:  # a read-only or full disk: found anew the next time
-            temporary.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import secrets
 import threading
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from retrieval.files.whole import keep_derived
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
 
@@ -55,13 +55,7 @@ class ThumbnailCache:
         return made
 
     def _keep(self, place: Path, data: bytes) -> None:
-        beside = place.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(data)
-            os.replace(beside, place)
-        except OSError:  # a read-only or full disk: made anew the next time
-            beside.unlink(missing_ok=True)
+        if not keep_derived(place, data):
             return
         with self._turn:
             if self._held is None:

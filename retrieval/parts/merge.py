@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.targets import folder_target, root_of_file
 from retrieval.messages import Update, no_update
+from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
 from retrieval.parts.part import Part, Row, read_part
 from retrieval.parts.places import is_remote
@@ -49,32 +50,43 @@ def merge_parts(gallery: OpenedGallery, manifest: Manifest, *, progress: Update 
     Of a picture whose file the gallery saw later than the part did, the gallery's word stays. ``progress(done, total)`` counts
     shards. Raises GalleryMismatch, GalleryLocked, GalleryError.
     """
-    if manifest.fingerprint != gallery.spec.fingerprint:
-        raise GalleryMismatch(
-            f"the parts in {manifest.folder} hold descriptors of {manifest.spec.name} (fingerprint {manifest.fingerprint}), "
-            f"the gallery {gallery.folder} those of {gallery.spec.name} ({gallery.spec.fingerprint})"
-        )
+    require_fingerprint(manifest, str(gallery.folder), gallery.spec)
     report = MergeReport()
     with gallery.writing() as catalog:
         catalog.check(thoroughly=False)
         gallery.store(catalog).check_sizes(catalog.number("vector_count"))
         run = _Merge(gallery, catalog, manifest, report)
         run.add_pending()
-        for shard in range(len(manifest.shards)):
-            progress(shard, len(manifest.shards))
-            try:
-                part = read_part(manifest, shard)
-            except GalleryDamaged as error:
-                report.bad[shard] = error.message
-                continue
-            if part is None:
-                report.missing.append(shard)
-                continue
+        for part in parts_of(manifest, report, progress):
             run.take(part)
-            report.merged += 1
-        progress(len(manifest.shards), len(manifest.shards))
         run.finish()
     return report
+
+
+def require_fingerprint(manifest: Manifest, gallery: str, spec: ModelSpec) -> None:
+    """Raises GalleryMismatch for parts of another model than the gallery's."""
+    if manifest.fingerprint != spec.fingerprint:
+        raise GalleryMismatch(
+            f"the parts in {manifest.folder} hold descriptors of {manifest.spec.name} (fingerprint {manifest.fingerprint}), "
+            f"the gallery {gallery} those of {spec.name} ({spec.fingerprint})"
+        )
+
+
+def parts_of(manifest: Manifest, report: MergeReport, progress: Update) -> Iterator[Part]:
+    """The parts that are there, shard by shard; ``report`` counts those that were taken, and names missing and bad ones."""
+    for shard in range(len(manifest.shards)):
+        progress(shard, len(manifest.shards))
+        try:
+            part = read_part(manifest, shard)
+        except GalleryDamaged as error:
+            report.bad[shard] = error.message
+            continue
+        if part is None:
+            report.missing.append(shard)
+            continue
+        yield part
+        report.merged += 1
+    progress(len(manifest.shards), len(manifest.shards))
 
 
 class _Merge:

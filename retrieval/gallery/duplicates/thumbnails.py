@@ -6,9 +6,7 @@ deleted. A descriptor of a picture far smaller than the model's size differs fro
 
 from __future__ import annotations
 
-import os
 import struct
-import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.files.whole import keep_derived
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
 
@@ -121,12 +120,6 @@ class Thumbnails:
 
     def _keep(self, digest: str, grey: Grey) -> None:
         assert self.folder is not None
-        path = self.folder / digest[:2] / digest
-        temporary = path.with_name(f".{digest}.{os.getpid()}.{threading.get_ident()}.tmp")
         height, width = grey.shape
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(_HEADER.pack(_MAGIC, width, height) + zlib.compress(grey.tobytes(), 1))
-            os.replace(temporary, path)
-        except OSError:  # a read-only or full disk: made anew the next time
-            temporary.unlink(missing_ok=True)
+        data = _HEADER.pack(_MAGIC, width, height) + zlib.compress(grey.tobytes(), 1)
+        keep_derived(self.folder / digest[:2] / digest, data)
