@@ -71,6 +71,7 @@ class GalleryInfo:
     search: ann_file.IndexNote | None
     changes: int
     precision: str = "fp32"
+    precision_loss: dict[str, Any] | None = None
     exclude: tuple[str, ...] = ()
     local: LocalInfo | None = None
 
@@ -107,7 +108,8 @@ class Gallery(AskedGallery):
             "fingerprint": model.fingerprint,
             "checkpoint": FILE_NAME if model.checkpoint else None,
             "dtype": dtype,
-            "precision": "fp32" if model.quantised is None else "int8",
+            "precision": model.precision,
+            **({} if model.loss is None else {"precision_loss": model.loss.to_dict()}),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "roots": [],
             "local": local,
@@ -361,6 +363,7 @@ class Gallery(AskedGallery):
             search=note,
             changes=changes,
             precision=self.description.get("precision", "fp32"),
+            precision_loss=self.description.get("precision_loss"),
             local=None
             if (index := self.local) is None
             else LocalInfo(

@@ -131,8 +131,8 @@ def _foreign(path: Path) -> bool:
 
 
 def _make(source: Source, folder: Path, model: Model, shard_size: int, multiple: int, local: bool) -> None:
-    if model.quantised is not None:
-        raise UsageError("parts are described in fp32", "int8 is calibrated for one gallery.")
+    if model.precision != "fp32":
+        raise UsageError(f"parts are described in fp32, not in {model.precision}")
     shards = source.shards(shard_size, multiple)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,12 +21,13 @@ from retrieval.benchmarks.speed.pictures import load_at
 from retrieval.benchmarks.speed.reference import ReferenceProcess
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.engines.base import Engine
+from retrieval.engines.base import Engine, EngineUnavailable
 from retrieval.engines.choose import create_engine
 from retrieval.errors import ModelError, RetrievalError, UsageError
 from retrieval.files.whole import write_json
 from retrieval.messages import say_nothing
 from retrieval.system.environment import environment
+from retrieval.system.processor import has_bf16
 
 REFERENCE = "reference"
 Loop = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, float]]
@@ -158,11 +159,15 @@ def _contenders(
             began = time.perf_counter()
             quantised: Path | None = None
             try:
+                if precision == "bf16" and not has_bf16():
+                    raise EngineUnavailable("bf16 is left out: this processor has no instructions for it")
                 if precision == "int8":
                     quantised = folder / "int8"
                     notes.append(str(model.quantise(paths, quantised, refuse=False, say=say).loss))
                     began = time.perf_counter()
-                engine = create_engine(model.spec, name, model.checkpoint, quantised=quantised, say=say)
+                engine = create_engine(
+                    model.spec, name, model.checkpoint, quantised=quantised, precision=precision, say=say
+                )
             except ModelError as error:
                 notes.append(str(error))
                 continue
@@ -232,6 +237,7 @@ def _index_rows(
             "model": model.spec.with_image(size=size).to_dict(),
             "checkpoint": None if model.checkpoint is None else os.fspath(model.checkpoint),
             "engine": contender.engine_name,
+            "bf16": contender.precision == "bf16",
             "quantised": None if contender.quantised is None else os.fspath(contender.quantised),
             "paths": [os.path.abspath(path) for path in paths],
             "gallery": os.fspath(folder / f"gallery-{i}"),

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 @click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1).")
 @click.option("--images", metavar="DIR", help="A folder of pictures (default: pictures are drawn).")
 @click.option("--engines", default="torch,openvino", show_default=True, help="Compared with the reference loop.")
-@click.option("--precision", "precisions", default="fp32", show_default=True, help="fp32, int8 or fp32,int8.")
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    help="Several of fp32, bf16, int8, such as fp32,bf16.",
+)
 @click.option(
     "--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many pictures a round takes."
 )
