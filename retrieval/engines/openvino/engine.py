@@ -14,6 +14,7 @@ from retrieval.engines.base import checked, unit_length
 from retrieval.engines.openvino.prepared import compiled_model
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
+from retrieval.system.processor import has_bf16
 
 _MOST_STREAMS = 4  # each holds the feature maps of a picture of its own
 
@@ -42,6 +43,8 @@ class OpenvinoEngine:
     ) -> None:
         self.dim = spec.dim
         self.precision = precision if quantised is None else "int8"
+        # What of an int8 model is not in integers, depthwise convolutions above all, would take most of its time.
+        self._bf16 = precision == "bf16" or (quantised is not None and has_bf16())
         self.streams = min(_cores(), _MOST_STREAMS)
         self._source = (spec, checkpoint, quantised, say)
         self._lock = threading.Lock()
@@ -81,12 +84,12 @@ class OpenvinoEngine:
         spec, checkpoint, quantised, say = self._source
         settings = {
             # Said in any case: on some processors the library's default is bfloat16.
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 else "f32",
             "NUM_STREAMS": str(streams),
         }
         if (threads := _asked_threads()) is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
-        return compiled_model(spec, checkpoint, settings, say, quantised, bf16=self.precision == "bf16")
+        return compiled_model(spec, checkpoint, settings, say, quantised, bf16=self._bf16)
 
 
 def _asked_threads() -> int | None:

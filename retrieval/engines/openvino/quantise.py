@@ -2,7 +2,8 @@
 
 Weights and feature maps of the convolutions become 8-bit integers, by scales found from what the maps hold for the
 calibration pictures; pooling, normalisation and whitening stay in float32. It is faster where the processor multiplies
-bytes (AVX-512 VNNI, AVX-VNNI, Arm's dot products) and hardly elsewhere.
+bytes (AVX-512 VNNI, AVX-VNNI, Arm's dot products) and hardly elsewhere. What stays in float32 of the backbone runs in
+bfloat16 where the processor has that; else the depthwise convolutions take most of the time.
 """
 
 from __future__ import annotations
