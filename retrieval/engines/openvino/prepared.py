@@ -68,7 +68,7 @@ def compiled_model(
     """
     core = openvino.Core()
     key = model_key(spec) if given is None else _quantised_key(given)
-    filtered = given is None and winograd.pays_here() and winograd_openvino.suits(spec)
+    filtered = given is None and not bf16 and winograd.pays_here() and winograd_openvino.suits(spec)
     way = [*(["winograd"] if filtered else []), *(["bf16"] if bf16 else [])]
     compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core), *way)
     try:
