@@ -179,6 +179,22 @@ def test_without_the_instructions_it_is_refused_and_auto_is_fp32(
     assert json.loads((tmp_path / "b" / "gallery.json").read_text())["precision"] == "fp32"
 
 
+def test_a_small_folder_is_measured_on_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if(monkeypatch, True)
+    write_pictures(tmp_path / "few", 3)
+    write_pictures(tmp_path / "many", 17, seed=1)
+    asked = ("index", str(tmp_path / "few"), "--model", MODEL)
+    status, _, said = run(tmp_path / "a", *asked, "--precision", "bf16")
+    assert (status, "at least 16 pictures, and 3" in said) == (-1, True)
+    assert not (tmp_path / "a").exists()
+    assert run(tmp_path / "a", *asked, "--precision", "bf16", "--calibrate-on", str(tmp_path / "many"))[0] == 0
+    description = json.loads((tmp_path / "a" / "gallery.json").read_text())
+    assert (description["precision"], description["precision_loss"]["pictures"]) == ("bf16", 17)
+    assert "goes with --precision" in run(tmp_path / "b", *asked, "--calibrate-on", str(tmp_path / "many"))[2]
+    assert "there is no" in run(tmp_path / "b", *asked, "--precision", "bf16", "--calibrate-on", str(tmp_path / "x"))[2]
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(("least", "count", "wanted"), [(0.9, 16, "bf16"), (1.1, 16, "fp32"), (0.9, 15, "fp32")])
 def test_auto_takes_what_was_measured_to_be_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, count: int, wanted: str

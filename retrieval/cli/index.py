@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     "pictures and printed; auto takes bf16 where the processor has it and the loss is harmless.",
 )
 @click.option(
+    "--calibrate-on",
+    metavar="DIR",
+    help="Pictures like those to come, on which int8 is calibrated and losses are measured (default: the pictures of PATH).",
+)
+@click.option(
     "--no-exif", is_flag=True, help="A new gallery ignores EXIF orientation (as the published benchmarks do)."
 )
 @click.option(
@@ -82,6 +87,7 @@ def command(
     engine: str,
     dtype: str | None,
     precision: str | None,
+    calibrate_on: str | None,
     no_exif: bool,
     ann: str | None,
     recall: float | None,
@@ -133,6 +139,8 @@ def command(
             "a served gallery takes in parts alone",
             "Make them: retrieve describe FOLDER --out PARTS, then: retrieve index PARTS --index ADDRESS.",
         )
+    if calibrate_on is not None and precision in (None, "fp32"):
+        raise UsageError("--calibrate-on goes with --precision int8, bf16 or auto")
     folder = locate(index) or Path(DEFAULT_FOLDER)
     if repair:
         from retrieval.gallery.repair import repair as mend
@@ -163,12 +171,13 @@ def command(
             raise UsageError(
                 "there is no gallery here yet and no folder was named", "Example: retrieve index ./images."
             )
-        missing = [p for p in paths if not Path(p).exists()]
+        missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
             raise UsageError(f"there is no {safe(missing[0])}")
         chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
-        gallery = _create(folder, chosen, paths, dtype or "float32", precision or "fp32", engine, tell)
+        measured_on = paths if calibrate_on is None else (calibrate_on,)
+        gallery = _create(folder, chosen, measured_on, dtype or "float32", precision or "fp32", engine, tell)
     gallery.configure_search(ann, recall)
     gallery.configure_local(local)
     with gallery, progress_bar("index", quiet) as update:
@@ -208,7 +217,8 @@ def command(
 def _create(
     folder: Path, model: Model, paths: tuple[str, ...], dtype: str, precision: str, engine: str, warn: Say
 ) -> Gallery:
-    """A new gallery; in bf16 and int8 the loss is measured on the pictures in ``paths``, on which int8 is calibrated too."""
+    """A new gallery; in bf16 and int8 the loss is measured on the pictures in ``paths``, on which int8 is
+    calibrated too."""
     from retrieval.engines.loss import FEWEST
     from retrieval.gallery.gallery import Gallery
     from retrieval.pictures.scan import pictures_in

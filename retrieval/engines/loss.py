@@ -75,7 +75,7 @@ def sample(pictures: Sequence[T], load: Callable[[T], np.ndarray], wanted: int, 
     if len(decoded) < FEWEST:
         raise UsageError(
             f"{why} at least {FEWEST} pictures, and {len(decoded)} can be read",
-            "Name more pictures, or use --precision fp32.",
+            "Name more of their kind (--calibrate-on DIR), or use --precision fp32.",
         )
     return decoded
 
