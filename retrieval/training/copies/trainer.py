@@ -20,6 +20,7 @@ from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork, l2_normalise
 from retrieval.models.spec import ModelSpec
 from retrieval.system.heap import keep_freed_memory
+from retrieval.training.batchnorm import estimate_statistics, normalisations
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.curves import plot_steps
 from retrieval.training.copies.feed import CopyFeed
@@ -37,6 +38,7 @@ Say = Callable[[str], None]
 
 _P_RATE = 10.0  # multiple of the learning rate for the pooling's exponent
 _LOG_EVERY = 10  # steps
+_STATISTICS_EVERY = 20  # steps, in training from random weights
 _TIMED = (3, 13)  # steps, between which the speed is measured that --hours are counted by
 
 
@@ -70,6 +72,8 @@ class CopiesTrainer:
             self.folds = find_pairs(network.backbone, sample)
         self.old = MomentumEncoder(self.describer, self.head, config) if config.momentum else None
         self.teacher = teacher
+        # Random weights came with no statistics of normalisation: these are measured on copies, and frozen in between.
+        self.measures = spec.weights.id.startswith("random:") and bool(normalisations(network))
         self.feed = CopyFeed(things, config, spec.image, self.workers)
         self.step = 0
         self.steps = config.steps
@@ -155,6 +159,8 @@ class CopiesTrainer:
                 total = total + self.config.teacher_weight * gap
             return total
 
+        if self.measures and self.step % _STATISTICS_EVERY == 0:
+            estimate_statistics(self.describer, arrays, self.device)
         loss = backward_in_chunks(self.describer, arrays, loss_of, self.config.chunk, self.folds)
         if not math.isfinite(loss):
             raise RetrievalError(
@@ -162,6 +168,8 @@ class CopiesTrainer:
                 f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr.",
             )
         self.optimiser.step()
+        if self.measures and self.step + 1 == self.steps:
+            estimate_statistics(self.describer, arrays, self.device)
         if self.old is not None:
             self.old.follow(arrays)
         return {"step": self.step + 1, "loss": loss, **parts, "lr": rate, "pairs": len(fine)}
