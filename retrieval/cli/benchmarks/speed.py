@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 )
 @click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1).")
 @click.option("--images", metavar="DIR", help="A folder of pictures (default: pictures are drawn).")
-@click.option("--engines", default="torch,openvino", show_default=True, help="Compared with the reference loop.")
+@click.option(
+    "--engines",
+    default="torch,openvino",
+    show_default=True,
+    help="Compared with the reference loop; batched is that loop on eight pictures of one shape.",
+)
 @click.option(
     "--precision",
     "precisions",
@@ -65,7 +70,7 @@ def command(
     import tempfile
 
     from retrieval.benchmarks.speed.pictures import draw_pictures
-    from retrieval.benchmarks.speed.run import benchmark_speed, row_dict, table, write_report
+    from retrieval.benchmarks.speed.run import BATCHED, benchmark_speed, row_dict, table, write_report
     from retrieval.describe.model import load_model
     from retrieval.engines.base import ENGINES, PRECISIONS
     from retrieval.errors import UsageError
@@ -75,7 +80,7 @@ def command(
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
-    lists = {"--engines": (engines.split(","), ENGINES), "--precision": (precisions.split(","), PRECISIONS)}
+    lists = {"--engines": (engines.split(","), (*ENGINES, BATCHED)), "--precision": (precisions.split(","), PRECISIONS)}
     for option, (given, known) in lists.items():
         if unknown := [name for name in given if name not in known]:
             raise UsageError(f"{option} does not know {unknown[0]!r}", f"Known: {', '.join(known)}.")
