@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.store import schema
-from retrieval.gallery.store.connection import Reader, open_writer
+from retrieval.gallery.store.connection import WAIT_SECONDS, Reader, open_writer
 from retrieval.gallery.store.entry import REPAIR
 
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
@@ -75,6 +75,13 @@ class CatalogFile:
         self._connection.close()
         if self._reader is not None:
             self._reader.close()
+
+    def empty_log(self) -> None:
+        """Bring what was committed from the log into the file, as far as no reader is in the way."""
+        with self._errors():
+            self._connection.execute("PRAGMA busy_timeout = 0")  # readers are not waited for
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute(f"PRAGMA busy_timeout = {1000 * WAIT_SECONDS}")
 
     def _look_again(self) -> None:
         """A reader that SQLite cannot tell of changes is opened anew once there are some."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from retrieval.errors import GalleryDamaged
+from retrieval.gallery.store import proof
 from retrieval.gallery.store.changes import ChangeLog, LogState
 from retrieval.gallery.store.entry import REPAIR, Record, Root
-from retrieval.gallery.store.noting import Noting
+from retrieval.gallery.store.noting import Noting, Seen
 from retrieval.gallery.store.pictures import Pictures
 from retrieval.gallery.store.rows import Rows
 
-__all__ = ["REPAIR", "Catalog", "LogState", "Record", "Root"]
+__all__ = ["REPAIR", "Catalog", "LogState", "Record", "Root", "Seen"]
 
 
 class Catalog(ChangeLog, Pictures, Rows, Noting):
@@ -27,3 +28,11 @@ class Catalog(ChangeLog, Pictures, Rows, Noting):
         for record in self.records():
             if record.root not in roots or (record.row is not None and record.row >= count):
                 raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
+
+    def check_once(self) -> None:
+        """The check before a run, for its writer; not again for a file that passed it as it is."""
+        self.empty_log()
+        content = proof.content(self.path)
+        if not proof.has_passed(self.path, content):
+            self.check(thoroughly=False)
+            proof.keep(self.path, content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from retrieval.gallery.store import schema
 REPAIR = "Run `retrieve index --repair`."
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A picture as catalogued. ``path`` is relative to the root's folder; ``row`` is its vector's row, if it has one.
 
     ``status``: "ok", "pending" (found, not described yet) or "error" (``error`` says why). An "ok" picture with an

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from retrieval.errors import GalleryDamaged
+from retrieval.gallery.store import schema
 from retrieval.gallery.store.entry import decode_path, encode_path, record_of
 from retrieval.gallery.store.folders import Folders
+
+
+class Seen(NamedTuple):
+    """What is known of a picture that gets an entry: its file's ``size`` and ``mtime_ns`` (-1: unknown), and the ``row`` of its
+    vector, an ``error``, or neither: it is to be described."""
+
+    root: int
+    path: str
+    size: int = -1
+    mtime_ns: int = -1
+    hash: str | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+    row: int | None = None
 
 
 class Noting(Folders):
@@ -22,6 +39,25 @@ class Noting(Folders):
         self._connection.executemany(
             "INSERT INTO images (root, path, status, hash, row) VALUES (?, ?, 'ok', ?, ?)", rows
         )
+
+    def add_seen(self, entries: Iterable[Seen]) -> int:
+        """Many pictures at once that have no entry yet, in the order of the ids that they get, with all that is known of them.
+        Returns how many have a vector."""
+        found = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
+        last = 0 if found is None else int(found[0])
+        table, searchable = [], 0
+        for i, (root, path, size, mtime_ns, digest, width, height, error, row) in enumerate(entries, last + 1):
+            status = "ok" if row is not None else "pending" if error is None else "error"
+            name = path if path.isascii() else encode_path(path)
+            entry = (i, root, name, size, mtime_ns, digest, width, height, status, error, row, None, -1, -1)
+            table.append((*entry, schema.entry_crc(*entry)))
+            searchable += row is not None
+        if table:
+            with schema.many_added(self._connection):
+                self._connection.executemany(
+                    f"INSERT INTO images ({schema.ENTRY_COLUMNS}, crc) VALUES ({', '.join('?' * 15)})", table
+                )
+        return searchable
 
     def set_ok(
         self,
