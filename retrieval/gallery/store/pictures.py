@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store.base import CatalogFile
-from retrieval.gallery.store.entry import REPAIR, Record, encode_path, is_digest, numbers_of, record_of
+from retrieval.gallery.store.entry import REPAIR, Record, decode_path, encode_path, is_digest, numbers_of, record_of
+
+FileRow = tuple[str, int, int, "str | None", int, int]
+"""Path, size, mtime_ns, status (None: ok), ctime_ns and inode: equal to a :class:`retrieval.pictures.scan.Found` of that file."""
 
 
 class Pictures(CatalogFile):
@@ -79,6 +85,51 @@ class Pictures(CatalogFile):
         answered would be scored by another's vector, and missed."""
         self.by_ids(ids.tolist())
 
+    def files_below(self, root: int, folder: str, *, itself: bool = False) -> Iterator[FileRow]:
+        """What is known of a root's files in a folder ("": of all), in the order of their paths' bytes. ``itself``: also of one
+        that has the folder's very name. Entries are not compared with their checksums here, see :meth:`Catalog.check`."""
+        columns = "path, size, mtime_ns, nullif(status, 'ok'), ctime_ns, inode"
+        query = f"SELECT {columns} FROM images WHERE root = ? AND path"
+        # Names that are not UTF-8 are stored as bytes, which SQLite sorts behind all text.
+        whole = os.fsencode(folder)
+        inside: list[tuple[str, tuple[object, ...]]] = [("< x''", ()), (">= x''", ())]
+        if folder:
+            name = encode_path(folder)
+            text = (f"{folder}/", f"{folder}0") if isinstance(name, str) else ("", "")
+            inside = [(">= ? AND path < ?", text), (">= ? AND path < ?", (whole + b"/", whole + b"0"))]
+        with self._errors():
+            if itself:
+                yield from map(_file_row, self._connection.execute(f"{query} = ?", (root, encode_path(folder))))
+            known, others = (
+                self._connection.execute(f"{query} {where} ORDER BY path", (root, *values)) for where, values in inside
+            )
+            first = next(others, None)
+            if first is None:
+                yield from known
+            else:
+                yield from merge(known, map(_file_row, chain([first], others)), key=lambda row: os.fsencode(row[0]))
+
+    def some_paths(self, root: int, after: str | None, count: int) -> list[str]:
+        """So many of a root's paths, from behind ``after`` on (None: from the first), in the catalog's own order."""
+        more, values = ("", [root]) if after is None else (" AND path > ?", [root, encode_path(after)])
+        query = f"SELECT path FROM images WHERE root = ?{more} ORDER BY path LIMIT ?"
+        with self._errors():
+            return [decode_path(path) for (path,) in self._connection.execute(query, (*values, count))]
+
+    def hashes(self, root: int) -> Iterator[tuple[str, str]]:
+        """(path, content hash) of a root's pictures that have a vector."""
+        query = "SELECT path, hash FROM images WHERE root = ? AND row IS NOT NULL AND hash IS NOT NULL"
+        with self._errors():
+            for path, digest in self._connection.execute(query, (root,)):
+                yield decode_path(path), digest
+
+    def count_in(self, root: int) -> int:
+        """How many entries a root has."""
+        with self._errors():
+            query = "SELECT count(*) FROM images WHERE root = ?"
+            result: int = self._connection.execute(query, (root,)).fetchone()[0]
+            return result
+
     def troubled(self) -> list[Record]:
         """Pictures that could not be read, the newest state of each."""
         with self._errors():
@@ -128,3 +179,7 @@ class Pictures(CatalogFile):
     def counts(self) -> dict[str, int]:
         with self._errors():
             return dict(self._connection.execute("SELECT status, count(*) FROM images GROUP BY status").fetchall())
+
+
+def _file_row(row: tuple[Any, ...]) -> FileRow:
+    return (decode_path(row[0]), *row[1:])
