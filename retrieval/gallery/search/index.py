@@ -225,7 +225,7 @@ def open_source(
     """
     everything = ann_search.Everything(store, count, catalog)
     # An entry that is gone without a word would pass for a picture that was removed.
-    catalog.check_complete(catalog.searchable_count())
+    catalog.check_complete(catalog.count_searchable())
     try:
         note = ann_file.find(folder, catalog.log_state())
         if note is None or note.dim != store.dim:

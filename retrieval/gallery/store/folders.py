@@ -49,11 +49,13 @@ class Folders(CatalogFile):
     def drop_root(self, root: int) -> None:
         """A root without pictures goes."""
         self._connection.execute("DELETE FROM taken_out WHERE root = ?", (root,))
-        self._connection.execute("DELETE FROM roots WHERE id = ? AND id NOT IN (SELECT root FROM images)", (root,))
+        self._connection.execute(
+            "DELETE FROM roots WHERE id = ? AND NOT EXISTS (SELECT 1 FROM images WHERE root = roots.id)", (root,)
+        )
 
     def drop_empty_roots(self) -> None:
         self._connection.execute(
-            "DELETE FROM roots WHERE kind IN ('files', 'keys') AND id NOT IN (SELECT root FROM images)"
+            "DELETE FROM roots WHERE kind IN ('files', 'keys') AND NOT EXISTS (SELECT 1 FROM images WHERE root = roots.id)"
         )
 
     def remember_taken_out(self, records: Iterable[Record]) -> None:

@@ -70,8 +70,19 @@ class Rows(CatalogFile):
             return self._connection.execute(query).fetchone() is not None
 
     def searchable_count(self) -> int:
+        """How many pictures have a vector, as kept."""
+        return self.count_searchable() if self.meta("searchable") is None else self.number("searchable")
+
+    def count_searchable(self) -> int:
+        """The same, counted."""
         with self._errors():
             result: int = self._connection.execute("SELECT count(*) FROM images WHERE row IS NOT NULL").fetchone()[0]
+            return result
+
+    def live_count(self) -> int:
+        """How many rows some picture uses."""
+        with self._errors():
+            result: int = self._connection.execute("SELECT count(DISTINCT row) FROM images").fetchone()[0]
             return result
 
     def live_rows(self) -> np.ndarray:

@@ -95,7 +95,9 @@ BEGIN UPDATE meta SET value = '' WHERE key = 'check' AND value != ''; END;
     for what, row in (("INSERT", "new"), ("UPDATE", "new"), ("DELETE", "old"))
     for unless in [f"WHEN {row}.{column} != 'check'" if column else ""]
 )
-CREATE = f"BEGIN IMMEDIATE; {SCHEMA} {LOG} {_SEALS} COMMIT;"
+# Every run tells which pictures cannot be read: few of many.
+_TROUBLED = "CREATE INDEX IF NOT EXISTS images_troubled ON images (id) WHERE error IS NOT NULL;"
+CREATE = f"BEGIN IMMEDIATE; {SCHEMA} {LOG} {_SEALS} {_TROUBLED} COMMIT;"
 
 
 ENTRY_COLUMNS = _ENTRY
@@ -148,6 +150,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {SECOND} COMMIT;")
     if "crc" not in found:
         connection.executescript(f"BEGIN IMMEDIATE; {_SEALS} COMMIT;")
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'images_troubled'").fetchone() is None:
+        connection.executescript(_TROUBLED)
 
 
 def seal(connection: sqlite3.Connection) -> None:
