@@ -111,8 +111,9 @@ class ServedGallery:
         later than by the part, what is there stays. Raises GalleryMismatch, GalleryError."""
         require_fingerprint(manifest, self.folder, self.spec)
         report = MergeReport()
-        for part in parts_of(manifest, report, progress):
-            self._take(part, report)
+        for _, part in parts_of(manifest, report, progress):
+            if part is not None:
+                self._take(part, report)
         roots = self.backend.description.get("roots", [])
         if manifest.source not in roots:
             self.backend.describe({"roots": [*roots, manifest.source]})

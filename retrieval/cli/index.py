@@ -13,7 +13,7 @@ from retrieval.messages import progress_bar, safe
 if TYPE_CHECKING:
     from retrieval.describe.model import Model
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.planning import SyncReport
+    from retrieval.gallery.work import SyncReport
     from retrieval.messages import Say
 
 

@@ -26,7 +26,6 @@ from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
 from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, OpenedGallery, read_description
-from retrieval.gallery.planning import SyncReport
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.selection import find_root, select
 from retrieval.gallery.settings import write_description
@@ -34,6 +33,7 @@ from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.store.making import new_folder
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
+from retrieval.gallery.work import SyncReport
 from retrieval.messages import Bars, Update, no_bars
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec

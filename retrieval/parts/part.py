@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,7 @@ _KEY = b"retrieval"
 _NUMBERS = ("size", "mtime_ns", "width", "height")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What a part says of a picture. ``vector``: which row of :attr:`Part.vectors`, None where there is an ``error``."""
 
     key: str
@@ -91,7 +90,10 @@ def write_part(manifest: Manifest, shard: int, items: Sequence[Item]) -> None:
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
     with whole_file(manifest.part(shard)) as file:
-        pq.write_table(table, file, write_page_checksum=True)
+        # A dictionary of floats, and their compression, take longer to read and save nothing.
+        plain = [name for name in table.column_names if name != "vector"]
+        packed = {name: "NONE" if name == "vector" else "SNAPPY" for name in table.column_names}
+        pq.write_table(table, file, write_page_checksum=True, use_dictionary=plain, compression=packed)
     sync_folder(manifest.folder)
 
 
@@ -124,7 +126,8 @@ def read_part(manifest: Manifest, shard: int) -> Part | None:
 
     path = manifest.part(shard)
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)  # a part is small: threads cost more than they gain
         about = _about(manifest, shard, table.schema.metadata or {})
         if table.num_rows != about["count"]:
             raise ValueError(f"{table.num_rows} of {about['count']} rows are there")
@@ -136,7 +139,7 @@ def read_part(manifest: Manifest, shard: int) -> Part | None:
         places = [int(at) if found else None for at, found in zip(np.cumsum(there) - 1, there, strict=True)]
         names = ("key", "uri", "hash", "size", "mtime_ns", "width", "height", "error", "codes")
         values = [table.column(name).to_pylist() for name in names]
-        rows = [Row(*entry) for entry in zip(*values, places, strict=True)]
+        rows = [Row._make(entry) for entry in zip(*values, places, strict=True)]
         if any((row.vector is None) != (row.error is not None) for row in rows):
             raise ValueError("a picture in it has neither a vector nor an error")
         return Part(rows, flat)
