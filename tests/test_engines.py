@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import tiny
 import torch
+import torchvision
 from fakes import FakeEngine
 from torch import nn
 
@@ -20,13 +23,15 @@ from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import Engine, EngineUnavailable
 from retrieval.engines.choose import create_engine
+from retrieval.engines.openvino.regions import regions_of
 from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.errors import UsageError
-from retrieval.models.backbones import create_backbone
+from retrieval.models.backbones import _FAMILIES, Backbone, TimmViT, TorchvisionViT, create_backbone
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, RetrievalNetwork, make_pooling
 from retrieval.models.registry import BACKBONES
+from retrieval.pooling.regions import rmac_regions
 from retrieval.pooling.registry import list_poolings
 
 RESNET, LITE = "resnet18-gem@random:0", "efficientnet_lite0-gem"
@@ -167,35 +172,116 @@ class Tiny(nn.Module):
         return self.body(x)
 
 
-SHAPED = {"rmac", "rgem", "grid-avg", "grid-max", "spp"}  # their regions follow from the shape of the map
 MAPS = [info.name for info in list_poolings() if info.kind == "map"]
+TOKENS = [info.name for info in list_poolings() if info.kind == "tokens"]
+# Maps of 10 x 6, 4 x 21, 1 x 3 and 13 x 13 cells, and half of that: R-MAC has fewer scales on the small ones.
+MANY_SHAPES = [(150, 90), (61, 333), (16, 41), (200, 200)]
 
 
-@pytest.mark.parametrize("pooling", [*MAPS, "gem:1", "gem:2.7", "gem:9", "gem:inf"])
-def test_a_pooling_converts_faithfully_or_not_at_all(pooling: str) -> None:
+def assert_converted(describer: Describer, shapes: list[tuple[int, int]]) -> None:
+    """The graph gives what torch gives, for pictures of each shape."""
     import openvino
 
-    from retrieval.engines.openvino.export import Unconvertible, convert
+    from retrieval.engines.openvino.export import convert
 
-    torch.manual_seed(0)
-    name, _, p = pooling.partition(":")
-    info = replace(BACKBONES["resnet18"], dim=8)
-    wanted = {"name": name, **({"p": float(p)} if p else {})}
-    network = RetrievalNetwork(Tiny(), make_pooling(wanted, info))  # type: ignore[arg-type]
-    describer = Describer(network, load_model(RESNET, scales=(1, 0.5)).spec.image).eval()
-    if name in SHAPED:
-        with pytest.raises(Unconvertible, match="shape"):
-            convert(describer)
-        return
     compiled = openvino.Core().compile_model(convert(describer), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for height, width in [(150, 90), (61, 333)]:
+    for height, width in shapes:
         images = pictures(height, width)
         with torch.no_grad():
             assert distance(compiled(images)[0], describer(torch.from_numpy(images)).double().numpy()) < 1e-9
 
 
+def tiny_describer(pooling: dict[str, object]) -> Describer:
+    torch.manual_seed(0)
+    info = replace(BACKBONES["resnet18"], dim=8)
+    network = RetrievalNetwork(Tiny(), make_pooling(pooling, info))  # type: ignore[arg-type]
+    return Describer(network, load_model(RESNET, scales=(1, 0.5)).spec.image).eval()
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [*MAPS, "gem:1", "gem:2.7", "gem:9", "gem:inf", "rgem:9", "rgem:inf"],
+)
+def test_a_pooling_of_maps_converts_faithfully(pooling: str) -> None:
+    name, _, p = pooling.partition(":")
+    shapes = MANY_SHAPES[:2] if name.startswith(("local", "strided")) else MANY_SHAPES  # whose windows want cells
+    assert_converted(tiny_describer({"name": name, **({"p": float(p)} if p else {})}), shapes)
+
+
+@pytest.mark.parametrize("pooling", ["gem", "max", "avg"])
+def test_whitened_regions_convert_faithfully(pooling: str) -> None:
+    describer = tiny_describer({"name": pooling, "whitened_regions": 2})
+    with torch.no_grad():
+        describer.network.pooling.whiten.weight.normal_()  # type: ignore[union-attr]
+    assert_converted(describer, MANY_SHAPES)
+
+
+def test_regions_by_arithmetic_are_those_of_rmac() -> None:
+    for height in range(1, 30):
+        for width in range(1, 45, 2):
+            found = []
+            for rows, columns, exists in regions_of(torch.tensor([height, width]), 4):
+                if exists:
+                    found += [(int(r[0]), int(c[0]), len(r), len(c)) for r in rows for c in columns]
+            assert found == rmac_regions(height, width, 4)
+
+
+class SmallTimmViT(TimmViT):
+    """Two blocks, patches of 8 pixels, two registers, and positions that matter."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.info = replace(BACKBONES["deit_tiny"], dim=24, stride=8, prefix=3)
+        self.body = timm.models.vision_transformer.VisionTransformer(
+            img_size=64, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0, global_pool="", reg_tokens=2,
+            init_values=0.1, dynamic_img_size=True,
+        )  # fmt: skip
+        nn.init.normal_(self.body.pos_embed, std=0.5)
+
+
+class SmallTorchvisionViT(TorchvisionViT):
+    """The same of torchvision's make, without registers."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.info = replace(BACKBONES["vit_b_16"], dim=24, stride=8, prefix=1)
+        self.body = torchvision.models.VisionTransformer(64, 8, 2, 3, 24, 96)
+        self.body.heads = nn.Identity()
+        nn.init.normal_(self.body.encoder.pos_embedding, std=0.5)
+
+
+# The example's own shape in patches, the trained one, sides that are no whole patches and lie between two, one patch.
+VIT_SHAPES = [(128, 160), (64, 64), (100, 36), (44, 333), (5, 7)]
+
+
+@pytest.mark.parametrize("pooling", TOKENS)
+@pytest.mark.parametrize("backbone", [SmallTimmViT, SmallTorchvisionViT])
+def test_a_vision_transformer_converts_faithfully(backbone: type[Backbone], pooling: str) -> None:
+    torch.manual_seed(0)
+    made = backbone()  # type: ignore[call-arg]
+    network = RetrievalNetwork(made, make_pooling({"name": pooling}, made.info))
+    assert_converted(Describer(network, load_model(RESNET).spec.image).eval(), VIT_SHAPES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deit_tiny-cls@random:0", "dinov2_vits14_reg4-cls-gem@random:0"])
+def test_the_products_transformers_convert_for_every_size(name: str) -> None:
+    """Slow: 12 blocks are converted, compiled and run with pictures of several sizes."""
+    model = load_model(name)
+    made = engine(model, "openvino")
+    for height, width in [(224, 224), (90, 160), (131, 50)]:
+        images = pictures(height, width)
+        assert distance(made.describe(images), plainly(model, images)) < 1e-9
+
+
 def test_auto_takes_torch_for_what_does_not_convert_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model("resnet18-rmac@random:0")
+    class Decides(tiny.Tiny):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.shape[2] < x.shape[3] else -x)
+
+    monkeypatch.setitem(_FAMILIES, "decides", Decides)
+    monkeypatch.setitem(BACKBONES, "decides", replace(BACKBONES["tiny"], name="decides", family="decides"))
+    model = load_model("decides-gem@random:0")
     images = pictures(97, 131)
     for tries in range(2):
         said: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from retrieval.errors import ModelError
 from retrieval.files.tensors import read_tensors
 from retrieval.messages import first_line
 from retrieval.models.registry import BACKBONES, BackboneInfo
+from retrieval.pooling.base import tracing
 
 
 class Backbone(nn.Module):
@@ -87,10 +89,18 @@ class EfficientNetLite(Backbone):
 def fit_to_patches(images: Tensor, patch: int) -> Tensor:
     """Resize (bilinear) to the nearest whole number of patches a side: nothing is cut off, nothing padded."""
     height, width = images.shape[-2:]
-    fitted = [max(1, round(side / patch)) * patch for side in (height, width)]
-    if fitted == [height, width]:
+    fitted = [_whole_patches(side, patch) * patch for side in (height, width)]
+    # A trace serves pictures of every size; where nothing is to be resized, it computes the identity.
+    if not tracing() and fitted == [height, width]:
         return images
     return F.interpolate(images, size=fitted, mode="bilinear", align_corners=False)
+
+
+def _whole_patches(side: int, patch: int) -> int:
+    """``max(1, round(side / patch))`` in whole numbers alone, so that a trace records it; halves go to the even number."""
+    count, rest = (2 * side + patch) // (2 * patch), (2 * side + patch) % (2 * patch)
+    count = count - (rest == 0) * (count % 2)
+    return count + (count == 0) * 1
 
 
 class TorchvisionViT(Backbone):
@@ -122,8 +132,8 @@ class TorchvisionViT(Backbone):
 
 def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
     """Position embedding (1, 1 + n * n, D), class token first, for a grid of ``rows`` x ``columns`` patches."""
-    side = round((positions.shape[1] - 1) ** 0.5)
-    if (rows, columns) == (side, side):
+    side = math.isqrt(int(positions.shape[1]) - 1)
+    if not tracing() and (rows, columns) == (side, side):
         return positions
     grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False, antialias=True)

@@ -33,7 +33,7 @@ def adaptive_windows(length: int, cells: int) -> list[tuple[int, int]]:
     These are the windows of torch's adaptive pooling. They overlap where n does not divide L: 7 into 2 gives 0..4
     and 3..7 (the end is exclusive).
     """
-    return [(i * length // cells, -(-(i + 1) * length // cells)) for i in range(cells)]
+    return [(i * length // cells, ((i + 1) * length + cells - 1) // cells) for i in range(cells)]
 
 
 def pool_windows(pool: Callable[[Tensor], Tensor], x: Tensor, rows: int, columns: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from openvino import opset8
 from torch import Tensor
 
+from retrieval.engines.openvino.regions import trace_regions
 from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.messages import first_line
 from retrieval.models.network import Describer
@@ -35,12 +36,14 @@ class Unconvertible(Exception):
 def convert(describer: Describer) -> openvino.Model:
     """The describer as an OpenVINO model: uint8 (1, H, W, 3), any H and W, -> float32 (1, D).
 
-    Tracing follows the operations for one picture; what depends on its shape in a way the conversion cannot express
-    (the regions of R-MAC, the position embedding of a transformer) would come out wrong for other shapes. So the model
-    is compared with torch on pictures of other shapes. Raises Unconvertible.
+    Tracing follows the operations for one picture; what depends on its shape by a decision of Python's would come out
+    wrong for other shapes. Poolings that decide so are written anew for the trace (:mod:`.regions`); and the model is
+    compared with torch on pictures of other shapes. Raises Unconvertible.
     """
     describer = fold_batchnorm(describer)
-    _simplify_gem(describer.network.pooling)
+    for module in describer.network.pooling.modules():
+        simplify_gem(module)
+        trace_regions(module)
     try:
         model = _trace(describer)
         _use_same_padding(model)
@@ -89,7 +92,7 @@ def difference(model: openvino.Model, describer: Describer) -> float:
     return worst
 
 
-def _simplify_gem(pooling: torch.nn.Module) -> None:
+def simplify_gem(pooling: torch.nn.Module) -> None:
     """The same mean with one power of a constant exponent, for which OpenVINO has a fast kernel (it has none for log)."""
     if type(pooling) is not GeM or pooling.is_max:
         return
