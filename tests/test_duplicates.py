@@ -380,6 +380,7 @@ def test_the_command_prints_groups_and_writes_lists(
     before = sorted(os.listdir("album"))
     table = run("--sheet", "sheet.jpg", "--keep", "best", "--out", "list.txt")
     assert "album/half.png" in table
+    assert [line.split()[1] for line in table.splitlines() if line.startswith("  * ")] == ["best", "best"]
     assert (tmp_path / "list.txt").read_text() == "album/same.png\nalbum/half.png\n"
     assert load_picture("sheet.jpg").width > 300
     assert sorted(os.listdir("album")) == before
