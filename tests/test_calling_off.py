@@ -88,7 +88,7 @@ def test_folding_thousands_compares_each_with_few(tmp_path: Path, monkeypatch: p
         ids = [match.id for match in gallery.search(np.ones((1, gallery.spec.dim), np.float32), 40)[0]]
         found = [Match(rank, 0.5, i, str(i)) for rank, i in enumerate(ids, 1)]
         assert [match.id for match in sifter.first(40, lambda count: found[:count])] == ids
-        assert len(asked) == sum(min(16, before) for before in range(40))
+        assert len(asked) == sum(min(4, before) for before in range(40))
 
         monkeypatch.undo()
         monkeypatch.setattr(folding, "NEAR", -1.0)

@@ -22,7 +22,9 @@ from retrieval.pictures.content import read_content
 from retrieval.system.calling_off import go_on
 
 NEAR = 0.5  # cosine of two pictures below which they are not compared
-_NEAREST = 16  # of the answers before it a picture is compared with so many: of thousands not each with each
+_NEAREST = (
+    4  # answers before it that a picture is compared with: of copies one alone is kept, so it is among the nearest
+)
 _FURTHER = 3  # times as many answers are looked at, until there are enough
 
 
