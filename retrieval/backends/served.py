@@ -7,7 +7,6 @@ folder; equal scores go by name. It keeps no local codes, so it gives no verdict
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -264,13 +263,13 @@ class ServedGallery:
 
 def _name(row: Row) -> str:
     """What a picture is called: its file's path, or its key. Where a path is not UTF-8, its URI."""
-    if row.uri.startswith("file://") and "#" not in row.uri:
-        path = urllib.parse.unquote_to_bytes(row.uri.removeprefix("file://"))
-        try:
-            return path.decode("utf-8")
-        except UnicodeDecodeError:
-            return row.uri
-    return row.key
+    if row.file is None:
+        return row.key
+    try:
+        row.file.encode("utf-8")
+    except UnicodeEncodeError:
+        return row.uri
+    return row.file
 
 
 def _id(name: str) -> int:

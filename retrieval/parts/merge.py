@@ -7,7 +7,6 @@ killed at any moment and run again, and one that finds nothing new changes nothi
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -24,8 +23,6 @@ from retrieval.parts.manifest import Manifest
 from retrieval.parts.part import Part, Row, read_part
 from retrieval.parts.places import is_remote
 from retrieval.ranking.asmk import LocalCodes
-
-_FILE = "file://"
 
 
 @dataclass
@@ -117,10 +114,9 @@ class _Merge:
 
     # -- names ---------------------------------------------------------------------------------------------------
 
-    def place(self, key: str, uri: str) -> tuple[Root, str]:
+    def place(self, key: str, file: str | None = None) -> tuple[Root, str]:
         """The root of a picture in the gallery, and its path there."""
-        if uri.startswith(_FILE) and "#" not in uri:
-            file = os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix(_FILE)))
+        if file is not None:
             return self._place_of_file(file)
         if "" not in self._roots:
             self._roots[""] = keys_root(self.catalog)
@@ -159,7 +155,7 @@ class _Merge:
                         root, prefix = self._folder
                         places.append((root, os.path.join(prefix, given)))
                     elif is_remote(given):
-                        places.append(self.place(given, given))
+                        places.append(self.place(given))
                     else:
                         places.append(self._place_of_file(given))
             self._add_unknown(places)
@@ -202,7 +198,7 @@ class _Merge:
         """Note what became of each picture; whether vectors that can be found changed. ``known``: rows of contents."""
         placed: dict[tuple[int, str], tuple[Root, Row]] = {}
         for row in rows:
-            root, path = self.place(row.key, row.uri)
+            root, path = self.place(row.key, row.file)
             placed[root.id, path] = root, row  # of two members of one name the later counts, as in a tar
         self._add_unknown((root, path) for (_, path), (root, _) in placed.items())
         records: dict[tuple[int, str], Record] = {}
