@@ -1,4 +1,4 @@
-"""Parts and manifests that no `describe` wrote, or that were damaged since: one line for the shard, and the others are taken in."""
+"""Parts and manifests that no `describe` wrote, or that were damaged since: one line for the shard, the others are taken in."""
 
 from __future__ import annotations
 
