@@ -104,7 +104,12 @@ def command(
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if out is not None:
-            paths = superfluous(found, warn)
+            paths = []
+            for path in superfluous(found, warn):
+                if "\n" in path:  # half of its name could be another file's
+                    warn(f"{path} is left out of the list: its name has a line break")
+                else:
+                    paths.append(path)
             try:
                 write_whole(out, "".join(f"{path}\n" for path in paths))
             except OSError as error:

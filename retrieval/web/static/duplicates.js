@@ -87,7 +87,8 @@ function member(group, one) {
   return item;
 }
 
-const left = () => groups.flatMap((group) => group.members).filter((one) => !kept.get(one.id) && one.thumbnail);
+// A name with a line break would be two names in the list.
+const left = () => groups.flatMap((group) => group.members).filter((one) => !kept.get(one.id) && one.thumbnail && !(one.file ?? one.path).includes("\n"));
 
 function tally() {
   const gone = left();
