@@ -126,8 +126,15 @@ def command(
     if status or parts:
         from retrieval.cli import parts as of_parts
 
-        if len(parts) < len(paths) or not paths:
-            raise UsageError("parts are taken in by themselves", "Name folders of parts alone, or folders of pictures.")
+        if status and not paths:
+            raise UsageError("--status tells of parts", "Name their folder: retrieve index --status PARTS.")
+        if len(parts) < len(paths):
+            other = next(path for path in paths if path not in parts)
+            if status:
+                raise UsageError(f"{safe(other)} holds no parts (no manifest.json)", "retrieve describe makes them.")
+            raise UsageError(
+                f"{safe(other)} holds no parts, and parts are taken in by themselves", "Name the two in two commands."
+            )
         if status:
             return of_parts.tell_status(parts, form)
         require = (model, size, scales, dtype, local)

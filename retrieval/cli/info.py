@@ -66,11 +66,11 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
         ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}, of the network in {_precision(info)}"),
         ("search index", _search_line(info)),
     ]
+    if info.index_file:
+        lines.append(("in", safe(info.index_file)))
     lines.append(("local index", _local_line(info)))
     if info.exclude:
         lines.append(("left out", "; ".join(safe(pattern) for pattern in info.exclude)))
-    if info.index_file:
-        lines.append(("in", safe(info.index_file)))
     for name, value in lines:
         print(f"{name:>12}  {value}")
     if info.troubled:

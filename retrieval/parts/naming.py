@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Iterable
 
 from retrieval.gallery.adding import keys_root
@@ -16,7 +15,6 @@ from retrieval.parts.places import is_remote
 
 Place = tuple[int, str]
 """Root and path of a picture in a gallery."""
-_FILE = "file://"
 
 
 class Places:
@@ -39,7 +37,7 @@ class Places:
     def of_rows(self, rows: Iterable[Row]) -> list[Place]:
         """Of what parts hold."""
         with self.catalog.writing():
-            return [self._of(row.key, row.uri) for row in rows]
+            return [self._of(row) for row in rows]
 
     def of_inputs(self, inputs: Iterable[object]) -> list[Place]:
         """Of a shard's inputs, as the manifest of a folder or of files names them."""
@@ -68,10 +66,9 @@ class Places:
             self._out[root] = self.catalog.taken_out(root) if root in folders else set()
         return path in self._out[root]
 
-    def _of(self, key: str, uri: str) -> Place:
-        if uri.startswith(_FILE) and "#" not in uri:
-            return self._of_file(os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix(_FILE))))
-        return self._keys(), key
+    def _of(self, row: Row) -> Place:
+        file = row.file
+        return (self._keys(), row.key) if file is None else self._of_file(file)
 
     def _keys(self) -> int:
         if "" not in self._roots:
