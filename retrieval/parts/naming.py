@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from retrieval.gallery.adding import keys_root
 from retrieval.gallery.opened import OpenedGallery
@@ -36,10 +36,11 @@ class Places:
                 self._folder = target.root.id, target.prefix
             gallery.describe_roots(catalog)
 
-    def of_rows(self, rows: Iterable[Row]) -> list[Place]:
+    def of_rows(self, rows: Sequence[Row]) -> list[Place]:
         """Of what parts hold."""
         with self.catalog.writing():
-            return [self._of(row.key, row.uri) for row in rows]
+            keys = self._keys() if any(not is_file(row.uri) for row in rows) else 0
+            return [self._of_uri(row.uri) if is_file(row.uri) else (keys, row.key) for row in rows]
 
     def of_inputs(self, inputs: Iterable[object]) -> list[Place]:
         """Of a shard's inputs, as the manifest of a folder or of files names them."""
@@ -68,10 +69,8 @@ class Places:
             self._out[root] = self.catalog.taken_out(root) if root in folders else set()
         return path in self._out[root]
 
-    def _of(self, key: str, uri: str) -> Place:
-        if uri.startswith(_FILE) and "#" not in uri:
-            return self._of_file(os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix(_FILE))))
-        return self._keys(), key
+    def _of_uri(self, uri: str) -> Place:
+        return self._of_file(os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix(_FILE))))
 
     def _keys(self) -> int:
         if "" not in self._roots:
@@ -91,6 +90,11 @@ class Places:
                 return root_of.id, path
             self._roots[folder] = root_of.id
         return self._roots[folder], name
+
+
+def is_file(uri: str) -> bool:
+    """Whether a URI is that of a whole file of this machine, and of no member of it."""
+    return uri.startswith(_FILE) and "#" not in uri
 
 
 def _all_local(manifest: Manifest) -> bool:
