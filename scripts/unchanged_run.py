@@ -1,8 +1,8 @@
 """What an index run costs that finds nothing changed: CPU and memory at several sizes, over a tree of names that needs no files.
 
-``python scripts/unchanged_run.py [--counts 100000,1000000]`` makes a gallery of so many entries in a temporary folder; folders
-are real ones of a thousand names each, whose listing is made up, so that what the disk takes is not in the figures. Memory is
-told above what the process holds before the run.
+``python scripts/unchanged_run.py [--counts 100000,1000000] [--files]`` makes a gallery of so many entries in a temporary folder;
+folders are real ones of a thousand names each, whose listing is made up, so that what the disk takes is not in the figures (with
+``--files`` it is). Memory is told above what the process holds before the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +62,19 @@ class Entry:
         return False
 
 
-def make(work: Path, count: int) -> None:
+def make(work: Path, count: int, files: bool = False) -> None:
+    """``files``: real ones too, a folder's being links to its first."""
+    stats = [(100_000 + i, 10**18 + i, 10**18 + i, 10**6 + i) for i in range(0 if files else count)]
     for number in range(0, count, FOLDER):
-        (work / "tree" / name_of(number)).parent.mkdir(parents=True)
+        first = work / "tree" / name_of(number)
+        first.parent.mkdir(parents=True)
+        if files:
+            first.write_bytes(b"no picture")
+            here = range(number + 1, min(number + FOLDER, count))
+            for i in here:
+                os.link(first, work / "tree" / name_of(i))
+            seen = os.stat(first)
+            stats += [(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)] * (len(here) + 1)
     names = [name_of(number) for number in range(count)]
     rng = np.random.default_rng(0)
     with Gallery.create(work / "gallery", model(), local=False) as gallery:
@@ -79,10 +89,11 @@ def make(work: Path, count: int) -> None:
                 root = catalog.add_root(gallery.root_path(os.fspath(work / "tree")), "folder")
                 catalog.add_pending(root.id, names)
                 catalog.set_first_ok(
-                    (100_000 + i, 10**18 + i, digest, 640, 480, i, i + 1) for i, digest in enumerate(digests)
+                    (size, mtime_ns, digest, 640, 480, i, i + 1)
+                    for i, (digest, (size, mtime_ns, _, _)) in enumerate(zip(digests, stats, strict=True))
                 )
-                for i in range(count):
-                    catalog.set_identity(i + 1, ctime_ns=10**18 + i, inode=10**6 + i)
+                for i, (_, _, ctime_ns, inode) in enumerate(stats):
+                    catalog.set_identity(i + 1, ctime_ns=ctime_ns, inode=inode)
                 catalog.set_meta("vector_count", count)
                 catalog.bump_version()
                 gallery.describe_roots(catalog)
@@ -118,10 +129,10 @@ def resident(what: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
 
-def run(work: Path, count: int) -> None:
+def run(work: Path, count: int, files: bool) -> None:
     """In a process of its own, so that the peak is this run's."""
     tree = os.fspath(work / "tree")
-    with made_up(tree, count), Gallery.open(work / "gallery") as gallery:
+    with nullcontext() if files else made_up(tree, count), Gallery.open(work / "gallery") as gallery:
         begin, before = time.process_time(), resident("VmRSS")
         report = gallery.index([tree])
         cpu, peak = time.process_time() - begin, resident("VmHWM")
@@ -142,13 +153,15 @@ def run(work: Path, count: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", default="100000,1000000")
+    parser.add_argument("--files", action="store_true", help="real files instead of made-up listings")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.run:
-        run(Path(asked.run), int(asked.counts))
+        run(Path(asked.run), int(asked.counts), asked.files)
         sys.exit()
     for count in map(int, asked.counts.split(",")):
         with tempfile.TemporaryDirectory(prefix="unchanged-") as work:
-            make(Path(work), count)
-            for _ in range(2):
-                subprocess.run([sys.executable, __file__, "--run", work, "--counts", str(count)], check=True)
+            make(Path(work), count, asked.files)
+            again = [sys.executable, __file__, "--run", work, "--counts", str(count), *["--files"] * asked.files]
+            for _ in range(2):  # in the first the catalog has not passed a check as it is
+                subprocess.run(again, check=True)

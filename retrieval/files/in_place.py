@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-def write_at(descriptor: int, offset: int, data: bytes) -> None:
+def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
     """Write all of ``data`` from ``offset`` on and force it to the disk. Raises OSError."""
     view = memoryview(data)
     while view:

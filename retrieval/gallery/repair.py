@@ -75,6 +75,7 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
     try:
         catalog = Catalog(path, writable=True)
         _count_vectors(catalog, folder, description, done)
+        _count_anew(catalog, done)
         try:
             catalog.check()
         except GalleryDamaged as damage:
@@ -102,6 +103,17 @@ def _count_vectors(catalog: Catalog, folder: Path, description: dict[str, Any], 
         with catalog.writing():
             catalog.set_meta("vector_count", needed)
         done.append(f"{catalog.path} spoke of {count} vectors, and its pictures have {needed}")
+
+
+def _count_anew(catalog: Catalog, done: list[str]) -> None:
+    """Numbers that only measure start again where they cannot be such."""
+    for key in ("local_made", "local_microseconds", "local_contents"):
+        try:
+            catalog.number(key)
+        except GalleryDamaged as damage:
+            with catalog.writing():
+                catalog.set_meta(key, 0)
+            done.append(f"{damage.message}: counted anew")
 
 
 def _without_damaged(catalog: Catalog, damage: GalleryDamaged, done: list[str]) -> None:

@@ -21,7 +21,7 @@ from retrieval.parts.naming import Place, Places
 from retrieval.parts.part import Part, Row, read_part
 from retrieval.ranking.asmk import LocalCodes
 
-COMMIT_PICTURES = 8192  # at most in one commit; what a kill has to be done again for
+COMMIT_PICTURES = 32_768  # at most in one commit; what a kill has to be done again for
 
 
 @dataclass

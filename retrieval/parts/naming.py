@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from retrieval.gallery.adding import keys_root
 from retrieval.gallery.opened import OpenedGallery
@@ -34,10 +34,12 @@ class Places:
                 self._folder = target.root.id, target.prefix
             gallery.describe_roots(catalog)
 
-    def of_rows(self, rows: Iterable[Row]) -> list[Place]:
+    def of_rows(self, rows: Sequence[Row]) -> list[Place]:
         """Of what parts hold."""
         with self.catalog.writing():
-            return [self._of(row) for row in rows]
+            files = [row.file for row in rows]
+            keys = self._keys() if None in files else 0
+            return [(keys, row.key) if f is None else self._of_file(f) for row, f in zip(rows, files, strict=True)]
 
     def of_inputs(self, inputs: Iterable[object]) -> list[Place]:
         """Of a shard's inputs, as the manifest of a folder or of files names them."""
@@ -65,10 +67,6 @@ class Places:
             folders = {found.id for found in self.catalog.roots() if found.kind == "folder"}
             self._out[root] = self.catalog.taken_out(root) if root in folders else set()
         return path in self._out[root]
-
-    def _of(self, row: Row) -> Place:
-        file = row.file
-        return (self._keys(), row.key) if file is None else self._of_file(file)
 
     def _keys(self) -> int:
         if "" not in self._roots:

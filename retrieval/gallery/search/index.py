@@ -252,6 +252,7 @@ def stored_ids(index: Any) -> np.ndarray:
 
 
 def _add(index: Any, store: VectorStore, ids: np.ndarray, rows: np.ndarray) -> None:
+    _reserve(index, len(rows))
     if np.array_equal(rows, np.arange(len(rows))):  # as they lie on the disk: no copies
         for first, vectors in store.blocks(len(rows), _BLOCK):
             index.add_with_ids(vectors, ids[first : first + len(vectors)])
@@ -259,3 +260,13 @@ def _add(index: Any, store: VectorStore, ids: np.ndarray, rows: np.ndarray) -> N
     for begin in range(0, len(rows), _BLOCK):
         part = slice(begin, begin + _BLOCK)
         index.add_with_ids(store.take(rows[part]), ids[part])
+
+
+def _reserve(index: Any, count: int) -> None:
+    """Have an empty exact index take its memory at once: growing, it would hold and copy up to twice as much."""
+    import faiss
+
+    inner = ann_kind.core(index)
+    if isinstance(inner, faiss.IndexFlat) and not inner.ntotal:
+        inner.codes.resize(count * inner.code_size)
+        inner.codes.resize(0)

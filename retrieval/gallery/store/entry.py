@@ -68,7 +68,7 @@ def record_of(row: tuple[Any, ...]) -> Record:
     i, root, path, *rest = row[:-1]
     size, mtime_ns, digest, width, height, status, error, vector, metadata, ctime_ns, inode = rest
     if row[-1] is not None:
-        sound = row[-1] == schema.entry_crc(*row[:-1])
+        sound = row[-1] == schema.crc_of(row[:-1])
     else:
         whole = (size, mtime_ns, ctime_ns, inode)
         perhaps = ((digest, str), (width, int), (height, int), (error, str), (vector, int), (metadata, str))

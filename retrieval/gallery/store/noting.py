@@ -50,7 +50,7 @@ class Noting(Folders):
             status = "ok" if row is not None else "pending" if error is None else "error"
             name = path if path.isascii() else encode_path(path)
             entry = (i, root, name, size, mtime_ns, digest, width, height, status, error, row, None, -1, -1)
-            table.append((*entry, schema.entry_crc(*entry)))
+            table.append((*entry, schema.crc_of(entry)))
             searchable += row is not None
         if table:
             with schema.many_added(self._connection):

@@ -13,6 +13,7 @@ from retrieval.files.digest import file_sha256
 from retrieval.files.whole import write_whole
 
 _SUFFIX = ".checked"
+_LOOKED_AT = "1"  # another number, once the check looks at more: what passed a lesser one has to pass again
 
 
 def content(path: Path) -> str | None:
@@ -27,7 +28,7 @@ def content(path: Path) -> str | None:
 def has_passed(path: Path, digest: str | None) -> bool:
     """Whether a file of this content passed."""
     try:
-        return digest is not None and path.with_suffix(_SUFFIX).read_text("ascii") == digest
+        return digest is not None and path.with_suffix(_SUFFIX).read_text("ascii") == f"{_LOOKED_AT} {digest}"
     except (OSError, ValueError):
         return False
 
@@ -36,4 +37,4 @@ def keep(path: Path, digest: str | None) -> None:
     """Note that a file of this content passed, where the folder can be written to."""
     if digest is not None:
         with suppress(OSError):
-            write_whole(path.with_suffix(_SUFFIX), digest)
+            write_whole(path.with_suffix(_SUFFIX), f"{_LOOKED_AT} {digest}")

@@ -108,7 +108,8 @@ class Rows(CatalogFile):
         """Content hash -> row of a vector, of any picture, present or past, that has one of these."""
         found: dict[str, int] = {}
         with self._errors():
-            for table in ("spare", "images"):
+            spare = self._connection.execute("SELECT 1 FROM spare LIMIT 1").fetchone()
+            for table in ("spare", "images") if spare else ("images",):
                 for begin in range(0, len(digests), 500):
                     part = list(digests[begin : begin + 500])
                     query = (

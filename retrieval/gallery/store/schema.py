@@ -129,6 +129,11 @@ def many_added(connection: sqlite3.Connection) -> Iterator[None]:
 
 def entry_crc(*entry: Any) -> int:
     """The checksum of an entry: of its values, in the order of the columns, and their types."""
+    return crc_of(entry)
+
+
+def crc_of(entry: tuple[Any, ...]) -> int:
+    """The same of a tuple."""
     return zlib.crc32(repr(entry).encode("utf-8", "surrogatepass"))
 
 

@@ -68,8 +68,8 @@ class VectorStore:
             self.folder.mkdir()
             sync_folder(self.folder.parent)
         for segment, first, last, offset in _spans(start, len(stored)):
-            _write_at(self.segment_path(segment), offset * self.row_bytes, stored[first:last].tobytes())
-            _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last].tobytes())
+            _write_at(self.segment_path(segment), offset * self.row_bytes, stored[first:last])
+            _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last])
         sync_folder(self.folder)
 
     def append(self, count: int, vectors: np.ndarray, hashes: list[str]) -> None:
@@ -231,9 +231,9 @@ def _spans(start: int, count: int) -> Iterator[tuple[int, int, int, int]]:
         done += size
 
 
-def _write_at(path: Path, offset: int, data: bytes) -> None:
+def _write_at(path: Path, offset: int, rows: np.ndarray) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        write_at(descriptor, offset, data)
+        write_at(descriptor, offset, rows.view(np.uint8).data.cast("B"))
     finally:
         os.close(descriptor)
