@@ -67,6 +67,10 @@ class GalleryError(RetrievalError):
     """A gallery cannot be found, opened, read or written."""
 
 
+class GalleryMissing(GalleryError):
+    """There is no gallery of this name on the server."""
+
+
 class GalleryMismatch(GalleryError):
     """The gallery was made with another model than the one at hand."""
 
