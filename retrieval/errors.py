@@ -29,6 +29,10 @@ class UsageError(RetrievalError, ValueError):
     exit_code = 2
 
 
+class BoxError(UsageError):
+    """A box that is none of the picture's: outside of it, empty, not four finite numbers."""
+
+
 class ImageError(RetrievalError):
     """One picture cannot be used; ``message`` is the reason alone (the caller knows the path).
 
@@ -65,6 +69,10 @@ class DatasetError(RetrievalError):
 
 class GalleryError(RetrievalError):
     """A gallery cannot be found, opened, read or written."""
+
+
+class GalleryMissing(GalleryError):
+    """There is no gallery of this name on the server."""
 
 
 class GalleryMismatch(GalleryError):

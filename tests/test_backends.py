@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from engines_served import Milvus, Postgres
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 
 from retrieval.backends.base import Entry
+from retrieval.backends.indexing import index_folders
 from retrieval.backends.served import ServedGallery, connect
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryError, GalleryMismatch, UsageError
@@ -92,6 +94,11 @@ def house(request, tmp_path, servers):
 @pytest.fixture(params=["postgres", "milvus"])
 def address(request, servers):
     return servers(request.param).address(f"test{next(_number)}")
+
+
+def vectors_of(gallery):
+    found = gallery.backend.exact(np.ones((1, DIM), np.float32), 10_000)[0]
+    return dict(zip(found.names, found.vectors, strict=True))
 
 
 def truth(album):
@@ -320,6 +327,40 @@ class TestServed:
             assert told
             assert "longer than" in told[0]
 
+    def test_folders_fill_it_as_parts_do(self, address, album, tmp_path):
+        """Vectors bit for bit those of parts; what changed is described again, alone; an empty folder loses nothing."""
+        with ServedGallery.create(address.replace("/test", "/parts"), fake_model()) as by_parts:
+            by_parts.merge(read_manifest(album / "parts"))
+            expected = vectors_of(by_parts)
+        photos = tmp_path / "photos"
+        with ServedGallery.create(address, fake_model()) as gallery:
+            report = index_folders(gallery, [str(album / "photos")])
+            assert (report.added, list(report.troubles)) == (len(expected), [str(album / "photos" / "bad.png")])
+            found = vectors_of(gallery)
+            assert found.keys() == expected.keys()
+            assert all(np.array_equal(found[name], expected[name]) for name in found)
+            assert index_folders(gallery).unchanged == len(expected)
+
+            paths = write_pictures(photos, 4, seed=8)
+            os.rename(paths[3], os.path.join(os.fsencode(photos), b"\xff.png"))
+            for path in os.scandir(os.fsencode(photos)):
+                os.utime(path, ns=(10**18, 10**18))
+            assert index_folders(gallery, [str(photos)]).added == 4
+            write_pictures(photos, 1, seed=9)  # the first one anew
+            os.utime(photos / "0000.png", ns=(1, 1))
+            paths[1].unlink()
+            report = index_folders(gallery, [str(photos)])
+            assert (report.added, report.changed, report.removed, report.unchanged) == (0, 1, 1, 2)
+            assert len(gallery) == len(expected) + 3
+            photos.rename(tmp_path / "unmounted")
+            photos.mkdir()
+            report = index_folders(gallery, [str(photos)])
+            assert (report.removed, len(report.warnings)) == (0, 1)
+            photos.rmdir()
+            with pytest.raises(UsageError, match="is no folder"):
+                index_folders(gallery)
+            assert len(gallery) == len(expected) + 3
+
     def test_more_ties_than_candidates(self, address):
         """Of many copies of one picture the first by name are answered."""
         gallery = ServedGallery.create(address, fake_model())
@@ -418,8 +459,26 @@ class TestCommands:
                 self.run(*command, *index)
         with pytest.raises(UsageError, match="served gallery"):
             self.run("export", tmp_path / "a.npy", *index)
-        with pytest.raises(UsageError, match="retrieve describe FOLDER"):
-            self.run("index", tmp_path / "photos", *index)
+        photos[3].unlink()
+        (tmp_path / "photos" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+        out = self.run("index", tmp_path / "photos", *index, "-q")
+        assert out.startswith("4 pictures in")  # what was taken out comes back, what vanished goes
+        assert "1 added, 1 removed, 3 unchanged" in out
+        assert f"could not be read: {tmp_path}/photos/bad.png: " in out
+        assert "4 unchanged" in self.run("index", *index, "-q")
+        with pytest.raises(UsageError, match="--exclude is for galleries in a folder"):
+            self.run("index", *index, "--exclude", "x")
+        with pytest.raises(GalleryMismatch):
+            self.run("index", *index, "--size", "64")
+
+    def test_a_folder_fills_a_new_gallery(self, address, tmp_path):
+        photos = write_pictures(tmp_path / "photos", 3)
+        model = ("--model", "tiny-gem@random:0", "--size", "32", "--engine", "torch", "-q")
+        with pytest.raises(UsageError, match="no folder was named"):
+            self.run("index", "--index", address, *model)
+        assert "3 added" in self.run("index", tmp_path / "photos", "--index", address, *model)
+        out = self.run("query", photos[1], "--index", address, "--engine", "torch", "--format", "paths", "-k", 1)
+        assert out == f"{photos[1]}\n"
 
     def test_what_is_not_there(self, address, servers):
         with pytest.raises(GalleryError, match="there is no gallery"):

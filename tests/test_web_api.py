@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ pytest.importorskip("httpx", reason="the page is tested with httpx")
 from web_album import SIZE, asked, known, make_album, png
 
 from retrieval import Gallery
+from retrieval.gallery.explaining import Explaining
+from retrieval.web import state
 from retrieval.web.projection import project
 from retrieval.web.settings import WebLimits
 
@@ -213,6 +216,27 @@ def test_several_galleries(tmp_path: Path, gallery: Gallery) -> None:
         assert names[1] == "second"
         assert client.get("/api/search", params={"id": 1, "gallery": "second"}).json()["gallery"] == "second"
         assert client.get("/api/search", params={"id": 1, "gallery": "third"}).status_code == 404
+
+
+def test_the_page_has_what_explains_loaded_before_anybody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_PAGE_FIRST", 0.0)
+    loaded: list[str] = []
+    again = threading.Event()
+
+    def prepare(self: Explaining) -> None:
+        loaded.append(threading.current_thread().name)
+        again.set()
+        raise RuntimeError("as of a model that cannot be explained")
+
+    monkeypatch.setattr(Explaining, "prepare", prepare)
+    with make_album(tmp_path, 4) as gallery, asked([gallery]) as client:
+        assert client.get("/api/stats").status_code == 200
+        assert loaded == []  # a program need not pay for it
+        assert client.get("/").status_code == 200
+        assert client.get("/gallery").status_code == 200
+        assert again.wait(20)
+        assert client.get("/?gallery=none").status_code == 200
+    assert len(loaded) == 1
 
 
 def test_why_through_the_api(tmp_path: Path) -> None:

@@ -266,6 +266,21 @@ def test_parameters(client: Any, parameters: dict[str, Any]) -> None:
     refused(client.post(f"/api/search?{text}", content=known()), 400, 404, 422)
 
 
+@pytest.mark.parametrize("box", ["1,2,3", "nan,0,1,1", "5,5,1,1", "9000,9000,9001,9001", "0,0,0.001,0.001"])
+def test_every_box_that_is_none_has_one_code(client: Any, box: str) -> None:
+    for answer in (
+        client.get("/api/search", params={"id": 1, "box": box}),
+        client.post("/api/search", params={"box": box}, content=known()),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_box")
+
+
+def test_a_vector_of_another_length_is_told_the_right_one(client: Any) -> None:
+    answer = client.post("/api/search", json={"vector": [1, 2, 3]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_vector")
+    assert "3 numbers" in answer.json()["error"]["message"]
+
+
 def test_a_thousand_requests_that_make_no_sense(client: Any) -> None:
     """Every route of the document, with values that it does not expect: no answer is a 500, and each has the one form."""
     form = client.get("/api/openapi.json").json()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
 from retrieval.backends.scores import Best
-from retrieval.errors import GalleryError, UsageError
+from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
 from retrieval.messages import first_line
 
@@ -86,8 +86,8 @@ class MilvusBackend:
     def _opened(self, name: str, description: dict[str, Any] | None) -> dict[str, Any]:
         with self._errors():
             if description is None and not self._client.has_collection(self.collection):
-                raise GalleryError(
-                    f"there is no gallery {name} at {shown(self.address)}", "Make one with: retrieve index PARTS."
+                raise GalleryMissing(
+                    f"there is no gallery {name} at {shown(self.address)}", "Make one with: retrieve index FOLDER."
                 )
             if not self._client.has_collection(_GALLERIES):
                 if description is None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
-from retrieval.errors import GalleryError, UsageError
+from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
 from retrieval.messages import first_line
 
@@ -83,8 +83,8 @@ class PostgresBackend:
             run = self._connection.execute
             there = run("SELECT to_regclass('retrieval_galleries'), to_regclass(%s)", (self.table,)).fetchone()
             if description is None and (there is None or None in there):
-                raise GalleryError(
-                    f"there is no gallery {name} at {shown(self.address)}", "Make one with: retrieve index PARTS."
+                raise GalleryMissing(
+                    f"there is no gallery {name} at {shown(self.address)}", "Make one with: retrieve index FOLDER."
                 )
             if description is not None:
                 run("SELECT pg_advisory_xact_lock(7282736)")  # of those that make one at the same moment, one does

@@ -115,11 +115,15 @@ class ServedGallery:
         for _, part in parts_of(manifest, report, progress):
             if part is not None:
                 self._take(part, report)
-        roots = self.backend.description.get("roots", [])
-        if manifest.source not in roots:
-            self.backend.describe({"roots": [*roots, manifest.source]})
+        self.remember(manifest.source)
         self.backend.settle()
         return report
+
+    def remember(self, source: str) -> None:
+        """Keep the place of a source: names are asked relative to it."""
+        roots = self.backend.description.get("roots", [])
+        if source not in roots:
+            self.backend.describe({"roots": [*roots, source]})
 
     def _take(self, part: Part, report: MergeReport) -> None:
         named = {_name(row): row for row in part.rows}  # of two members of one name the later counts, as in a tar
@@ -250,7 +254,7 @@ class ServedGallery:
         roots = self.backend.description.get("roots", [])
         meant = [under] if "://" in under or os.path.isabs(under) else [os.path.abspath(under)]
         meant += [f"{root.rstrip('/')}/{under}" for root in roots if "://" not in under and not os.path.isabs(under)]
-        meant = [_storable(name) for name in meant]
+        meant = [storable(name) for name in meant]
         meant += [unicodedata.normalize(form, name) for name in meant for form in ("NFC", "NFD")]
         return next((name for name in meant if next(iter(self.backend.names(name)), None) is not None), meant[0])
 
@@ -277,10 +281,10 @@ def _name(row: Row) -> str:
     """What a picture is called: its file's path, or its key. Where a path is not UTF-8, its URI."""
     if row.file is None:
         return row.key
-    return _storable(row.file)
+    return storable(row.file)
 
 
-def _storable(path: str) -> str:
+def storable(path: str) -> str:
     """A path as engines can keep it: one that is not UTF-8 as its URI."""
     if "\0" in path:
         raise UsageError("a name holds no null bytes")

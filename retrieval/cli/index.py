@@ -141,11 +141,25 @@ def command(
         if served := served_address(index):
             return of_parts.merge_served(parts, served, require, engine, form, quiet)
         return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), require, engine, form, quiet)
-    if served_address(index):
-        raise UsageError(
-            "a served gallery takes in parts alone",
-            "Make them: retrieve describe FOLDER --out PARTS, then: retrieve index PARTS --index ADDRESS.",
-        )
+    if served := served_address(index):
+        from retrieval.cli.served import index_served
+
+        refused = {
+            "--dtype float16": dtype == "float16",
+            f"--precision {precision}": precision not in (None, "fp32"),
+            "--calibrate-on": calibrate_on,
+            "--local": local,
+            "--ann": ann,
+            "--recall": recall,
+            "--exclude": exclude,
+            "--include": include,
+            "--restore": restore,
+            "--rehash": rehash,
+            "--repair": repair,
+        }
+        for name in (name for name, given in refused.items() if given):
+            raise UsageError(f"{name} is for galleries in a folder", "A served one goes without.")
+        return index_served(paths, served, (model, size, scales), not no_exif, engine, form, strict, quiet)
     if calibrate_on is not None and precision in (None, "fp32"):
         raise UsageError("--calibrate-on goes with --precision int8, bf16 or auto")
     folder = locate(index) or Path(DEFAULT_FOLDER)

@@ -72,6 +72,10 @@ class Explaining:
         points = self._points(ours, theirs, image, bbox, record)
         return WhyMatched(found.cosine, found.first, found.second, ours, theirs, points)
 
+    def prepare(self) -> None:
+        """Load the network now, so that the first explanation need not wait for it. Raises what :meth:`explain` raises."""
+        self._ready()
+
     def _ready(self) -> Explainer:
         with self._turn:
             if self._explainer is None:

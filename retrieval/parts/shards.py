@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -47,11 +47,22 @@ def pictures_of(manifest: Manifest, shard: int, timeout: float) -> Iterator[Item
 def describe_shard(manifest: Manifest, shard: int, model: Model, *, timeout: float, workers: int | None = None) -> int:
     """Describe a shard and write its part; returns how many pictures it has. Raises OSError and what a file system raises
     where an archive or a table cannot be read to its end, or the part cannot be written."""
-    run = _Shard(model, standard_codebook() if manifest.codebook else None)
+    codebook = standard_codebook() if manifest.codebook else None
+    items = describe_items(pictures_of(manifest, shard, timeout), model, codebook, workers=workers)
+    write_part(manifest, shard, items)
+    return len(items)
+
+
+def describe_items(
+    source: Iterable[Item], model: Model, codebook: Codebook | None = None, *, workers: int | None = None
+) -> list[Item]:
+    """Items with their vector or error, in order; of those with the same content the first alone is described. With a
+    ``codebook`` they carry local codes."""
+    run = _Shard(model, codebook)
     items: list[Item] = []
 
     def noted() -> Iterator[Item]:
-        for item in pictures_of(manifest, shard, timeout):
+        for item in source:
             items.append(item)
             yield item
 
@@ -67,8 +78,7 @@ def describe_shard(manifest: Manifest, shard: int, model: Model, *, timeout: flo
             item.width, item.height = item.twin.width, item.twin.height
         elif item.error is not None:
             item.codes = None
-    write_part(manifest, shard, items)
-    return len(items)
+    return items
 
 
 class _Shard:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from retrieval.errors import UsageError
+from retrieval.errors import BoxError
 from retrieval.pictures import colour
 
 INTERPOLATIONS = {
@@ -59,19 +59,19 @@ class Rule:
         try:
             self.size = None if size is None else operator.index(size)
         except TypeError:
-            raise UsageError(f"size must be a whole number of pixels, not {size!r}") from None
+            raise BoxError(f"size must be a whole number of pixels, not {size!r}") from None
         if self.size is not None and (self.size < 1 or isinstance(size, bool)):
-            raise UsageError(f"size must be at least 1 pixel, not {size!r}")
+            raise BoxError(f"size must be at least 1 pixel, not {size!r}")
         if interpolation not in INTERPOLATIONS:
             choice = ", ".join(INTERPOLATIONS)
-            raise UsageError(f"unknown interpolation {interpolation!r}", f"Choose one of {choice}.")
+            raise BoxError(f"unknown interpolation {interpolation!r}", f"Choose one of {choice}.")
         self.filter = INTERPOLATIONS[interpolation]
         try:
             self.bbox = None if bbox is None else tuple(float(v) for v in bbox)
         except (TypeError, ValueError, OverflowError):
-            raise UsageError(f"a box is four numbers x1, y1, x2, y2, not {bbox!r}") from None
+            raise BoxError(f"a box is four numbers x1, y1, x2, y2, not {bbox!r}") from None
         if self.bbox is not None and len(self.bbox) != 4:
-            raise UsageError(f"a box is four numbers x1, y1, x2, y2, not {len(self.bbox)}")
+            raise BoxError(f"a box is four numbers x1, y1, x2, y2, not {len(self.bbox)}")
 
     def crop(self, whole: tuple[int, int]) -> _Box | None:
         """The box in whole pixels inside the picture; None for the whole picture."""
@@ -81,13 +81,13 @@ class Rule:
         box = "({:g}, {:g}, {:g}, {:g})".format(*self.bbox)
         have = f"the picture has {width} x {height} pixels"
         if not all(map(math.isfinite, self.bbox)):
-            raise UsageError(f"the box {box} is not four finite numbers; {have}")
+            raise BoxError(f"the box {box} is not four finite numbers; {have}")
         x1, y1, x2, y2 = map(round, self.bbox)
         if x1 >= x2 or y1 >= y2:
-            raise UsageError(f"the box {box} is empty; {have}", "Give x1 < x2 and y1 < y2.")
+            raise BoxError(f"the box {box} is empty; {have}", "Give x1 < x2 and y1 < y2.")
         x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
         if x1 >= x2 or y1 >= y2:
-            raise UsageError(f"the box {box} lies outside the picture; {have}")
+            raise BoxError(f"the box {box} lies outside the picture; {have}")
         return None if (x1, y1, x2, y2) == (0, 0, width, height) else (x1, y1, x2, y2)
 
     def draft(self, longest: int) -> int:

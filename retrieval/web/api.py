@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
 
@@ -86,30 +87,21 @@ def box_of(text: str | None) -> tuple[float, float, float, float] | None:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _options(
-    under: str | None,
-    rank: str | None,
-    rerank: str | None,
-    score: float | None,
-    chance: float | None,
-    fold: bool,
-    exclude_self: bool,
-) -> dict[str, Any]:
-    return {
-        "under": under or None,
-        "rank": rank,
-        "rerank": rerank,
-        "min_score": score,
-        "min_probability": chance,
-        "fold": fold,
-        "exclude_self": exclude_self,
-    }
+@dataclass(frozen=True)
+class _Search:
+    """What both ways to search are told beside the picture."""
+
+    served: Served
+    k: int
+    box: tuple[float, float, float, float] | None
+    options: dict[str, Any]
+
+    def by(self, source: bytes | int) -> dict[str, Any]:
+        return self.served.search(source, self.k, self.box, **self.options)
 
 
-@router.get("/api/search", response_model=forms.AnswerForm, summary="Search by an indexed picture")
-async def search_by_id(
+def _search(
     request: Request,
-    id: Asked,
     gallery: GalleryName = None,
     k: Count = 20,
     box: Box = None,
@@ -120,40 +112,40 @@ async def search_by_id(
     min_probability: LeastChance = None,
     fold: Fold = False,
     exclude_self: Others = False,
-) -> Any:
-    """What is most similar to a picture of the gallery, or to a box of it; it is itself among the answers unless left out."""
+) -> _Search:
     web = _web(request)
-    served, most = web.served(gallery), min(k, web.settings.limits.results)
-    options = _options(under, rank, rerank, min_score, min_probability, fold, exclude_self)
-    return await _searching(request, lambda: served.search(id, most, box_of(box), **options))
+    options = {
+        "under": under or None,
+        "rank": rank,
+        "rerank": rerank,
+        "min_score": min_score,
+        "min_probability": min_probability,
+        "fold": fold,
+        "exclude_self": exclude_self,
+    }
+    return _Search(web.served(gallery), min(k, web.settings.limits.results), box_of(box), options)
+
+
+Searching = Annotated[_Search, Depends(_search)]
+
+
+@router.get("/api/search", response_model=forms.AnswerForm, summary="Search by an indexed picture")
+async def search_by_id(request: Request, id: Asked, asked: Searching) -> Any:
+    """What is most similar to a picture of the gallery, or to a box of it; it is itself among the answers unless left out."""
+    return await _searching(request, lambda: asked.by(id))
 
 
 @router.post(
     "/api/search", response_model=forms.AnswerForm, openapi_extra=_PICTURE_BODY, summary="Search by a picture or vector"
 )
-async def search_by_picture(
-    request: Request,
-    gallery: GalleryName = None,
-    k: Count = 20,
-    box: Box = None,
-    under: Under = None,
-    rank: Order = None,
-    rerank: SecondLook = None,
-    min_score: Least = None,
-    min_probability: LeastChance = None,
-    fold: Fold = False,
-    exclude_self: Others = False,
-) -> Any:
+async def search_by_picture(request: Request, asked: Searching) -> Any:
     """What is most similar to the picture that is sent as the body (nothing of it is stored), or to the descriptor in a body of
     JSON: ``{"vector": [...]}``, which is ranked by the cosine alone."""
-    web = _web(request)
-    served, most, cut = web.served(gallery), min(k, web.settings.limits.results), box_of(box)
-    options = _options(under, rank, rerank, min_score, min_probability, fold, exclude_self)
-    async with web.uploads.body(request) as (data, kind):
+    async with _web(request).uploads.body(request) as (data, kind):
         if kind == JSON:
             vector = _vector(data)
-            return await _searching(request, lambda: _by_vector(served, vector, most, under or None, min_score))
-        return await _searching(request, lambda: served.search(data, most, cut, **options))
+            return await _searching(request, lambda: _by_vector(asked, vector))
+        return await _searching(request, lambda: asked.by(data))
 
 
 def _vector(data: bytes) -> list[float]:
@@ -166,15 +158,18 @@ def _vector(data: bytes) -> list[float]:
     return asked.vector
 
 
-def _by_vector(served: Served, vector: list[float], k: int, under: str | None, least: float | None) -> dict[str, Any]:
+def _by_vector(asked: _Search, vector: list[float]) -> dict[str, Any]:
     from retrieval.gallery.answers import QueryResult
 
+    served, under = asked.served, asked.options["under"]
+    if len(vector) != served.gallery.spec.dim:
+        told = f"The vector has {len(vector)} numbers, this gallery's descriptors {served.gallery.spec.dim}."
+        raise ApiError(422, told, "invalid_vector")
     length = math.hypot(*vector)
     folder = None if under is None else served.below(under)
     unit = [[value / length for value in vector]]
-    return served.answer(
-        QueryResult("", None, served.gallery.search(unit, k, under=folder, min_score=least)[0]), None, "cosine"
-    )
+    matches = served.gallery.search(unit, asked.k, under=folder, min_score=asked.options["min_score"])[0]
+    return served.answer(QueryResult("", None, matches), None, "cosine")
 
 
 @router.get("/api/images", response_model=forms.ListingForm, summary="List pictures")

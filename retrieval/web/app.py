@@ -51,6 +51,7 @@ def create_app(galleries: Sequence[Gallery], settings: WebSettings | None = None
 
     async def page(request: Request) -> HTMLResponse:
         web: WebState = request.app.state.web
+        web.warm(request.query_params.get("gallery"))
         text = pages.get_template("page.html").render(
             galleries=[
                 {"name": name, "verdicts": served.gallery.local is not None} for name, served in web.galleries.items()

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from retrieval.errors import GalleryDamaged, GalleryError, ImageError, RetrievalError, UsageError
+from retrieval.errors import BoxError, GalleryDamaged, GalleryError, ImageError, RetrievalError, UsageError
 from retrieval.messages import log, safe
 
 _PATH = re.compile(r"(?:(?<![\w/.<])|(?<=file:))/[^\s,;:)'\"]+")
@@ -54,6 +54,8 @@ def as_api_error(error: RetrievalError) -> ApiError:
     """What an error of the program is to whoever asked over the network."""
     if isinstance(error, ImageError):
         return ApiError(422, public(str(error)), "unreadable_picture")
+    if isinstance(error, BoxError):
+        return ApiError(422, public(str(error)), "invalid_box")
     if isinstance(error, UsageError):
         return ApiError(400, public(str(error)), "bad_request")
     if isinstance(error, GalleryDamaged):

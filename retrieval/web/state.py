@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from retrieval.gallery.gallery import Gallery
+from retrieval.messages import first_line, log
 from retrieval.web.copies import CopiesSearch
 from retrieval.web.errors import ApiError
 from retrieval.web.metrics import Metrics
@@ -13,6 +15,7 @@ from retrieval.web.settings import WebSettings
 from retrieval.web.uploads import Uploads
 from retrieval.web.work import Workers
 
+_PAGE_FIRST = 1.0  # seconds in which the page that was asked for gets its pictures
 Gauges = list[tuple[str, str, list[tuple[dict[str, str], float]]]]
 
 
@@ -32,6 +35,23 @@ class WebState:
         self.light = Workers("light", 4, limits.waiting, limits.seconds)
         self.uploads = Uploads(limits)
         self.metrics = Metrics()
+        self._warming: dict[str, threading.Timer] = {}
+
+    def warm(self, name: str | None) -> None:
+        """Soon, in a thread of its own, load what explains matches of this gallery: somebody has opened the page."""
+        served = self.galleries.get(name or next(iter(self.galleries), ""))
+        if served is None or served.name in self._warming:
+            return
+
+        def load() -> None:
+            try:
+                served.explaining.prepare()
+            except Exception as error:  # whoever asks why is told
+                log.info("what explains matches in %s could not be loaded: %s", served.name, first_line(error))
+
+        timer = self._warming[served.name] = threading.Timer(_PAGE_FIRST, load)
+        timer.daemon = True
+        timer.start()
 
     def _name(self, gallery: Gallery) -> str:
         """The name of the folder that holds the gallery, or its own where it is not the usual one; in letters for addresses."""
@@ -66,5 +86,7 @@ class WebState:
         ]
 
     def close(self) -> None:
+        for timer in self._warming.values():
+            timer.cancel()
         for workers in (self.searches, self.thumbnails, self.light):
             workers.close()

@@ -15,7 +15,6 @@ let asking = null;
 let next = null; // where the list of all pictures goes on
 let busy = false;
 let previewed = "";
-let warmed = false;
 
 export function prepare() {
   for (const id of ["file", "camera"]) {
@@ -169,11 +168,6 @@ async function look(here) {
   }
   if (signal.aborted) return;
   filtered(here, true);
-  if (query && answer.results.length && !warmed) {
-    // The server loads what explains a match at the first question why: better now than when somebody waits for it.
-    warmed = true;
-    ask("/api/heatmap", { gallery: here.gallery, id: answer.results[0].id, query: answer.results[0].id }).catch(() => {});
-  }
 }
 
 /** Put the answers that the verdict filter lets through into the grid. */

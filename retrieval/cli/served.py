@@ -1,0 +1,56 @@
+"""What ``retrieve index FOLDER`` does with a gallery on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retrieval.backends.indexing import index_folders
+from retrieval.backends.served import ServedGallery
+from retrieval.cli.common import print_json, say
+from retrieval.describe.model import load_model
+from retrieval.errors import GalleryMissing
+from retrieval.gallery.opened import require_same_model
+from retrieval.messages import progress_bar, safe
+
+_MOST_NAMED = 10
+Asked = tuple[str | None, int | None, tuple[float, ...] | None]
+"""--model, --size, --scales as given."""
+
+
+def index_served(
+    folders: Sequence[str], address: str, asked: Asked, exif: bool, engine: str, form: str, strict: bool, quiet: bool
+) -> int:
+    """Bring the gallery in line with folders; it is made where there is none. The exit status: 1 where a picture could not be
+    read and ``strict`` says so."""
+
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
+    model, size, scales = asked
+    try:
+        gallery = ServedGallery.open(address, engine=engine, say=tell)
+    except GalleryMissing:
+        chosen = load_model(model or "auto", size=size, scales=scales, exif=exif, engine=engine, say=tell)
+        gallery = ServedGallery.create(address, chosen, say=tell)
+    with gallery:
+        require_same_model(gallery, model, size, scales, tell)
+        with progress_bar("index", quiet) as update:
+            report = index_folders(gallery, folders, progress=update)
+        if report.added or report.changed or report.removed:
+            recall, effort = gallery.tune()
+            tell(f"recall@10 {recall:.3f} at effort {effort}")
+        images = len(gallery)
+    for warning in report.warnings:
+        tell(f"warning: {warning}")
+    if form == "json":
+        print_json({"index": gallery.folder, "images": images, **vars(report)})
+    else:
+        counts = [
+            f"{n} {word}" for word in ("added", "changed", "removed", "unchanged") if (n := getattr(report, word))
+        ]
+        print(f"{images} pictures in {safe(gallery.folder)}: {', '.join(counts) or 'nothing to do'}")
+        for path, why in list(report.troubles.items())[:_MOST_NAMED]:
+            print(f"could not be read: {safe(path)}: {safe(why)}")
+        if len(report.troubles) > _MOST_NAMED:
+            print(f"and {len(report.troubles) - _MOST_NAMED} more")
+    return 1 if strict and report.troubles else 0
