@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import timm
 import torch
 import torchvision
 from click.testing import CliRunner
+from evaluation_set import make_set
 from fakes import write_pictures
 from torch import nn
 
@@ -290,3 +292,72 @@ def test_speed_is_measured_with_the_schedule(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("retrieval.benchmarks.speed.run.benchmark_speed", benchmark_speed)
     run("benchmark", "speed", "--model", "small_timm-cls", "--random-weights", "--tokens", "1:0.5", "--count", "1")
     assert seen == ["small_timm-cls:tokens=1:0.5@random:0"]
+
+
+# -- the comparison --------------------------------------------------------------------------------------------------
+
+
+def test_schedules_and_methods_are_compared_on_a_set(tmp_path: Path) -> None:
+    truth = make_set(tmp_path / "set", objects=3)
+    saved = tmp_path / "rows.json"
+    name = "small_timm-mean@random:0"
+    options = (
+        "--schedules",
+        "1:0.5,1:0.2",
+        "--methods",
+        "kmeans,topk",
+        "--engine",
+        "torch",
+        "--count",
+        "3",
+        "--rounds",
+        "2",
+    )
+    done = run(
+        "benchmark",
+        "tokens",
+        str(tmp_path / "set" / "groundtruth.json"),
+        "--model",
+        name,
+        *options,
+        "--save",
+        str(saved),
+    )
+    rows = json.loads(saved.read_text())["rows"]
+    assert [(row["schedule"], row["method"]) for row in rows] == [
+        ("", ""), ("1:0.5", "kmeans"), ("1:0.5", "topk"), ("1:0.2", "kmeans"), ("1:0.2", "topk")
+    ]  # fmt: skip
+    assert len(done.stdout.splitlines()) == 6
+    whole = rows[0]
+    assert (whole["saved"], whole["saved_in_all"], whole["ratio"]) == (0, 0, 1)
+    assert whole["cosine"] == pytest.approx(1)
+    block, embedding = [12 * 24**2 * n + 2 * 24 * n**2 for n in (67, 35)], 3 * 64 * 24 * 64
+    assert rows[1]["saved"] == pytest.approx(2 * (block[0] - block[1]) / (3 * block[0] + embedding))
+    plain = load_model(name, engine="torch")
+    reduced = load_model(name, tokens="1:0.2+topk", engine="torch")
+    pictures_ = [str(truth.root / path) for path in truth.gallery]
+    for model, row in ((plain, whole), (reduced, rows[4])):
+        assert row["saved_in_all"] <= row["saved"]
+        assert row["milliseconds"] > 0
+        assert row["ratio_least"] <= row["ratio"] <= row["ratio_most"]
+        assert -1 <= row["least_cosine"] <= row["cosine"] <= 1 + 1e-9
+        gallery = model.describe(pictures_).astype(float)
+        precisions = []
+        for query in truth.queries:  # average precision by its definition, the medium protocol
+            order = np.argsort(-(gallery @ model.describe(str(truth.root / query.image), query.bbox).astype(float)))
+            ranked = [truth.gallery[i] for i in order if truth.gallery[i] not in query.junk]
+            places = [i for i, path in enumerate(ranked) if path in query.easy + query.hard]
+            before = [(k / place if place else 1.0, (k + 1) / (place + 1)) for k, place in enumerate(places)]
+            precisions.append(np.mean([(a + b) / 2 for a, b in before]))
+        assert row["mean_ap"] == pytest.approx(np.mean(precisions))
+
+
+def test_a_comparison_without_a_set_draws_its_pictures() -> None:
+    options = ("--schedules", "1:0.5", "--count", "2", "--rounds", "1", "--format", "json", "--engine", "torch")
+    rows = run("benchmark", "tokens", "--model", "small_timm-cls@random:0", *options).stdout.splitlines()
+    assert [json.loads(row)["mean_ap"] for row in rows] == [None, None]
+    assert "no vision transformer" in str(refused("benchmark", "tokens"))
+    assert "no tokens" in str(refused("benchmark", "tokens", "--model", "resnet18-gem@random:0", "--count", "1"))
+    named = ("benchmark", "tokens", "--model", "small_timm-cls:tokens=1:0.5@random:0", "--count", "1")
+    assert "already" in str(refused(*named))
+    assert "no method" in str(refused("benchmark", "tokens", "--model", "small_timm-cls@random:0", "--methods", "x"))
