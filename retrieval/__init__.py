@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from retrieval.evaluation.run import Evaluation, evaluate
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.planning import SyncReport
+    from retrieval.gallery.work import SyncReport
     from retrieval.pooling.registry import create_pooling
     from retrieval.training.config import TrainingConfig
     from retrieval.training.session import train

@@ -98,3 +98,7 @@ def whole_number(name: str, value: object) -> int:
     if number < 1 or isinstance(value, bool):
         raise UsageError(f"{name} must be a whole number of at least 1, not {value!r:.60}")
     return number
+
+
+class CalledOff(RetrievalError):
+    """Work ended before its time, because nobody waits for it any more."""

@@ -8,6 +8,7 @@ asked too.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import tempfile
@@ -48,15 +49,21 @@ def make_parts(folder: Path, count: int, dim: int) -> None:
     (folder / "list.txt").write_text("\n".join(names))
     prepare(str(folder / "list.txt"), folder / "parts", model_of(dim), shard_size=SHARD, multiple=1, local=False)
     manifest = read_manifest(folder / "parts")
-    at = 0
     for shard, inputs in enumerate(manifest.shards):
         vectors = around(count, dim, rng, len(inputs))
         items = []
         for name, vector in zip(inputs, vectors, strict=True):
-            item = Item(name, name, lambda item: b"", size=100_000, digest=f"{at:056x}", width=640, height=480)
+            item = Item(
+                name,
+                name,
+                lambda item: b"",
+                size=100_000,
+                digest=hashlib.blake2b(name.encode(), digest_size=28).hexdigest(),
+                width=640,
+                height=480,
+            )
             item.vector = vector
             items.append(item)
-            at += 1
         write_part(manifest, shard, items)
 
 

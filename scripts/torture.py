@@ -137,8 +137,11 @@ def lines(phase: Phase, first: int, last: int, seed: int) -> list[dict[str, Any]
     """What a process says that does these trials, up to where it ends or falls silent."""
     command = [sys.executable, str(Path(__file__).resolve()), "--seed", str(seed)]
     command += ["--batch", phase.name, str(first), str(last)]
-    with tempfile.TemporaryFile() as out:
-        environment = {**os.environ, **phase.environment()}
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as home,
+    ):
+        environment = {**os.environ, "TMPDIR": home, **phase.environment()}  # what trials leave goes with the batch
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=environment)
         said, heard = 0, time.monotonic()
         while process.poll() is None and time.monotonic() - heard < PATIENCE:

@@ -18,6 +18,7 @@ from retrieval.backends.base import Entry
 from retrieval.backends.served import ServedGallery, connect
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryError, GalleryMismatch, UsageError
+from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts
@@ -259,6 +260,65 @@ class TestServed:
                 backend.names(folder)
             )
         backend.close()
+
+    def test_names_of_every_length_and_letter(self, address):
+        """PostgreSQL once refused long ones for their index, Milvus could not be asked for control characters."""
+        gallery = ServedGallery.create(address, fake_model())
+        rng = np.random.default_rng(6)
+        random = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), 3000))  # does not compress
+        letters = "".join(map(chr, rng.integers(0x4E00, 0x9FFF, 900)))
+        folders = [
+            f"/{random}",
+            f"/{random}x",
+            f"/{random[:-1]}",
+            f"/{letters}",
+            "/\x01\x1f\x7f",
+            "/\U0001f600",
+            "/\u202e\ufeff",
+        ]
+        for number, folder in enumerate(folders):
+            gallery.backend.upsert(entries(rng, 3, 10 * number, folder))
+        everything = list(gallery.backend.names())
+        assert everything == sorted(everything, key=str.encode)
+        assert len(everything) == 3 * len(folders)
+        for folder in folders:
+            below = [name for name in everything if name.startswith(f"{folder}/")]
+            assert list(gallery.backend.names(folder)) == below
+            assert len(below) == 3
+            assert list(gallery.backend.names(below[1])) == [below[1]]
+            found = gallery.search(np.ones((1, DIM), np.float32), 9, under=folder)[0]
+            assert sorted(m.path for m in found) == sorted(map(show_path, below))
+        gallery.close()
+
+    def test_under_a_name_in_another_form(self, address, tmp_path):
+        """Composed and decomposed accents mean the same, as in a folder's gallery; what is not UTF-8 is kept by its URI."""
+        gallery = ServedGallery.create(address, fake_model())
+        rng = np.random.default_rng(7)
+        for number, folder in enumerate(["/caf\u00e9", "/cafe\u0301", "/u\u0308ber", "file:///%FF"]):
+            gallery.backend.upsert(entries(rng, 2, 10 * number, folder))
+        query = np.ones((1, DIM), np.float32)
+        for asked, meant in [
+            ("/caf\u00e9", "/caf\u00e9"),
+            ("/cafe\u0301", "/cafe\u0301"),
+            ("/\u00fcber", "/u\u0308ber"),
+            ("/\udcff", "file:///%FF"),
+        ]:
+            assert {m.path.rpartition("/")[0] for m in gallery.search(query, 9, under=asked)[0]} == {meant}
+        with pytest.raises(UsageError, match="null"):
+            gallery.search(query, 9, under="/a\0b")
+        gallery.close()
+
+    def test_a_name_that_an_engine_cannot_take_is_left_out(self, address, album, monkeypatch):
+        told = []
+        with ServedGallery.create(address, fake_model(), say=told.append) as gallery:
+            names = sorted(p.name for p in (album / "photos").rglob("*.png"))
+            limit = len(f"{album}/photos/album07b/{max(names, key=len)}".encode()) - 1
+            monkeypatch.setattr(gallery.backend, "longest_name", limit, raising=False)
+            report = gallery.merge(read_manifest(album / "parts"))
+            assert report.unreadable == 1 + len(told)
+            assert report.added == len(gallery) == len(names) - report.unreadable
+            assert told
+            assert "longer than" in told[0]
 
     def test_more_ties_than_candidates(self, address):
         """Of many copies of one picture the first by name are answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fakes import write_pictures
+from PIL import Image
+from tiny import MODEL
 
 from retrieval.benchmarks.speed import index as speed_index
 from retrieval.benchmarks.speed import run as speed
+from retrieval.benchmarks.speed.limit import matrix_rate, multiplications
 from retrieval.benchmarks.speed.pictures import draw_pictures, load_at
 from retrieval.benchmarks.speed.reference import ReferenceProcess, reference_loop
 from retrieval.cli.main import cli
@@ -67,6 +71,34 @@ def test_the_reference_is_the_unfolded_network_picture_by_picture(monkeypatch: p
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
+def test_the_batched_loop_puts_pictures_of_a_shape_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(MODEL)
+    seen: list[tuple[int, ...]] = []
+    forward = torch.nn.Conv2d.forward
+
+    def watched(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if self.in_channels == 3:
+            seen.append(tuple(x.shape))
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (32, 40 if i % 3 else 48, 3), dtype=np.uint8) for i in range(8)]
+    got = reference_loop(model.spec, model.checkpoint, 3)(pictures)
+    assert sorted(seen) == [(2, 3, 32, 40), (3, 3, 32, 40), (3, 3, 32, 48)]
+    np.testing.assert_allclose(got, reference_loop(model.spec, model.checkpoint)(pictures), atol=1e-6)
+
+
+def test_multiplications_by_hand() -> None:
+    pictures = [np.zeros((32, 48, 3), np.uint8), np.zeros((16, 48, 3), np.uint8)]
+    whole = 16 * 24 * 12 * 3 * 9 + 8 * 12 * 24 * 12 * 9 + 4 * 6 * 32 * 24 * 9  # three convolutions that halve each side
+    assert multiplications(load_model(MODEL).spec, pictures) == (whole + whole / 2) / 2
+    # As published for 224 x 224, the linear layer of the classifier (2,048,000) left out.
+    resnet = multiplications(load_model("resnet50-gem@random:0").spec, [np.zeros((224, 224, 3), np.uint8)])
+    assert resnet == pytest.approx(4.089e9 - 2.048e6, rel=1e-3)
+    assert matrix_rate() > 1e8
+
+
 def test_the_reference_has_a_process_of_its_own() -> None:
     model = load_model(RESNET)
     pictures = [np.random.default_rng(i).integers(0, 256, (64, 80 + i, 3), dtype=np.uint8) for i in range(2)]
@@ -106,6 +138,7 @@ def test_indexing_is_timed_whole(tmp_path: Path) -> None:
         "model": spec.to_dict(),
         "checkpoint": None,
         "engine": "torch",
+        "bf16": False,
         "quantised": None,
         "paths": [*paths, str(tmp_path / "broken.jpg")],
         "gallery": str(tmp_path / "gallery"),
@@ -135,19 +168,24 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "1",
     ]
     arguments += ["--images", str(tmp_path / "pictures"), "--count", "2", "--save", str(out), "--format", "json"]
+    arguments += ["--engines", "batched,torch,openvino"]
     done = CliRunner().invoke(cli, arguments, standalone_mode=False)
     assert done.exception is None, done.stderr
     saved = json.loads(out.read_text())
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert rows == saved["rows"]
     network = [(r["size"], r["engine"]) for r in rows if r["part"] == "network"]
-    assert network == [(s, e) for s in (48, 64) for e in ("reference", "torch", "openvino")]
+    assert network == [(s, e) for s in (48, 64) for e in ("reference", "batched", "torch", "openvino")]
     assert all(r["cosine"] > 0.999999 for r in rows if r["part"] == "network")
     whole = [r for r in rows if r["part"] == "index"]
     assert [(r["engine"], r["size"], r["pictures"]) for r in whole] == [("torch", 64, 4), ("openvino", 64, 4)]
     assert all(r["peak"] > 50 and r["share"] > 0 and r["cosine"] is None for r in whole)
     assert saved["about"]["model"] == "resnet18-gem@random:0"
     assert saved["about"]["openvino"]
+    assert set(saved["about"]["multiplications"]) == {"48", "64"}
+    draw = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "speed_chart.py"))["draw"]
+    draw([saved], tmp_path / "chart.png")
+    assert Image.open(tmp_path / "chart.png").width > 400
     refused = CliRunner().invoke(cli, ["benchmark", "speed", "--engines", "warp"], standalone_mode=False)
     assert isinstance(refused.exception, UsageError)
     assert "warp" in str(refused.exception)

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import MODEL
 
 from retrieval.cli.main import main
-from retrieval.errors import DatasetError, UsageError
+from retrieval.errors import DatasetError, ModelError, UsageError
 from retrieval.models.blend import blend
 from retrieval.models.checkpoint import load_tensors
 from retrieval.models.loading import build_network
@@ -20,7 +20,7 @@ from retrieval.models.network import Describer, l2_normalise
 from retrieval.models.zoo import resolve
 from retrieval.training.copies.alter import CopyPreset, altered, bucket
 from retrieval.training.copies.config import CopiesConfig
-from retrieval.training.copies.losses import info_nce, koleo, partners_found
+from retrieval.training.copies.losses import info_nce, koleo, partners_found, similarity_gap
 from retrieval.training.copies.memory import backward_in_chunks
 from retrieval.training.copies.momentum import MomentumEncoder
 from retrieval.training.copies.run import resume_copies, train_copies
@@ -73,6 +73,20 @@ def test_koleo_pushes_the_nearest_away_and_survives_equal_rows() -> None:
     same = torch.ones(2, 4).requires_grad_(True)
     koleo(same).backward()
     assert torch.isfinite(same.grad).all()
+
+
+def test_similarity_gap_is_the_double_loop_in_any_dimensions() -> None:
+    x, y = rows(6, 8, 5), rows(6, 9, 3)
+    total = 0.0
+    for i in range(6):
+        for j in range(6):
+            if i != j:
+                total += (float(x[i] @ x[j]) - float(y[i] @ y[j])) ** 2
+    assert float(similarity_gap(x, y)) == pytest.approx(total / 30, rel=1e-5)
+    turn = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))[0]
+    assert float(similarity_gap(x, x @ turn)) == pytest.approx(0, abs=1e-10)  # what a turn keeps is all that counts
+    with pytest.raises(UsageError, match="same pictures"):
+        similarity_gap(x, y[:5])
 
 
 def test_partners_found_and_what_is_refused() -> None:
@@ -243,9 +257,9 @@ def weights(folder) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
     return load_tensors(folder / "best.safetensors")[1]
 
 
-@pytest.mark.parametrize("momentum", [{}, {"momentum": 0.9, "queue": 12}])
-def test_an_interrupted_run_ends_with_the_very_same_weights(album, tmp_path, monkeypatch, momentum) -> None:  # type: ignore[no-untyped-def]
-    config = settings(album, **momentum)
+@pytest.mark.parametrize("further", [{}, {"momentum": 0.9, "queue": 12}, {"teacher": "tiny2-gem@random:3"}])
+def test_an_interrupted_run_ends_with_the_very_same_weights(album, tmp_path, monkeypatch, further) -> None:  # type: ignore[no-untyped-def]
+    config = settings(album, **further)
     train_copies(config, tmp_path / "whole", workers=1)
     real = CopiesTrainer._train
 
@@ -263,18 +277,39 @@ def test_an_interrupted_run_ends_with_the_very_same_weights(album, tmp_path, mon
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     before = build_network(resolve(MODEL)).state_dict()
     assert not torch.equal(before["backbone.body.0.weight"], whole["backbone.body.0.weight"])
-    running = [name for name in whole if "running" in name]  # frozen
+    running = [name for name in whole if "running_var" in name]
     assert running
-    assert all(torch.equal(before[name], whole[name]) for name in running)
+    assert not any(torch.equal(before[name], whole[name]) for name in running)  # random weights had none: measured
     assert not any("head" in name for name in whole)
     lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 4]
+
+
+def test_statistics_that_came_with_weights_stay(album, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    train_copies(settings(album, steps=2), tmp_path / "first", workers=1)
+    further = settings(album, steps=2, lr=1e-2)
+    train_copies(dataclasses.replace(further, model=str(tmp_path / "first")), tmp_path / "second", workers=1)
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.equal(first[name], second[name]) for name in first if "running" in name)
+    assert not torch.equal(first["backbone.body.0.weight"], second["backbone.body.0.weight"])
 
 
 def test_the_loss_falls_on_what_is_seen_again(album, tmp_path) -> None:  # type: ignore[no-untyped-def]
     train_copies(settings(album, steps=12, lr=1e-3, koleo=0.0), tmp_path / "run", workers=1)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["info_nce"] < lines[0]["info_nce"]
+
+
+def test_a_teacher_is_followed_and_must_stay_the_same(album, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    run = tmp_path / "run"
+    config = settings(album, steps=16, lr=3e-3, koleo=0.0, teacher="tiny2-gem@random:3", teacher_weight=1000.0)
+    train_copies(config, run, workers=1)
+    gaps = [json.loads(line)["teacher_gap"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert gaps[-1] < gaps[0] / 2
+    form = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(form | {"teacher": "tiny2-gem@random:4"}))
+    with pytest.raises(ModelError, match="not the teacher"):
+        resume_copies(run, workers=1)
 
 
 def test_pictures_that_cannot_be_read_are_named_and_left_out(album, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -349,6 +384,7 @@ def test_the_rate_rises_and_falls() -> None:
         ({"pairs": 1}, "pairs"),
         ({"view_share": 1.5}, "between 0 and 1"),
         ({"temperature": 0}, "above 0"),
+        ({"teacher_weight": 0}, "above 0"),
         ({"recipe": "stew"}, "no recipe"),
     ],
 )

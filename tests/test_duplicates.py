@@ -380,8 +380,17 @@ def test_the_command_prints_groups_and_writes_lists(
     before = sorted(os.listdir("album"))
     table = run("--sheet", "sheet.jpg", "--keep", "best", "--out", "list.txt")
     assert "album/half.png" in table
+    assert [line.split()[1] for line in table.splitlines() if line.startswith("  * ")] == ["best", "best"]
     assert (tmp_path / "list.txt").read_text() == "album/same.png\nalbum/half.png\n"
     assert load_picture("sheet.jpg").width > 300
+    shutil.copy("album/2.png", "album/0\n.png")  # as lines: a path that is no picture's
+    gallery.index(["album"])
+    run("--keep", "best", "--out", "again.txt")
+    assert (tmp_path / "again.txt").read_text() in (
+        "album/same.png\nalbum/half.png\n",
+        "album/2.png\nalbum/same.png\nalbum/half.png\n",
+    )
+    os.unlink("album/0\n.png")
     assert sorted(os.listdir("album")) == before
     for wrong in (["--keep", "best"], ["--keep", "best", "--out", "x", "--level", "scenes"], ["a.png", "--other", "h"]):
         done = CliRunner().invoke(cli, ["duplicates", "--index", "g", *wrong], standalone_mode=False)

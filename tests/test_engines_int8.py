@@ -15,7 +15,7 @@ from retrieval.cli.main import cli
 from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import EngineUnavailable
 from retrieval.engines.choose import create_engine
-from retrieval.engines.openvino.quantise import compare
+from retrieval.engines.loss import compare
 from retrieval.errors import ModelError, UsageError
 from retrieval.gallery.gallery import Gallery
 
@@ -99,7 +99,7 @@ def test_a_gallery_in_int8_from_beginning_to_end(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow  # as above
 def test_a_model_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("retrieval.engines.openvino.quantise.LEAST_COSINE", 0.99999999)
+    monkeypatch.setattr("retrieval.engines.loss.LEAST_COSINE", 0.99999999)
     paths = write_pictures(tmp_path / "pictures", 16, sizes=((64, 64),))
     model: Model = load_model("resnet18-gem@random:0")
     said: list[str] = []
@@ -108,5 +108,6 @@ def test_a_model_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pyt
     assert "cosine" in said[-1]
     assert not (tmp_path / "int8").exists()
     loss = model.quantise(paths, tmp_path / "int8", refuse=False).loss
+    assert loss is not None
     assert loss.pictures == 8
     assert (tmp_path / "int8" / "model.xml").exists()

@@ -193,7 +193,7 @@ def test_points_lie_where_the_picture_was_turned_to(album: Path) -> None:
         with pytest.raises(ImageError, match="of the gallery"):
             Explaining(gallery).explain("query.png", match.id)
         number = gallery.add("a key", image="query.png")
-        with pytest.raises(UsageError, match="not kept"):
+        with pytest.raises(ImageError, match="only its descriptor"):
             Explaining(gallery).explain("query.png", number)
 
 
@@ -212,6 +212,11 @@ def test_query_writes_a_page_that_needs_nothing_else(album: Path, capsys: pytest
     assert "http:" not in page
     assert "https:" not in page
     assert "why they matched: why.html" in capsys.readouterr().err
+    with Gallery.open(album / ".retrieval", engine="torch") as gallery:
+        gallery.add("a key", image="query.png")
+    cli.main([*words[:-1], "more.html"], prog_name="retrieve", standalone_mode=False)
+    assert (album / "more.html").read_text("utf-8").count("<article>") == 1  # the other answers are explained
+    assert "a key: no file of it is at hand" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"\.html"):
         cli.main([*words[:-1], "why.png"], prog_name="retrieve", standalone_mode=False)
 

@@ -569,7 +569,7 @@ class TestCommand:
         assert (told["shards"], told["done"], told["missing"], told["pictures"]) == (2, 1, [1], 3)
         _, out = self.run("describe", tmp_path / "photos", *options)
         assert "1 of 2 shards described" in out
-        assert "1 were there" in out
+        assert "1 done before" in out
         gallery = ("--index", tmp_path / "gallery")
         _, out = self.run("index", tmp_path / "parts", *gallery, "-q")
         assert out.startswith("5 pictures in")
@@ -582,6 +582,8 @@ class TestCommand:
         assert "5 unchanged" in out
         with pytest.raises(UsageError, match="by themselves"):
             self.run("index", tmp_path / "parts", tmp_path / "photos", *gallery)
+        with pytest.raises(UsageError, match=r"photos holds no parts \(no manifest.json\)"):
+            self.run("index", "--status", tmp_path / "photos")
         with pytest.raises(GalleryMismatch):
             self.run("index", tmp_path / "parts", *gallery, "--size", "64")
 

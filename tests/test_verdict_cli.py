@@ -80,6 +80,16 @@ def test_a_match_that_was_filtered_is_not_denied(album: Path, capsys: pytest.Cap
     assert "no match for known.png that --min-score and --min-probability let through" in err
 
 
+def test_a_folder_of_which_nothing_is_indexed_is_named(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ((), ("--rank", "cosine")):
+        assert retrieve("query", "known.png", "unknown.png", "--under", "album07", *more) == ""
+        err = capsys.readouterr().err
+        assert err.count("nothing that is indexed lies in album07") == 1
+        assert "no match" not in err
+    retrieve("query", "known.png", "--under", "album", "--min-score", 0.9999)
+    assert "nothing that is indexed" not in capsys.readouterr().err
+
+
 def test_the_exit_status_says_it_on_request(album: Path) -> None:
     assert status("query", "unknown.png", "known.png") == 0
     assert status("query", "known.png", "--require-match") == 0

@@ -169,7 +169,7 @@ def test_folded_networks_outside_the_engine_stay_direct() -> None:
     ("flags", "pays"),
     [
         ("flags : fpu sse4_2 avx fma avx2", True),
-        ("flags : fpu avx fma avx2 avx512f avx512bw", False),
+        ("flags : fpu avx fma avx2 avx512f avx512bw", True),
         ("flags : fpu sse4_2 avx", False),
         ("Features : fp asimd sve", False),
         ("", False),

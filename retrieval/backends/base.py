@@ -50,6 +50,8 @@ class Backend(Protocol):
     """A gallery in a served engine. ``description``: what was kept with it when it was made, see :mod:`.served`."""
 
     description: dict[str, Any]
+    longest_name: int | None
+    """In bytes of UTF-8; None without a limit."""
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         """Add or replace by name. Raises GalleryError."""

@@ -36,6 +36,8 @@ _STRONG = "Strong"
 class MilvusBackend:
     """See :class:`retrieval.backends.base.Backend`. Raises GalleryError where there is none and ``description`` is None."""
 
+    longest_name: int | None = _LONGEST_NAME
+
     def __init__(self, address: str, description: dict[str, Any] | None = None) -> None:
         self.address = address
         parts = urllib.parse.urlsplit(address)
@@ -271,8 +273,8 @@ def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
 def _below(under: str) -> str:
     """What holds at least for all names under a folder: wildcards in a name may let others in, which are left out here."""
     bare, first, _ = folder_range(under)
-    pattern = re.sub(r"[%_\\]", "_", first)
-    return f"name == {_quoted(bare)} or name like {_quoted(pattern + '%')}"
+    pattern = re.sub(r"[%_\\\x00-\x1f\x7f]", "_", first)
+    return f'key == "{key_of(bare).hex()}" or name like {_quoted(pattern + "%")}'
 
 
 def _lies_below(name: str, under: str) -> bool:

@@ -8,6 +8,7 @@ is looked at. Vectors themselves are float32 always.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import urllib.parse
 import uuid
@@ -27,10 +28,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _LEAST_INDEXED = 10_000  # below, looking at every vector is as fast
 _MOST_EFFORT = 1000  # pgvector's own limit
 _FEW = 500
+_PREFIX = 600  # characters of a name in its index: an entry holds at most 2,704 bytes
 
 
 class PostgresBackend:
     """See :class:`retrieval.backends.base.Backend`. Raises GalleryError where there is none and ``description`` is None."""
+
+    longest_name: int | None = None
 
     def __init__(self, address: str, description: dict[str, Any] | None = None) -> None:
         self.address = address
@@ -58,6 +62,7 @@ class PostgresBackend:
             raise UsageError(
                 "galleries in PostgreSQL take psycopg and pgvector", "Run: pip install 'retrieval[pgvector]'."
             ) from None
+        logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what goes wrong is raised
         self._error: type[Exception] = psycopg.Error
         with self._errors():
             self._connection = psycopg.connect(url, autocommit=True)
@@ -98,7 +103,8 @@ class PostgresBackend:
                     "hash text NOT NULL, size bigint NOT NULL, mtime_ns bigint NOT NULL, width int, height int, "
                     f"vector vector({int(result['dim'])}) NOT NULL)"
                 )
-                run(f"CREATE INDEX IF NOT EXISTS {self.table}_name ON {self.table} (name)")
+                run(f"DROP INDEX IF EXISTS {self.table}_name")  # of whole names, which refused long ones
+                run(f"CREATE INDEX IF NOT EXISTS {self.table}_begin ON {self.table} (substr(name, 1, {_PREFIX}))")
                 run(f"CREATE INDEX IF NOT EXISTS {self.table}_hash ON {self.table} (hash)")
             return result
 
@@ -142,7 +148,7 @@ class PostgresBackend:
     def names(self, under: str | None = None) -> Iterator[str]:
         where, values = _below(under)
         with self._errors(), self._connection.transaction(), self._connection.cursor("names") as cursor:
-            cursor.execute(f"SELECT name FROM {self.table}{where} ORDER BY name", values)
+            cursor.execute(f"SELECT name FROM {self.table}{where} ORDER BY substr(name, 1, {_PREFIX}), name", values)
             for (name,) in cursor:
                 yield name
 
@@ -229,7 +235,10 @@ def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
 def _below(under: str | None) -> tuple[str, list[Any]]:
     if under is None:
         return "", []
-    return " WHERE (name = %s OR (name >= %s AND name < %s))", list(folder_range(under))
+    bare, first, last = folder_range(under)
+    begin = f"substr(name, 1, {_PREFIX})"  # has the index; what it lets in besides, the names themselves keep out
+    where = f" WHERE (({begin} = %s AND name = %s) OR ({begin} BETWEEN %s AND %s AND name >= %s AND name < %s))"
+    return where, [bare[:_PREFIX], bare, first[:_PREFIX], last[:_PREFIX], first, last]
 
 
 def _numbers(value: Any) -> Any:

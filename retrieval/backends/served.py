@@ -7,7 +7,7 @@ folder; equal scores go by name. It keeps no local codes, so it gives no verdict
 from __future__ import annotations
 
 import os
-import urllib.parse
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
 from retrieval.parts.merge import MergeReport, parts_of, require_fingerprint
 from retrieval.parts.part import Part, Row
+from retrieval.parts.places import local_uri
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,8 +112,9 @@ class ServedGallery:
         later than by the part, what is there stays. Raises GalleryMismatch, GalleryError."""
         require_fingerprint(manifest, self.folder, self.spec)
         report = MergeReport()
-        for part in parts_of(manifest, report, progress):
-            self._take(part, report)
+        for _, part in parts_of(manifest, report, progress):
+            if part is not None:
+                self._take(part, report)
         roots = self.backend.description.get("roots", [])
         if manifest.source not in roots:
             self.backend.describe({"roots": [*roots, manifest.source]})
@@ -123,8 +125,15 @@ class ServedGallery:
         named = {_name(row): row for row in part.rows}  # of two members of one name the later counts, as in a tar
         seen = self.backend.seen(list(named))
         new: list[Entry] = []
+        longest = self.backend.longest_name
         for name, row in named.items():
             if row.vector is None:
+                report.unreadable += 1
+                continue
+            if longest is not None and len(name.encode()) > longest:
+                self.say(
+                    f"left out, for its name is longer than {longest} bytes, which this engine takes: {name:.60} ..."
+                )
                 report.unreadable += 1
                 continue
             known = seen.get(name)
@@ -241,6 +250,8 @@ class ServedGallery:
         roots = self.backend.description.get("roots", [])
         meant = [under] if "://" in under or os.path.isabs(under) else [os.path.abspath(under)]
         meant += [f"{root.rstrip('/')}/{under}" for root in roots if "://" not in under and not os.path.isabs(under)]
+        meant = [_storable(name) for name in meant]
+        meant += [unicodedata.normalize(form, name) for name in meant for form in ("NFC", "NFD")]
         return next((name for name in meant if next(iter(self.backend.names(name)), None) is not None), meant[0])
 
     # -- what is in it -------------------------------------------------------------------------------------------
@@ -264,13 +275,20 @@ class ServedGallery:
 
 def _name(row: Row) -> str:
     """What a picture is called: its file's path, or its key. Where a path is not UTF-8, its URI."""
-    if row.uri.startswith("file://") and "#" not in row.uri:
-        path = urllib.parse.unquote_to_bytes(row.uri.removeprefix("file://"))
-        try:
-            return path.decode("utf-8")
-        except UnicodeDecodeError:
-            return row.uri
-    return row.key
+    if row.file is None:
+        return row.key
+    return _storable(row.file)
+
+
+def _storable(path: str) -> str:
+    """A path as engines can keep it: one that is not UTF-8 as its URI."""
+    if "\0" in path:
+        raise UsageError("a name holds no null bytes")
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return local_uri(path)
+    return path
 
 
 def _id(name: str) -> int:

@@ -145,7 +145,7 @@ def command(
         before = report.shards - report.described - len(report.failed)
         print(
             f"{report.described} of {report.shards} shards described into {safe(out)} ({report.pictures} pictures), "
-            f"{before} were there"
+            f"{before} done before"
         )
     for shard, why in report.failed.items():
         say(f"retrieve: shard {shard} failed: {safe(why)}")

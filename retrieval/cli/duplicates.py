@@ -97,17 +97,25 @@ def command(
         _show(found, form)
         counts = Counter(group.kind for group in found.groups)
         told = ", ".join(f"{counts[kind]} of {kind}" for kind in ("exact", "copies", "scenes") if counts[kind])
-        say(f"{len(found.groups)} groups{f' ({told})' if told else ''} among {found.pictures} pictures", quiet)
+        groups = "group" if len(found.groups) == 1 else "groups"
+        of = f" ({told})" if told else ""
+        say(f"{len(found.groups)} {groups}{of} among {found.pictures} pictures", quiet)
         if sheet is not None:
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if out is not None:
-            paths = superfluous(found, warn)
+            paths = []
+            for path in superfluous(found, warn):
+                if "\n" in path:  # half of its name could be another file's
+                    warn(f"{path} is left out of the list: its name has a line break")
+                else:
+                    paths.append(path)
             try:
                 write_whole(out, "".join(f"{path}\n" for path in paths))
             except OSError as error:
                 raise RetrievalError(f"{safe(out)} cannot be written: {error.strerror or error}") from error
-            say(f"{len(paths)} files need not be kept: {safe(out)}; nothing was deleted", quiet)
+            need = "file needs" if len(paths) == 1 else "files need"
+            say(f"{len(paths)} {need} not be kept: {safe(out)}; nothing was deleted", quiet)
     if named is None:
         return 0
     from retrieval.files.paths import show_path
@@ -141,12 +149,17 @@ def _cell(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else value
 
 
+def _called(member: Member) -> str:
+    """Of itself the best one is an exact copy, which says nothing."""
+    return "best" if member.best else member.relation
+
+
 def _line(member: Member) -> str:
     score = "     -" if member.score is None else f"{member.score:.4f}"
     size = "-" if member.width is None else f"{member.width}x{member.height}"
     weight = "-" if member.bytes is None else human_bytes(member.bytes)
     doubt = "" if member.verified else "  (by descriptor alone)"
-    return f"{member.relation:<5}  {score:>6}  {size:>11}  {weight:>9}  {safe(member.path)}{doubt}"
+    return f"{_called(member):<5}  {score:>6}  {size:>11}  {weight:>9}  {safe(member.path)}{doubt}"
 
 
 def _write_sheet(groups: list[Group], path: str, exif: bool) -> None:
@@ -155,7 +168,7 @@ def _write_sheet(groups: list[Group], path: str, exif: bool) -> None:
     def cell(member: Member) -> SheetCell:
         score = "" if member.score is None else f" {member.score:.3f}"
         size = "" if member.width is None else f" {member.width}x{member.height}"
-        return SheetCell(member.path, f"{member.relation}{score}{size}", os.path.basename(member.path))
+        return SheetCell(member.path, f"{_called(member)}{score}{size}", os.path.basename(member.path))
 
     rows = [SheetRow(cell(group.best), [cell(member) for member in group.members[1:]]) for group in groups]
     save_sheet(contact_sheet(rows, exif=exif), path)

@@ -21,7 +21,7 @@ from retrieval.messages import progress_bar, safe
 if TYPE_CHECKING:
     from retrieval.describe.model import Model
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.planning import SyncReport
+    from retrieval.gallery.work import SyncReport
     from retrieval.messages import Say
 
 
@@ -38,8 +38,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8"]),
-    help="Of a new gallery's network: int8 is calibrated on the pictures, its loss measured and printed (default: fp32).",
+    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+    help="What a new gallery's network computes in (default: fp32). bf16 and int8 lose a little, which is measured on the "
+    "pictures and printed; auto takes bf16 where the processor has it and the loss is harmless.",
+)
+@click.option(
+    "--calibrate-on",
+    metavar="DIR",
+    help="Pictures like those to come, on which int8 is calibrated and losses are measured (default: the pictures of PATH).",
 )
 @click.option(
     "--no-exif", is_flag=True, help="A new gallery ignores EXIF orientation (as the published benchmarks do)."
@@ -91,6 +97,7 @@ def command(
     engine: str,
     dtype: str | None,
     precision: str | None,
+    calibrate_on: str | None,
     no_exif: bool,
     ann: str | None,
     recall: float | None,
@@ -131,8 +138,15 @@ def command(
 
         if tokens:
             raise UsageError("parts carry their model, its schedule of tokens too", "Leave out --tokens.")
-        if len(parts) < len(paths) or not paths:
-            raise UsageError("parts are taken in by themselves", "Name folders of parts alone, or folders of pictures.")
+        if status and not paths:
+            raise UsageError("--status tells of parts", "Name their folder: retrieve index --status PARTS.")
+        if len(parts) < len(paths):
+            other = next(path for path in paths if path not in parts)
+            if status:
+                raise UsageError(f"{safe(other)} holds no parts (no manifest.json)", "retrieve describe makes them.")
+            raise UsageError(
+                f"{safe(other)} holds no parts, and parts are taken in by themselves", "Name the two in two commands."
+            )
         if status:
             return of_parts.tell_status(parts, form)
         require = (model, size, scales, dtype, local)
@@ -144,6 +158,8 @@ def command(
             "a served gallery takes in parts alone",
             "Make them: retrieve describe FOLDER --out PARTS, then: retrieve index PARTS --index ADDRESS.",
         )
+    if calibrate_on is not None and precision in (None, "fp32"):
+        raise UsageError("--calibrate-on goes with --precision int8, bf16 or auto")
     folder = locate(index) or Path(DEFAULT_FOLDER)
     if repair:
         from retrieval.gallery.repair import repair as mend
@@ -159,7 +175,8 @@ def command(
                 f"the gallery {folder} stores {gallery.description['dtype']}",
                 "Another dtype needs another gallery (--index).",
             )
-        if precision and precision != (own := gallery.description.get("precision", "fp32")):
+        own = gallery.description.get("precision", "fp32")
+        if precision not in (None, "auto", own):
             raise UsageError(
                 f"the gallery {folder} is described with {own}", "Another precision needs another gallery (--index)."
             )
@@ -173,7 +190,7 @@ def command(
             raise UsageError(
                 "there is no gallery here yet and no folder was named", "Example: retrieve index ./images."
             )
-        missing = [p for p in paths if not Path(p).exists()]
+        missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
             raise UsageError(f"there is no {safe(missing[0])}")
         chosen = load_model(
@@ -184,7 +201,8 @@ def command(
 
             tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
-        gallery = _create(folder, chosen, paths, dtype or "float32", precision or "fp32", engine, tell)
+        measured_on = paths if calibrate_on is None else (calibrate_on,)
+        gallery = _create(folder, chosen, measured_on, dtype or "float32", precision or "fp32", engine, tell)
     gallery.configure_search(ann, recall)
     gallery.configure_local(local)
     with gallery, progress_bar("index", quiet) as update:
@@ -224,17 +242,33 @@ def command(
 def _create(
     folder: Path, model: Model, paths: tuple[str, ...], dtype: str, precision: str, engine: str, warn: Say
 ) -> Gallery:
-    """A new gallery; in int8, the network is calibrated on the pictures in ``paths`` and kept in the gallery."""
+    """A new gallery; in bf16 and int8 the loss is measured on the pictures in ``paths``, on which int8 is
+    calibrated too."""
+    from retrieval.engines.loss import FEWEST
     from retrieval.gallery.gallery import Gallery
+    from retrieval.pictures.scan import pictures_in
+    from retrieval.system.processor import has_bf16
 
-    if precision != "int8":
+    if precision == "auto" and not has_bf16():
+        warn("fp32, for this processor has no instructions for bfloat16")
+        precision = "fp32"
+    if precision == "fp32":
         return Gallery.create(folder, model, dtype=dtype)
+    pictures = pictures_in(paths)
+    if precision == "auto":
+        if len(pictures) < FEWEST:
+            warn(f"fp32, for {len(pictures)} pictures are too few to measure the loss in bf16 on")
+            return Gallery.create(folder, model, dtype=dtype)
+        reduced = model.in_bf16(pictures, refuse=False, say=warn)
+        harmless = reduced.loss is not None and reduced.loss.harmless
+        warn("bf16, about twice as fast here" if harmless else "fp32, for bf16 loses too much to be taken unasked")
+        return Gallery.create(folder, reduced if harmless else model, dtype=dtype)
+    if precision == "bf16":
+        return Gallery.create(folder, model.in_bf16(pictures), dtype=dtype)
     import tempfile
 
-    from retrieval.pictures.scan import pictures_in
-
     with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as work:
-        Gallery.create(folder, model.quantise(pictures_in(paths), Path(work) / "int8").model, dtype=dtype).close()
+        Gallery.create(folder, model.quantise(pictures, Path(work) / "int8"), dtype=dtype).close()
     return Gallery.open(folder, engine=engine, warn=warn)
 
 

@@ -36,6 +36,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
                 "fingerprint": spec.fingerprint,
                 "dtype": info.dtype,
                 "precision": info.precision,
+                "precision_loss": info.precision_loss,
                 "roots": info.roots,
                 "exclude": list(info.exclude),
                 "images": info.images,
@@ -62,14 +63,14 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
             "image rule",
             f"longest side {rule.size}, {rule.interpolation}, scales {scales}, EXIF orientation {'on' if rule.exif else 'off'}",
         ),
-        ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}, of the network in {info.precision}"),
+        ("vectors", f"{info.dtype}, {human_bytes(info.bytes_vectors)}, of the network in {_precision(info)}"),
         ("search index", _search_line(info)),
     ]
+    if info.index_file:
+        lines.append(("in", safe(info.index_file)))
     lines.append(("local index", _local_line(info)))
     if info.exclude:
         lines.append(("left out", "; ".join(safe(pattern) for pattern in info.exclude)))
-    if info.index_file:
-        lines.append(("in", safe(info.index_file)))
     for name, value in lines:
         print(f"{name:>12}  {value}")
     if info.troubled:
@@ -170,3 +171,8 @@ def _search_line(info: GalleryInfo) -> str:
     if info.changes:
         parts.append(f"{info.changes} changes beside it")
     return "; ".join(parts)
+
+
+def _precision(info: GalleryInfo) -> str:
+    loss = info.precision_loss
+    return info.precision if loss is None else f"{info.precision} (cosine to fp32 {loss['mean_cosine']:.4f})"

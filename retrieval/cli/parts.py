@@ -80,8 +80,8 @@ def _opened(folder: Path, model: object, dtype: str | None, engine: str, tell: S
             f"the gallery {folder} stores {gallery.description['dtype']}",
             "Another dtype needs another gallery (--index).",
         )
-    if gallery.description.get("precision", "fp32") != "fp32":
-        raise GalleryMismatch(f"the gallery {folder} is described with int8, parts are with fp32")
+    if (precision := gallery.description.get("precision", "fp32")) != "fp32":
+        raise GalleryMismatch(f"the gallery {folder} is described with {precision}, parts are with fp32")
     return gallery
 
 

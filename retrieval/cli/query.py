@@ -143,7 +143,7 @@ def command(
         )
         answered: list[QueryResult] = []
         failed = unmatched = 0
-        found_any = False
+        found_any = empty = False
         for result in gallery.answers(
             sources,
             k,
@@ -162,8 +162,12 @@ def command(
                 failed += 1
             elif by != "cosine" and not result.found:
                 unmatched += 1
-                if form == "table":
+                if form == "table" and (result.matches or result.filtered or under is None):
                     say(_no_match(result), quiet)
+            nothing = not (result.matches or result.filtered or result.error or exclude_self)
+            if under is not None and nothing and not empty:
+                empty = True
+                say(f"retrieve: nothing that is indexed lies in {safe(under)}")
             found_any |= bool(result.matches)
             if result.matches or form == "json":
                 printer.show(result)

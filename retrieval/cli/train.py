@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COPIES_ONLY = {
     *("also", "steps", "hours", "pairs", "view_share", "last_size", "temperature", "koleo", "head", "dark", "chunk"),
-    *("momentum", "queue"),
+    *("momentum", "queue", "teacher", "teacher_weight"),
 }
 _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 
@@ -92,6 +92,8 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.option("--chunk", type=int, metavar="PICTURES", help="copies: held in memory at once (default: a whole step's).")
 @click.option("--momentum", type=float, help="copies: decay of a second, slow encoder, such as 0.99.")
 @click.option("--queue", type=int, help="copies: old descriptors of that encoder to tell apart as well.")
+@click.option("--teacher", metavar="NAME", help="copies: a model whose cosines are learned too.")
+@click.option("--teacher-weight", type=float, help="copies: of that loss (default: 10).")
 @click.option("--preview", metavar="FILE", help="A contact sheet of the first epoch's tuples (.jpg or .png).")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
 @verbosity_options

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from retrieval.engines.base import Engine
-    from retrieval.engines.openvino.quantise import QuantisationLoss
+    from retrieval.engines.loss import PrecisionLoss
 
 
 class Model:
     """``spec`` says what the descriptors mean; ``engine()`` computes them. Made by :func:`load_model`.
 
-    ``quantised``: the folder of an int8 model that computes them instead (see ``engines/openvino/quantise.py``). ``say`` gets
-    one-line messages of the engine, such as why it is not the one that would be faster.
+    ``quantised``: the folder of an int8 model that computes them instead (see ``engines/openvino/quantise.py``); ``bf16``: its
+    backbone computes in bfloat16 where the processor has that (see ``engines/half.py``); ``loss``: what was measured of
+    either. ``say`` gets one-line messages of the engine, such as why it is not the one that would be faster.
     """
 
     def __init__(
@@ -35,12 +36,16 @@ class Model:
         engine: str = "auto",
         *,
         quantised: Path | None = None,
+        bf16: bool = False,
+        loss: PrecisionLoss | None = None,
         say: Say | None = None,
     ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
         self.engine_name = engine
         self.quantised = quantised
+        self.bf16 = bf16 and quantised is None
+        self.loss = loss
         self.say = announced(say)
         self._engine: Engine | None = None
 
@@ -49,11 +54,16 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, a model is what it takes to build it again; its engine and who listens to it stay behind."""
-        return _rebuilt, (self.spec, self.checkpoint, self.engine_name, self.quantised)
+        return _rebuilt, (self.spec, self.checkpoint, self.engine_name, self.quantised, self.bf16, self.loss)
 
     @property
     def fingerprint(self) -> str:
         return self.spec.fingerprint
+
+    @property
+    def precision(self) -> str:
+        """What its descriptors are meant to be computed in: "fp32", "bf16" or "int8"."""
+        return "bf16" if self.bf16 else "fp32" if self.quantised is None else "int8"
 
     def engine(self) -> Engine:
         """The engine, built at the first call."""
@@ -61,14 +71,17 @@ class Model:
             from retrieval.engines.choose import create_engine
 
             self._engine = create_engine(
-                self.spec, self.engine_name, self.checkpoint, quantised=self.quantised, say=self.say
+                self.spec,
+                self.engine_name,
+                self.checkpoint,
+                quantised=self.quantised,
+                precision=self.precision,
+                say=self.say,
             )
         return self._engine
 
-    def quantise(
-        self, pictures: Sequence[Any], folder: Path, *, refuse: bool = True, say: Say | None = None
-    ) -> Quantised:
-        """This model in int8, written into ``folder`` and calibrated on ``pictures``, and what it loses by that; see
+    def quantise(self, pictures: Sequence[Any], folder: Path, *, refuse: bool = True, say: Say | None = None) -> Model:
+        """This model in int8, written into ``folder`` and calibrated on ``pictures``, with what it loses by that; see
         :func:`retrieval.engines.openvino.quantise.quantise`. Raises UsageError, ModelError."""
         from retrieval.engines.openvino.quantise import quantise
 
@@ -76,7 +89,16 @@ class Model:
             raise UsageError("int8 runs with openvino alone", "Leave out --engine.")
         say = say or self.say
         loss = quantise(self.spec, self.checkpoint, pictures, self.load, folder, refuse=refuse, say=say)
-        return Quantised(Model(self.spec, self.checkpoint, self.engine_name, quantised=folder, say=say), loss)
+        return Model(self.spec, self.checkpoint, self.engine_name, quantised=folder, loss=loss, say=say)
+
+    def in_bf16(self, pictures: Sequence[Any], *, refuse: bool = True, say: Say | None = None) -> Model:
+        """This model with its backbone in bfloat16, with what it loses by that on ``pictures``; see
+        :func:`retrieval.engines.half.measure_bf16`. Raises UsageError, ModelError."""
+        from retrieval.engines.half import measure_bf16
+
+        say = say or self.say
+        loss = measure_bf16(self.spec, self.checkpoint, self.engine_name, pictures, self.load, refuse=refuse, say=say)
+        return Model(self.spec, self.checkpoint, self.engine_name, bf16=True, loss=loss, say=say)
 
     def load(self, image: Any, bbox: Sequence[float] | None = None) -> np.ndarray:
         """One picture by this model's image rule: path, bytes, array or PIL image -> uint8 (H, W, 3). Raises ImageError."""
@@ -168,15 +190,15 @@ def _named(error: ImageError, image: Any, position: int | None) -> ImageError:
     )
 
 
-def _rebuilt(spec: ModelSpec, checkpoint: Path | None, engine: str, quantised: Path | None) -> Model:
-    return Model(spec, checkpoint, engine, quantised=quantised)
-
-
-class Quantised(NamedTuple):
-    """A model in int8 and the measured ``loss`` against the one it was made of."""
-
-    model: Model
-    loss: QuantisationLoss
+def _rebuilt(
+    spec: ModelSpec,
+    checkpoint: Path | None,
+    engine: str,
+    quantised: Path | None,
+    bf16: bool = False,
+    loss: PrecisionLoss | None = None,
+) -> Model:
+    return Model(spec, checkpoint, engine, quantised=quantised, bf16=bf16, loss=loss)
 
 
 def load_model(

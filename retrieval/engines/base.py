@@ -9,7 +9,7 @@ import numpy as np
 from retrieval.errors import ModelError, UsageError
 
 ENGINES = ("auto", "torch", "openvino")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "bf16", "int8")
 _FEW_PIXELS = 16  # the smallest size that can be asked for: descriptors of such pictures and larger stay what they were
 _LEAST_SIDE = 64
 

@@ -11,6 +11,7 @@ from retrieval.engines.openvino.available import unsupported
 from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
+from retrieval.system.processor import has_bf16
 
 
 def create_engine(
@@ -19,9 +20,11 @@ def create_engine(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     quantised: Path | None = None,
+    precision: str = "fp32",
     say: Callable[[str], None] = say_nothing,
 ) -> Engine:
     """The engine for a model. ``quantised``: the folder of an int8 model made from it, which is then what runs.
+    ``precision``: "fp32", or "bf16" for a backbone in bfloat16 where the processor has it, and float32 where it has not.
 
     ``auto`` is OpenVINO on the processors it is made for, when it is installed and can run the model, else torch; and
     torch where it can use a GPU. ``say`` gets one-line messages, such as why it is not OpenVINO.
@@ -33,29 +36,35 @@ def create_engine(
         if name == "torch":
             raise UsageError("int8 runs with openvino alone, and these descriptors are int8", "Leave out --engine.")
         try:
-            return _openvino(spec, checkpoint, quantised, say)
+            return _openvino(spec, checkpoint, quantised, "fp32", say)
         except EngineUnavailable as error:
             raise EngineUnavailable(f"the int8 model needs openvino, and {error}") from error
+    if precision == "bf16" and not has_bf16():
+        precision = "fp32"
     if name == "openvino":
         try:
-            return _openvino(spec, checkpoint, None, say)
+            return _openvino(spec, checkpoint, None, precision, say)
         except EngineUnavailable as error:
             raise EngineUnavailable(f"openvino cannot run {spec.name}: {error}", "Use --engine torch.") from error
     if name == "auto" and not _gpu_here():
         reason = unsupported()
         if reason is None:
             try:
-                return _openvino(spec, checkpoint, None, say)
+                return _openvino(spec, checkpoint, None, precision, say)
             except EngineUnavailable as error:
                 reason = str(error)
         say(f"engine torch, for openvino cannot run {spec.name} here ({reason})")
     from retrieval.engines.torch.engine import TorchEngine
 
-    return TorchEngine(spec, checkpoint)
+    return TorchEngine(spec, checkpoint, precision=precision)
 
 
 def _openvino(
-    spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, quantised: Path | None, say: Callable[[str], None]
+    spec: ModelSpec,
+    checkpoint: str | os.PathLike[str] | None,
+    quantised: Path | None,
+    precision: str,
+    say: Callable[[str], None],
 ) -> Engine:
     reason = unsupported()
     if reason is not None:
@@ -64,7 +73,7 @@ def _openvino(
         from retrieval.engines.openvino.engine import OpenvinoEngine
     except ImportError as error:
         raise EngineUnavailable(f"it cannot be imported: {error}") from error
-    return OpenvinoEngine(spec, checkpoint, quantised=quantised, say=say)
+    return OpenvinoEngine(spec, checkpoint, quantised=quantised, precision=precision, say=say)
 
 
 def _gpu_here() -> bool:

@@ -30,12 +30,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def keep_derived(path: Path, data: bytes) -> bool:
-    """Write what can be made anew at any time: whole or not at all, its folder too, not forced to the disk. False where there is
-    no room or no right to."""
+def keep_derived(path: Path, data: bytes, within: Path) -> bool:
+    """Write what can be made anew at any time: whole or not at all, not forced to the disk, and its folders below ``within``.
+
+    False where there is no room or no right to, or ``within`` itself is not there: what is derived of a folder that was moved
+    away leaves nothing in its place.
+    """
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for part in [*path.relative_to(within).parents][-2::-1]:
+            (within / part).mkdir(exist_ok=True)
         beside.write_bytes(data)
         os.replace(beside, path)
     except OSError:

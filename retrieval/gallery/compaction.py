@@ -17,9 +17,10 @@ def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
     """Write the vectors that are in use as a new generation, once more than half of the rows are not."""
     with catalog.writing():
         catalog.set_meta("compaction_due", 0)
-    count, live = catalog.number("vector_count"), catalog.live_rows()
-    if count - len(live) < max(_COMPACT_ROWS, len(live)):
+    count, used = catalog.number("vector_count"), catalog.live_count()
+    if count - used < max(_COMPACT_ROWS, used):
         return
+    live = catalog.live_rows()
     old = gallery.store(catalog)
     new = VectorStore(old.folder, old.dim, gallery.description["dtype"], old.generation + 1)
     _, hashes = old.verify(count)

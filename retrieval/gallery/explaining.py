@@ -49,8 +49,8 @@ class Explaining:
     def explain(self, image: Picture, number: int, bbox: Sequence[float] | None = None) -> WhyMatched:
         """The picture with the id ``number`` for the query ``image``, or its ``bbox`` (x1, y1, x2, y2 in pixels).
 
-        Raises UsageError for an id that is not in the gallery, a picture that was added from memory, or a model that cannot be
-        told by cells; ImageError for a picture that cannot be read.
+        Raises UsageError for an id that is not in the gallery, or a model that cannot be told by cells; ImageError for a picture
+        that cannot be read, or of which only the descriptor is kept (a key, a member of an archive).
         """
         gallery = self.gallery
         with gallery.catalog.reading():
@@ -60,7 +60,7 @@ class Explaining:
         if record is None or record.row is None:
             raise UsageError(f"picture {number} is not in the gallery")
         if record.root in keys:
-            raise UsageError(f"picture {number} was added from memory, and is not kept")
+            raise ImageError("no file of it is at hand, only its descriptor: it came by a key, or out of an archive")
         model = gallery.model
         ours = model.load(image, bbox)
         try:

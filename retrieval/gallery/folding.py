@@ -19,8 +19,12 @@ from retrieval.gallery.duplicates.verification import SAME_DESCRIPTOR, Verifier
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import REPAIR
 from retrieval.pictures.content import read_content
+from retrieval.system.calling_off import go_on
 
 NEAR = 0.5  # cosine of two pictures below which they are not compared
+_NEAREST = (
+    4  # answers before it that a picture is compared with: of copies one alone is kept, so it is among the nearest
+)
 _FURTHER = 3  # times as many answers are looked at, until there are enough
 
 
@@ -51,19 +55,33 @@ class Sifter:
     def _sifted(self, found: Sequence[Match], k: int) -> list[Match]:
         self._know([match.id for match in found])
         kept: list[Match] = []
+        vectors = np.zeros((len(found) if self.fold else 0, *self._vectors[0].shape) if found else 0, np.float32)
         for match in found:
             if self.own is not None and self._digest(match) == self.own:
                 continue
-            original = (
-                next((i for i, other in enumerate(kept) if self._copies(other, match)), None) if self.fold else None
-            )
+            original = self._original(kept, vectors, match) if self.fold else None
             if original is not None:
                 kept[original] = replace(kept[original], copies=(*kept[original].copies, match.path))
             elif len(kept) < k:
+                if self.fold:
+                    vectors[len(kept)] = self._vectors[self._content[match.id]]
                 kept.append(match)
             else:
                 break
         return kept
+
+    def _original(self, kept: Sequence[Match], vectors: npt.NDArray[np.float32], match: Match) -> int | None:
+        """Which of the answers so far (``vectors``: theirs in the first rows) this one is a copy of: the first of those with its
+        content, or else of the nearest by descriptor."""
+        digest = self._digest(match)
+        same = next((i for i, other in enumerate(kept) if self._digest(other) == digest), None)
+        if same is not None:
+            return same
+        own = self._content[match.id]
+        cosines = vectors[: len(kept)] @ self._vectors[own]
+        nearest = np.argsort(-cosines, kind="stable")[:_NEAREST]
+        near = sorted(int(i) for i in nearest if cosines[i] >= NEAR)
+        return next((i for i in near if self._copies(self._content[kept[i].id], own)), None)
 
     def _know(self, ids: Sequence[int]) -> None:
         """Look these pictures up, once each."""
@@ -88,11 +106,9 @@ class Sifter:
     def _cosine(self, a: int, b: int) -> float:
         return float(self._vectors[a] @ self._vectors[b])
 
-    def _copies(self, a: Match, b: Match) -> bool:
-        if self._digest(a) == self._digest(b):
-            return True
-        pair = self._content[a.id], self._content[b.id]
-        return self._cosine(*pair) >= NEAR and self._verifier.judge([pair]) == ["copy"]
+    def _copies(self, a: int, b: int) -> bool:
+        go_on()
+        return self._verifier.judge([(a, b)]) == ["copy"]
 
 
 def _digest(source: Picture) -> str:

@@ -26,7 +26,6 @@ from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
 from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, OpenedGallery, read_description
-from retrieval.gallery.planning import SyncReport
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.selection import find_root, select
 from retrieval.gallery.settings import write_description
@@ -34,6 +33,7 @@ from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.store.making import new_folder
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.targets import lies_in
+from retrieval.gallery.work import SyncReport
 from retrieval.messages import Bars, Update, no_bars
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
@@ -71,6 +71,7 @@ class GalleryInfo:
     search: ann_file.IndexNote | None
     changes: int
     precision: str = "fp32"
+    precision_loss: dict[str, Any] | None = None
     exclude: tuple[str, ...] = ()
     local: LocalInfo | None = None
 
@@ -107,7 +108,8 @@ class Gallery(AskedGallery):
             "fingerprint": model.fingerprint,
             "checkpoint": FILE_NAME if model.checkpoint else None,
             "dtype": dtype,
-            "precision": "fp32" if model.quantised is None else "int8",
+            "precision": model.precision,
+            **({} if model.loss is None else {"precision_loss": model.loss.to_dict()}),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "roots": [],
             "local": local,
@@ -361,6 +363,7 @@ class Gallery(AskedGallery):
             search=note,
             changes=changes,
             precision=self.description.get("precision", "fp32"),
+            precision_loss=self.description.get("precision_loss"),
             local=None
             if (index := self.local) is None
             else LocalInfo(

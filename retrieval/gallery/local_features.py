@@ -41,6 +41,7 @@ class LocalMatcher:
         exif: bool,
         warn: Callable[[str], None] | None = None,
     ) -> None:
+        self.within = folder
         self.folder = folder / LOCAL_FOLDER / f"sift{POINTS}-{SIDE}"
         self.picture = picture
         self.exif = exif
@@ -82,7 +83,7 @@ class LocalMatcher:
             return None
         features = local_features(picture.array, POINTS, SIDE)
         if digest == now:  # still what the gallery describes
-            keep_derived(self._file(digest), pack(features))
+            keep_derived(self._file(digest), pack(features), self.within)
         return features
 
     def _file(self, digest: str) -> Path:

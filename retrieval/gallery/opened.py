@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from retrieval.describe.model import Model, load_model
+from retrieval.engines.base import PRECISIONS
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
 from retrieval.files.whole import remove_unfinished
 from retrieval.gallery.address import is_served, shown
@@ -73,8 +74,9 @@ class OpenedGallery(GallerySettings):
         self.warn = announced(warn, logging.WARNING)
         if model is None:
             checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
-            quantised = folder / INT8_FOLDER if description.get("precision", "fp32") == "int8" else None
-            model = Model(self.spec, checkpoint, engine, quantised=quantised, say=self.warn)
+            precision = description.get("precision", "fp32")
+            quantised = folder / INT8_FOLDER if precision == "int8" else None
+            model = Model(self.spec, checkpoint, engine, quantised=quantised, bf16=precision == "bf16", say=self.warn)
         self.model = model
         self._catalog: Catalog | None = None
         self._store: VectorStore | None = None  # the reader's, of the present generation
@@ -248,7 +250,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise ValueError("the model does not have the fingerprint written beside it")
         if description["dtype"] not in ("float32", "float16"):
             raise ValueError(f"unknown dtype {description['dtype']!r}")
-        if description.get("precision", "fp32") not in ("fp32", "int8"):
+        if description.get("precision", "fp32") not in PRECISIONS:
             raise ValueError(f"unknown precision {description['precision']!r}")
     except FileNotFoundError as error:
         if not (folder / "catalog.sqlite").is_file():

@@ -11,6 +11,7 @@ import glob
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from retrieval.errors import UsageError
 from retrieval.files.paths import composed, show_path
@@ -104,18 +105,33 @@ class _Names:
         plain = os.path.normpath(pattern)
         # The current folder's own name may hold characters of patterns: they stand for themselves.
         absolute = plain if os.path.isabs(plain) else os.path.join(glob.escape(os.getcwd()), plain)
-        return [
-            record
-            for record in self._catalog.records()
-            if fnmatch.fnmatchcase(record.path, plain)
-            or fnmatch.fnmatchcase(os.path.join(self._roots[record.root], record.path), absolute)
-        ]
+        found: dict[int, Record] = {}
+        for root, folder in self._roots.items():
+            reach = {_reach(plain, ""), _reach(absolute, folder)} - {None}
+            near: Iterable[Record] = chain.from_iterable(self._catalog.records_below(root, r) for r in reach if r)
+            for record in self._catalog.records(root) if "" in reach else near:
+                whole = os.path.join(folder, record.path)
+                if fnmatch.fnmatchcase(record.path, plain) or fnmatch.fnmatchcase(whole, absolute):
+                    found[record.id] = record
+        return [found[i] for i in sorted(found)]
 
     def _alike(self, text: str) -> Iterable[Record]:
         for root, folder in self._roots.items():
             wanted = {composed(path) for path in _relatives(composed(text), composed(folder))}
             if wanted:
                 yield from (r for r in self._catalog.records(root) if composed(r.path) in wanted)
+
+
+def _reach(pattern: str, folder: str) -> str | None:
+    """In which folder, relative to ``folder``, all lies that may fit a pattern: as far as it is named before the first wildcard.
+    "": anywhere in it, None: nowhere."""
+    first = min((at for at in map(pattern.find, "*?[") if at >= 0), default=len(pattern))
+    named = pattern[:first].rpartition(os.sep)[0]
+    if not named or (folder and lies_in(folder, named)):
+        return ""
+    if not folder:
+        return named
+    return os.path.relpath(named, folder) if lies_in(named, folder) else None
 
 
 def _relatives(text: str, folder: str) -> list[str]:

@@ -22,11 +22,12 @@ from retrieval.gallery.compaction import compact
 from retrieval.gallery.local.collecting import Collector
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.opened import OpenedGallery
-from retrieval.gallery.planning import Plan, SyncReport, Work
+from retrieval.gallery.planning import Plan
 from retrieval.gallery.reading import read_noted
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.targets import targets_of
+from retrieval.gallery.work import SyncReport, Work
 from retrieval.messages import no_update
 
 COMMIT_PICTURES = 256
@@ -52,7 +53,7 @@ def synchronise(
     started = time.monotonic()
     report = SyncReport()
     with gallery.writing() as catalog:
-        catalog.check(thoroughly=False)
+        catalog.check_once()
         gallery.store(catalog).check_sizes(catalog.number("vector_count"))
         gallery.store(catalog).remove_other_generations()
         local = _local_index(gallery, catalog)

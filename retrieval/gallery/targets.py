@@ -56,7 +56,13 @@ def targets_of(
             files.setdefault(root, []).append(name)
         targets += [Target(root, files=tuple(names)) for root, names in files.items()]
         gallery.describe_roots(catalog)
-    return targets
+    return [target for target in targets if not any(_covers(other, target) for other in targets)]
+
+
+def _covers(wide: Target, narrow: Target) -> bool:
+    """Whether a folder lies in another one that is walked."""
+    same = wide.root == narrow.root and wide.files is None and narrow.files is None and wide != narrow
+    return same and (not wide.prefix or lies_in(narrow.prefix, wide.prefix))
 
 
 def lies_in(path: str, folder: str) -> bool:

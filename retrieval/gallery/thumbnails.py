@@ -33,6 +33,7 @@ class ThumbnailCache:
     """Thumbnails of files by content hash. Several threads and processes may use one folder."""
 
     def __init__(self, gallery: Path, exif: bool = True, most_bytes: int = MOST_BYTES) -> None:
+        self.gallery = gallery
         self.folder = gallery / FOLDER / str(SIDES[0])
         self.exif = exif
         self.most_bytes = most_bytes
@@ -55,7 +56,7 @@ class ThumbnailCache:
         return made
 
     def _keep(self, place: Path, data: bytes) -> None:
-        if not keep_derived(place, data):
+        if not keep_derived(place, data, self.gallery):
             return
         with self._turn:
             if self._held is None:

@@ -20,10 +20,10 @@ from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
 from retrieval.files.whole import sync_folder, whole_file
 from retrieval.gallery.settings import description_checksum
-from retrieval.messages import safe
+from retrieval.messages import first_line, safe
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
-from retrieval.parts.sources import Input, Source, look_at
+from retrieval.parts.sources import KINDS, Input, Source, look_at
 from retrieval.ranking.asmk import standard_codebook
 
 NAME = "manifest.json"
@@ -90,13 +90,33 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         spec = ModelSpec.from_dict(data["model"])
         if spec.fingerprint != data["fingerprint"]:
             raise ValueError("the model does not have the fingerprint written beside it")
+        _check(data)
         return Manifest(path.parent, data["source"], data["kind"], spec, checkpoint, data["codebook"], data["shards"])
     except FileNotFoundError as error:
         raise GalleryError(
             f"there are no parts in {folder}", "Make them: retrieve describe SOURCE --out PARTS."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
-        raise GalleryDamaged(f"{path} is damaged ({error})", "Describe into a new folder.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ModelError) as error:
+        raise GalleryDamaged(f"{path} is damaged ({first_line(error)})", "Describe into a new folder.") from error
+
+
+def _check(data: dict[str, Any]) -> None:
+    """Raises ValueError where something in it is not of its kind: the checksum tells damage, not who wrote it."""
+    shards = data["shards"]
+    texts = isinstance(data["source"], str) and data["kind"] in KINDS
+    if not texts or not isinstance(data["codebook"], str | None) or not isinstance(shards, list):
+        raise ValueError("it is no manifest")
+    for shard in shards:
+        if not isinstance(shard, list) or not all(map(_is_row_range if data["kind"] == "parquet" else _is_name, shard)):
+            raise ValueError("a shard in it names no inputs")
+
+
+def _is_name(given: Any) -> bool:
+    return isinstance(given, str) and bool(given) and "\0" not in given
+
+
+def _is_row_range(given: Any) -> bool:
+    return isinstance(given, list) and len(given) == 3 and _is_name(given[0]) and all(type(n) is int for n in given[1:])
 
 
 def prepare(
@@ -131,8 +151,8 @@ def _foreign(path: Path) -> bool:
 
 
 def _make(source: Source, folder: Path, model: Model, shard_size: int, multiple: int, local: bool) -> None:
-    if model.quantised is not None:
-        raise UsageError("parts are described in fp32", "int8 is calibrated for one gallery.")
+    if model.precision != "fp32":
+        raise UsageError(f"parts are described in fp32, not in {model.precision}")
     shards = source.shards(shard_size, multiple)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,31 +1,27 @@
 """Taking parts into a gallery: what they say of pictures becomes what an index run over the same source would have said.
 
-Part by part, in the order of a synchronisation's commit: local codes, vectors, then one catalog transaction. So a merge may be
-killed at any moment and run again, and one that finds nothing new changes nothing.
+Some parts at a time, in the order of a synchronisation's commit: local codes, vectors, then one catalog transaction. So a merge
+may be killed at any moment and run again, and one that finds nothing new changes nothing.
 """
 
 from __future__ import annotations
 
-import os
-import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryMismatch
-from retrieval.gallery.adding import keys_root
 from retrieval.gallery.opened import OpenedGallery
-from retrieval.gallery.store.catalog import Catalog, Record, Root
-from retrieval.gallery.targets import folder_target, root_of_file
+from retrieval.gallery.store.catalog import Catalog, Record, Seen
 from retrieval.messages import Update, no_update
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
+from retrieval.parts.naming import Place, Places
 from retrieval.parts.part import Part, Row, read_part
-from retrieval.parts.places import is_remote
 from retrieval.ranking.asmk import LocalCodes
 
-_FILE = "file://"
+COMMIT_PICTURES = 8192  # at most in one commit; what a kill has to be done again for
 
 
 @dataclass
@@ -53,12 +49,15 @@ def merge_parts(gallery: OpenedGallery, manifest: Manifest, *, progress: Update 
     require_fingerprint(manifest, str(gallery.folder), gallery.spec)
     report = MergeReport()
     with gallery.writing() as catalog:
-        catalog.check(thoroughly=False)
+        catalog.check_once()
         gallery.store(catalog).check_sizes(catalog.number("vector_count"))
         run = _Merge(gallery, catalog, manifest, report)
-        run.add_pending()
-        for part in parts_of(manifest, report, progress):
-            run.take(part)
+        for shard, part in parts_of(manifest, report, progress):
+            if part is None:
+                run.wait_for(shard)
+            else:
+                run.take(part)
+        run.commit()
         run.finish()
     return report
 
@@ -72,24 +71,26 @@ def require_fingerprint(manifest: Manifest, gallery: str, spec: ModelSpec) -> No
         )
 
 
-def parts_of(manifest: Manifest, report: MergeReport, progress: Update) -> Iterator[Part]:
-    """The parts that are there, shard by shard; ``report`` counts those that were taken, and names missing and bad ones."""
+def parts_of(manifest: Manifest, report: MergeReport, progress: Update) -> Iterator[tuple[int, Part | None]]:
+    """Shard by shard its part, None where that is missing or bad, which ``report`` names; it counts those that were taken."""
     for shard in range(len(manifest.shards)):
         progress(shard, len(manifest.shards))
         try:
             part = read_part(manifest, shard)
         except GalleryDamaged as error:
             report.bad[shard] = error.message
+            yield shard, None
             continue
         if part is None:
             report.missing.append(shard)
-            continue
-        yield part
-        report.merged += 1
+        yield shard, part
+        report.merged += part is not None
     progress(len(manifest.shards), len(manifest.shards))
 
 
 class _Merge:
+    """Several parts at a time become a commit: what a commit costs, it costs whatever it holds."""
+
     def __init__(self, gallery: OpenedGallery, catalog: Catalog, manifest: Manifest, report: MergeReport) -> None:
         self.gallery, self.catalog, self.manifest, self.report = gallery, catalog, manifest, report
         self.store = gallery.store(catalog)
@@ -104,125 +105,83 @@ class _Merge:
                 )
         same_codes = self.local is not None and manifest.codebook == self.local.codebook.name
         self._coded = self.local.contents() if self.local is not None and same_codes else None
-        self._folder: tuple[Root, str] | None = None
-        self._roots: dict[str, Root] = {}  # of the folders of single files
-        self._out: dict[int, set[str]] = {}
-        if manifest.kind != "folder" and not (manifest.kind == "files" and _all_local(manifest)):
-            gallery.allow_keys(catalog)
-        with catalog.writing():
-            if manifest.kind == "folder":
-                target = folder_target(gallery, catalog, manifest.source)
-                self._folder = target.root, target.prefix
-            gallery.describe_roots(catalog)
-
-    # -- names ---------------------------------------------------------------------------------------------------
-
-    def place(self, key: str, uri: str) -> tuple[Root, str]:
-        """The root of a picture in the gallery, and its path there."""
-        if uri.startswith(_FILE) and "#" not in uri:
-            file = os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix(_FILE)))
-            return self._place_of_file(file)
-        if "" not in self._roots:
-            self._roots[""] = keys_root(self.catalog)
-        return self._roots[""], key
-
-    def _place_of_file(self, file: str) -> tuple[Root, str]:
-        if self._folder is not None:
-            root, prefix = self._folder
-            return root, os.path.join(prefix, os.path.relpath(file, self.manifest.source))
-        folder, name = os.path.split(file)
-        if folder not in self._roots:
-            root, path = root_of_file(self.gallery, self.catalog, file)
-            if path != name:  # in a folder that is indexed above it
-                return root, path
-            self._roots[folder] = root
-        return self._roots[folder], name
-
-    def _is_out(self, root: Root, path: str) -> bool:
-        """Whether the picture was taken out of the gallery on purpose."""
-        if root.kind != "folder":
-            return False
-        if root.id not in self._out:
-            self._out[root.id] = self.catalog.taken_out(root.id)
-        return path in self._out[root.id]
-
-    def add_pending(self) -> None:
-        """All pictures that the manifest names get their ids first, in its order, whichever part comes first: as in an index
-        run."""
-        if self.manifest.kind not in ("folder", "files"):
-            return
-        with self.catalog.writing():
-            places = []
-            for shard in self.manifest.shards:
-                for given in shard:
-                    if self._folder is not None:
-                        root, prefix = self._folder
-                        places.append((root, os.path.join(prefix, given)))
-                    elif is_remote(given):
-                        places.append(self.place(given, given))
-                    else:
-                        places.append(self._place_of_file(given))
-            self._add_unknown(places)
-
-    def _add_unknown(self, places: Iterable[tuple[Root, str]]) -> None:
-        """Entries for those that have none, in order."""
-        wanted: dict[int, dict[str, Root]] = {}
-        for root, path in places:
-            wanted.setdefault(root.id, {})[path] = root
-        for i, paths in wanted.items():
-            names = list(paths)
-            known = self.catalog.find_all(i, names)
-            self.catalog.add_pending(i, [p for p in names if p not in known and not self._is_out(paths[p], p)])
-
-    # -- parts ---------------------------------------------------------------------------------------------------
+        self._names = Places(gallery, catalog, manifest)
+        self._placed: dict[Place, Row | None] = {}  # of the next commit; None: a picture whose part is not there
+        self._rows: dict[str, int] = {}  # of the contents in it
+        self._written = catalog.number("vector_count")  # rows, those of the next commit included
 
     def take(self, part: Part) -> None:
-        """Commit one part."""
+        """Write what a part holds besides names, and note these for the next commit."""
+        placed = dict(zip(self._names.of_rows(part.rows), part.rows, strict=True))
+        if len(self._placed) + len(placed) > COMMIT_PICTURES or not placed.keys().isdisjoint(self._placed):
+            self.commit()
         if self._coded is not None and self.local is not None:
             fresh = {r.hash: r for r in part.rows if r.codes is not None and r.hash and r.hash not in self._coded}
             self.local.append({digest: LocalCodes.from_bytes(row.codes or b"") for digest, row in fresh.items()})
             self._coded.update(fresh)
-        count = self.catalog.number("vector_count")
-        hashes = list(dict.fromkeys(row.hash for row in part.rows if row.vector is not None and row.hash))
-        known = self.catalog.rows_of_hashes(hashes)
         first = {row.hash: row.vector for row in reversed(part.rows) if row.vector is not None and row.hash}
-        new = [digest for digest in hashes if digest not in known]
-        known.update((digest, count + offset) for offset, digest in enumerate(new))
+        unknown = [digest for digest in reversed(first) if digest not in self._rows]
+        self._rows.update(self.catalog.rows_of_hashes(unknown))
+        new = [digest for digest in unknown if digest not in self._rows]
         if new:
-            self.store.append(count, part.vectors[np.array([first[digest] for digest in new])], new)
+            chosen = [first[digest] for digest in new]
+            whole = chosen == list(range(len(part.vectors)))
+            self.store.append(self._written, part.vectors if whole else part.vectors[np.array(chosen)], new)
+            self._rows.update(zip(new, range(self._written, self._written + len(new)), strict=True))
+            self._written += len(new)
+        self._placed.update(placed)  # of two members of one name the later counts, as in a tar
+
+    def wait_for(self, shard: int) -> None:
+        """Pictures whose part is not there yet get their ids with the others, in the manifest's order, as in an index run."""
+        if self.manifest.kind in ("folder", "files"):
+            for place in self._names.of_inputs(self.manifest.shards[shard]):
+                self._placed.setdefault(place, None)
+            if len(self._placed) > COMMIT_PICTURES:
+                self.commit()
+
+    def commit(self) -> None:
+        """Note what became of each picture."""
+        if not self._placed:
+            return
+        records = self._names.records(self._placed)
         with self.catalog.writing():
-            changed = self._commit(part.rows, known)
-            if new:
-                self.catalog.set_meta("vector_count", count + len(new))
-            if changed:
+            changed = self._add({place: row for place, row in self._placed.items() if place not in records})
+            described = [(row, records[p]) for p, row in self._placed.items() if row is not None and p in records]
+            plain = [(row, record) for row, record in described if row.vector is not None and record.row is None]
+            rows = self._rows
+            self.catalog.set_first_ok(
+                (row.size, row.mtime_ns, row.hash or "", row.width, row.height, rows[row.hash or ""], record.id)
+                for row, record in plain
+            )
+            self.report.added += len(plain)
+            rest = [(row, record) for row, record in described if row.vector is None or record.row is not None]
+            noted = [self._note(row, record) for row, record in rest]
+            self.catalog.set_meta("vector_count", self._written)
+            if changed or plain or any(noted):
                 self.catalog.bump_version()
             self.gallery.describe_roots(self.catalog)
+        self._placed, self._rows = {}, {}
 
-    def _commit(self, rows: list[Row], known: dict[str, int]) -> bool:
-        """Note what became of each picture; whether vectors that can be found changed. ``known``: rows of contents."""
-        placed: dict[tuple[int, str], tuple[Root, Row]] = {}
-        for row in rows:
-            root, path = self.place(row.key, row.uri)
-            placed[root.id, path] = root, row  # of two members of one name the later counts, as in a tar
-        self._add_unknown((root, path) for (_, path), (root, _) in placed.items())
-        records: dict[tuple[int, str], Record] = {}
-        for i in dict.fromkeys(i for i, _ in placed):
-            found = self.catalog.find_all(i, [path for other, path in placed if other == i])
-            records.update(((i, path), record) for path, record in found.items())
-        self.report.stayed_out += sum(place not in records for place in placed)
-        described = [(row, records[place]) for place, (_, row) in placed.items() if place in records]
-        plain = [(row, record) for row, record in described if row.vector is not None and record.row is None]
-        self.catalog.set_first_ok(
-            (row.size, row.mtime_ns, row.hash or "", row.width, row.height, known[row.hash or ""], record.id)
-            for row, record in plain
-        )
-        self.report.added += len(plain)
-        rest = [(row, record) for row, record in described if row.vector is None or record.row is not None]
-        changed = [self._note(row, record, known) for row, record in rest]
-        return bool(plain) or any(changed)
+    def _add(self, placed: dict[Place, Row | None]) -> bool:
+        """Entries for pictures that have none, in order; whether any can be found now."""
+        entries: list[Seen] = []
+        for (root, path), row in placed.items():
+            if self._names.is_out(root, path):
+                self.report.stayed_out += row is not None
+            elif row is None:
+                entries.append(Seen(root, path))
+            elif row.vector is None:
+                self.report.unreadable += 1
+                entries.append(Seen(root, path, row.size, row.mtime_ns, error=row.error))
+            else:
+                at = self._rows[row.hash or ""]
+                entries.append(Seen(root, path, row.size, row.mtime_ns, row.hash, row.width, row.height, None, at))
+        added = self.catalog.add_seen(entries)
+        self.report.added += added
+        return added > 0
 
-    def _note(self, row: Row, record: Record, known: dict[str, int]) -> bool:
-        """The same for one that is more than new."""
+    def _note(self, row: Row, record: Record) -> bool:
+        """Note what a part says of a picture that the gallery has; whether that changes what can be found."""
         if row.vector is None:
             return self._note_error(row, record)
         assert row.hash is not None
@@ -238,7 +197,7 @@ class _Merge:
             digest=row.hash,
             width=row.width,
             height=row.height,
-            row=known[row.hash],
+            row=self._rows[row.hash],
         )
         self.report.changed += not same
         self.report.unchanged += same
@@ -263,7 +222,3 @@ class _Merge:
             self.catalog.drop_empty_roots()
             self.gallery.describe_roots(self.catalog)
         self.gallery.refresh_index(self.catalog)
-
-
-def _all_local(manifest: Manifest) -> bool:
-    return not any(is_remote(given) for shard in manifest.shards for given in shard)

@@ -8,10 +8,15 @@ Columns: ``key``, ``uri``, ``hash``, ``size``, ``mtime_ns``, ``width``, ``height
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import operator
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +26,26 @@ from retrieval.files.whole import sync_folder, whole_file
 from retrieval.messages import first_line
 from retrieval.parts.items import Item
 from retrieval.parts.manifest import Manifest
+from retrieval.ranking.asmk import LocalCodes, standard_codebook
 
 _KEY = b"retrieval"
+_FILE = "file://"
+_HASH = re.compile(r"(?:[0-9a-f]{2}){8,64}")
+_LONGEST = 1.01  # no number of a vector of unit length is greater
+_TROUBLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+)
 _NUMBERS = ("size", "mtime_ns", "width", "height")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What a part says of a picture. ``vector``: which row of :attr:`Part.vectors`, None where there is an ``error``."""
 
     key: str
@@ -40,6 +58,14 @@ class Row:
     error: str | None
     codes: bytes | None
     vector: int | None
+
+    @property
+    def file(self) -> str | None:
+        """The path of a local file; None for what lies elsewhere, or in an archive, or has no plain path."""
+        if not self.uri.startswith(_FILE) or "#" in self.uri:
+            return None
+        path = os.fsdecode(urllib.parse.unquote_to_bytes(self.uri.removeprefix(_FILE)))
+        return path if os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +117,10 @@ def write_part(manifest: Manifest, shard: int, items: Sequence[Item]) -> None:
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
     with whole_file(manifest.part(shard)) as file:
-        pq.write_table(table, file, write_page_checksum=True)
+        # A dictionary of floats, and their compression, take longer to read and save nothing.
+        plain = [name for name in table.column_names if name != "vector"]
+        packed = {name: "NONE" if name == "vector" else "SNAPPY" for name in table.column_names}
+        pq.write_table(table, file, write_page_checksum=True, use_dictionary=plain, compression=packed)
     sync_folder(manifest.folder)
 
 
@@ -101,61 +130,90 @@ def _text(name: str) -> str:
 
 
 def part_counts(manifest: Manifest, shard: int) -> tuple[int, int] | None:
-    """(pictures, errors) of a shard that is done, from its part's metadata alone; None where there is no part. Raises
-    GalleryDamaged for a part that is of something else, or no whole one."""
-    import pyarrow.parquet as pq
-
-    path = manifest.part(shard)
-    try:
-        metadata = pq.read_metadata(path)
-        about = _about(manifest, shard, metadata.metadata or {})
-        if metadata.num_rows != about["count"]:
-            raise ValueError(f"{metadata.num_rows} of {about['count']} rows are there")
-        return int(about["count"]), int(about["errors"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+    """(pictures, errors) of a shard that is done; None where there is no part. All of its pages are looked at, so what is called
+    done can be taken in. Raises GalleryDamaged for a part that is of something else, or no whole one."""
+    found = _table(manifest, shard)
+    return None if found is None else (int(found[1]["count"]), int(found[1]["errors"]))
 
 
 def read_part(manifest: Manifest, shard: int) -> Part | None:
     """A shard's part, None where there is none. Raises GalleryDamaged."""
-    import pyarrow.parquet as pq
-
-    path = manifest.part(shard)
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        about = _about(manifest, shard, table.schema.metadata or {})
-        if table.num_rows != about["count"]:
-            raise ValueError(f"{table.num_rows} of {about['count']} rows are there")
-        column = table.column("vector").combine_chunks()
-        flat = np.asarray(column.flatten(), np.float32).reshape(-1, manifest.spec.dim)
-        if not np.isfinite(flat).all():
-            raise ValueError("a vector in it is not finite")
-        there = np.asarray(column.is_valid())
+    found = _table(manifest, shard)
+    if found is None:
+        return None
+    table, _, vectors = found
+    with _damage(manifest.part(shard)):
+        there = np.asarray(table.column("vector").combine_chunks().is_valid())
         places = [int(at) if found else None for at, found in zip(np.cumsum(there) - 1, there, strict=True)]
         names = ("key", "uri", "hash", "size", "mtime_ns", "width", "height", "error", "codes")
         values = [table.column(name).to_pylist() for name in names]
-        rows = [Row(*entry) for entry in zip(*values, places, strict=True)]
-        if any((row.vector is None) != (row.error is not None) for row in rows):
-            raise ValueError("a picture in it has neither a vector nor an error")
-        return Part(rows, flat)
-    except FileNotFoundError:
+        rows = [Row._make(entry) for entry in zip(*values, places, strict=True)]
+        for row in rows:
+            _check_row(manifest, row)
+        return Part(rows, vectors)
+
+
+def _table(manifest: Manifest, shard: int) -> tuple[Any, dict[str, Any], npt.NDArray[np.float32]] | None:
+    """A part as Arrow has it, what it says of itself, and its vectors (V, D). Raises GalleryDamaged."""
+    import pyarrow.parquet as pq
+
+    path = manifest.part(shard)
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+    with _damage(path):
+        if not path.is_file():
+            raise ValueError("it is no file")
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)  # a part is small: threads cost more than they gain
+        about = _about(manifest, shard, table.schema.metadata or {})
+        if table.num_rows != int(about["count"]) or int(about["errors"]) != table.column("vector").null_count:
+            raise ValueError(f"{table.num_rows} of {about['count']} rows are there")
+        flat = np.asarray(table.column("vector").combine_chunks().flatten(), np.float32)
+        vectors = flat.reshape(-1, manifest.spec.dim)
+        if not np.isfinite(vectors).all():
+            raise ValueError("a vector in it is not finite")
+        if len(vectors) and float(np.abs(vectors).max()) > _LONGEST:
+            raise ValueError("a vector in it is longer than 1")
+        return table, about, vectors
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever a file that is no part makes the libraries raise, in one line."""
+    try:
+        yield
+    except _TROUBLE as error:
+        raise GalleryDamaged(
+            f"{path} is no part of these ({first_line(error)})", "Delete it and run the same `retrieve describe` again."
+        ) from error
+
+
+def _check_row(manifest: Manifest, row: Row) -> None:
+    """Raises ValueError, TypeError for what no `describe` writes."""
+    for text in (row.key, row.uri):
+        if not text or "\0" in text:
+            raise ValueError("a picture in it has no name")
+    if (row.vector is None) != (row.error is not None):
+        raise ValueError("a picture in it has neither a vector nor an error")
+    if row.vector is not None and not (row.hash and _HASH.fullmatch(row.hash)):
+        raise ValueError(f"{row.key} has no content hash")
+    if not all(-(1 << 63) <= operator.index(number) < 1 << 63 for number in (row.size, row.mtime_ns)):
+        raise ValueError(f"{row.key} has no size and time")
+    if row.codes is not None:
+        words = LocalCodes.from_bytes(row.codes).words
+        known = len(standard_codebook()) if manifest.codebook == standard_codebook().name else 1 << 16
+        if len(words) and (int(words.max()) >= known or (np.diff(words.astype(np.int32)) <= 0).any()):
+            raise ValueError(f"{row.key} has codes of no codebook")
+    if manifest.kind == "folder" and not (row.file or "").startswith(os.path.join(manifest.source, "")):
+        raise ValueError(f"{row.key} does not lie in the folder that was described")
 
 
 def _about(manifest: Manifest, shard: int, metadata: dict[bytes, bytes]) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads(metadata.get(_KEY, b"{}"))
+    about = json.loads(metadata.get(_KEY, b"{}"))
+    if not isinstance(about, dict):
+        raise TypeError("it says nothing of itself")
     if about.get("fingerprint") != manifest.fingerprint:
         raise ValueError("it was made with another model")
     if about.get("inputs") != manifest.inputs_hash(shard):
         raise ValueError("it is of another shard")
     return about
-
-
-def _damaged(path: Path, error: Exception) -> GalleryDamaged:
-    return GalleryDamaged(
-        f"{path} is no part of these ({first_line(error)})", "Run the same `retrieve describe` again: it makes it anew."
-    )

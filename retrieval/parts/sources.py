@@ -20,6 +20,7 @@ from retrieval.pictures.scan import walk
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LIST_SUFFIXES = (".txt", ".lst")
+KINDS = ("folder", "files", "tar", "parquet")
 
 Input = Any
 """What a shard names in the manifest: a path relative to the folder ("folder"), a path or URI ("files", "tar"), or

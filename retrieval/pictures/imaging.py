@@ -70,8 +70,9 @@ _gate = Gate()
 def is_picture_name(name: str) -> bool:
     """Whether the suffix is one of :data:`SUFFIXES`. (``._x.jpg`` is macOS's side file to a picture,
     none.)"""
-    base = os.path.basename(name)
-    return os.path.splitext(base)[1].lower() in SUFFIXES and not base.startswith("._")
+    base = name.rpartition(os.sep)[2]
+    stem, _, suffix = base.rpartition(".")
+    return f".{suffix}".lower() in SUFFIXES and stem.strip(".") != "" and not base.startswith("._")
 
 
 def load_picture(

@@ -36,10 +36,10 @@ MARKER = ".nomedia"
 
 class LeaveOut:
     """Whether something is passed over, by ``patterns`` (see above) and what other programs leave behind. ``folder``: the
-    absolute one that is indexed; ``prefix``: where in it the walk begins."""
+    absolute one that is indexed, to which paths are relative."""
 
-    def __init__(self, patterns: Sequence[str] = (), folder: str = "", prefix: str = "") -> None:
-        self.folder, self.prefix = composed(folder), prefix
+    def __init__(self, patterns: Sequence[str] = (), folder: str = "") -> None:
+        self.folder = composed(folder)
         self.patterns = tuple(composed(pattern.strip("/")) for pattern in patterns if pattern.strip("/"))
 
     def __call__(self, relative: str, name: str, *, folder: bool) -> bool:
@@ -47,7 +47,7 @@ class LeaveOut:
             return True
         if not self.patterns:
             return False
-        name, relative = composed(name), composed(os.path.join(self.prefix, relative))
+        name, relative = composed(name), composed(relative)
         whole = os.path.join(self.folder, relative).lstrip("/")
         return any(
             fnmatch.fnmatchcase(relative, p) or fnmatch.fnmatchcase(whole, p)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
 
 from retrieval.pictures.foreign import foreign_suffix
 from retrieval.pictures.imaging import is_picture_name
 from retrieval.pictures.leave_out import MARKER, LeaveOut
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A file with a picture's name. ``problem`` is set where it is no regular file that could be opened.
 
     ``ctime_ns`` and ``inode`` change where size and time of a file were kept although it became another.
@@ -79,7 +80,11 @@ def walk(folder: str, leave_out: LeaveOut | None = None, skip: Collection[tuple[
     over, and so is what ``leave_out`` says (default: what other programs leave behind) and folders of the identities in
     ``skip``. Links are followed, but not upwards; a folder that can be reached by several ways is walked once, by its own
     name if it lies inside. A folder with a picture's name is reported and walked like any other."""
-    return _Walk(folder, leave_out or LeaveOut(), skip).run()
+    whole = Walk(folder, leave_out, skip)
+    for _, files in whole.sections():
+        whole.scan.files.extend(files)
+    whole.scan.files.sort(key=lambda found: os.fsencode(found.path))
+    return whole.scan
 
 
 def pictures_in(paths: Sequence[str]) -> list[str]:
@@ -93,88 +98,133 @@ def pictures_in(paths: Sequence[str]) -> list[str]:
     return found
 
 
-class _Walk:
-    def __init__(self, folder: str, leave_out: LeaveOut, skip: Collection[tuple[int, int]]) -> None:
-        self.folder, self.leave_out = folder, leave_out
+class Walk:
+    """The same, file by file, for folders of any size: ``scan`` holds all but the files, and is whole once these were taken.
+
+    ``prefix``: the folder below ``folder`` at which it begins; what is found is told relative to ``folder``. ``linked``: links to
+    folders that were met so far.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        leave_out: LeaveOut | None = None,
+        skip: Collection[tuple[int, int]] = (),
+        prefix: str = "",
+    ) -> None:
+        self.prefix, self.top = prefix, os.path.join(folder, prefix)
+        self.leave_out = leave_out or LeaveOut()
         self.scan = Scan()
-        top = os.stat(folder)
-        self.seen = {(top.st_dev, top.st_ino), *skip}
-        self.links: list[tuple[str, str]] = []
+        self.linked: set[str] = set()
+        self._links: deque[tuple[str, str]] = deque()
+        top = os.stat(self.top)
+        self._seen = {(top.st_dev, top.st_ino), *skip}
 
-    def run(self) -> Scan:
-        self._list(self.folder, "", device(self.folder, os.stat(self.folder)))
-        self.scan.away.pop("", None)
-        while self.links:
-            path, relative = self.links.pop(0)
-            target = os.path.join(os.path.realpath(path), "")
-            if not os.path.join(os.path.realpath(self.folder), "").startswith(target):
-                self._enter(path, relative, None)
-        self.scan.files.sort(key=lambda found: os.fsencode(found.path))
-        return self.scan
+    def sections(self) -> Iterator[tuple[str, Iterator[Found]]]:
+        """(folder, pictures below it in the order of their paths' bytes): what lies in the top folder itself, then behind each
+        link in it. Each to be taken to its end before the next."""
+        yield self.prefix, self._below(self.top, self.prefix, device(self.top, os.stat(self.top)))
+        self.scan.away.pop(self.prefix, None)
+        while self._links:  # last: a folder's own name comes first
+            path, relative = self._links.popleft()
+            yield relative, self._behind(path, relative)
 
-    def _enter(self, path: str, relative: str, above: int | None) -> None:
-        """``above``: the device of the folder it lies in, None for a link."""
+    def _behind(self, path: str, relative: str) -> Iterator[Found]:
+        target = os.path.join(os.path.realpath(path), "")
+        if not os.path.join(os.path.realpath(self.top), "").startswith(target):
+            own = self._enter(path, relative, None)
+            if own is not None:
+                yield from self._below(path, relative, own)
+
+    def _enter(self, path: str, relative: str, above: int | None) -> int | None:
+        """The device of a folder that is to be listed, else None. ``above``: that of the folder it lies in, None for a link."""
         try:
             status = os.stat(path)
         except OSError as error:
             self.scan.unreadable[relative] = error.strerror or str(error)
-            return
+            return None
         key = (status.st_dev, status.st_ino)
         own = device(path, status)
         if above not in (None, own):
             self.scan.mounts.add(relative)
-        if key not in self.seen:
-            self.seen.add(key)
-            self._list(path, relative, own)
+        if key in self._seen:
+            return None
+        self._seen.add(key)
+        return own
 
-    def _list(self, folder: str, prefix: str, own: int) -> None:
+    def _below(self, folder: str, relative: str, own: int) -> Iterator[Found]:
+        listings = [(own, iter(self._list(folder, relative)))]
+        while listings:
+            above, listing = listings[-1]
+            for step in listing:
+                if isinstance(step, Found):
+                    yield step
+                elif (device_below := self._enter(*step, above)) is not None:
+                    listings.append((device_below, iter(self._list(*step))))
+                    break
+            else:
+                listings.pop()
+
+    def _list(self, folder: str, prefix: str) -> list[Found | tuple[str, str]]:
+        """Pictures, and folders (path, relative) to enter, in the order in which paths of them and below them sort."""
         scan = self.scan
         try:
             with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+                entries = list(listing)
         except OSError as error:
             scan.unreadable[prefix] = error.strerror or str(error)
-            return
+            return []
         if not entries:
             scan.away[prefix] = "it is empty now"
         if any(entry.name == MARKER for entry in entries):
             scan.left_out += 1
             scan.passed.add(prefix)
-            return
+            return []
+        steps: list[tuple[str, Found | tuple[str, str]]] = []
+        before = os.path.join(prefix, "")
         for entry in entries:
             if not entry.name.startswith("."):
-                self._entry(entry, os.path.join(prefix, entry.name), own)
+                self._entry(entry, before + entry.name, steps)
+        try:
+            "".join([name for name, _ in steps]).encode()
+            steps.sort(key=itemgetter(0))  # text sorts as its UTF-8 does
+        except UnicodeEncodeError:
+            steps.sort(key=lambda step: os.fsencode(step[0]))
+        return [step for _, step in steps]
 
-    def _entry(self, entry: os.DirEntry[str], relative: str, own: int) -> None:
-        scan, wanted = self.scan, is_picture_name(entry.name)
+    def _entry(self, entry: os.DirEntry[str], relative: str, steps: list[tuple[str, Found | tuple[str, str]]]) -> None:
+        scan, name = self.scan, entry.name
+        wanted = is_picture_name(name)
         try:
             status = entry.stat()
         except OSError as error:
             if wanted:
-                scan.files.append(Found(relative, -1, -1, _why(entry.path, error)))
+                steps.append((name, Found(relative, -1, -1, _why(entry.path, error))))
             else:
                 scan.away[relative] = _why(entry.path, error)
             return
         folder = stat.S_ISDIR(status.st_mode)
-        if self.leave_out(relative, entry.name, folder=folder):
+        if (folder or self.leave_out.patterns) and self.leave_out(relative, name, folder=folder):
             scan.left_out += 1
             if folder:
                 scan.passed.add(relative)
         elif folder:
             if wanted:
-                scan.files.append(Found(relative, -1, -1, "a folder, not a picture (what it holds was looked at)"))
+                problem = "a folder, not a picture (what it holds was looked at)"
+                steps.append((name, Found(relative, -1, -1, problem)))
             if entry.is_symlink():
-                self.links.append((entry.path, relative))  # later: a folder's own name comes first
+                self.linked.add(relative)
+                self._links.append((entry.path, relative))
             else:
-                self._enter(entry.path, relative, own)
+                steps.append((name + "/", (entry.path, relative)))
         elif not wanted:
             scan.ignored += 1
-            if (suffix := foreign_suffix(entry.name)) is not None:
+            if (suffix := foreign_suffix(name)) is not None:
                 scan.foreign[suffix] += 1
         elif stat.S_ISREG(status.st_mode):
-            scan.files.append(_regular(relative, status))
+            steps.append((name, _regular(relative, status)))
         else:
-            scan.files.append(look(entry.path, relative))
+            steps.append((name, look(entry.path, relative)))
 
 
 def _regular(relative: str, status: os.stat_result) -> Found:

@@ -13,3 +13,8 @@ def processor_flags() -> str:
             return next((line for line in file if line.startswith(("flags", "Features"))), "")
     except OSError:
         return ""
+
+
+def has_bf16() -> bool:
+    """Whether it multiplies bfloat16 numbers faster than float32: AVX-512 BF16, AMX, or Arm's BF16."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor_flags().split())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from retrieval.system.calling_off import may_be_called_off
 from retrieval.web.errors import ApiError
 
 T = TypeVar("T")
@@ -26,8 +28,9 @@ class Workers:
     async def run(self, task: Callable[[], T], gone: Callable[[], Awaitable[bool]] | None = None) -> T:
         """The result of ``task``. ``gone`` tells whether who asked has left; then a task that has not begun never does.
 
-        Raises what the task raises, and ApiError: too many wait, or it takes too long. A task that has begun keeps its place
-        until it ends, however long the client waited, so that no more are worked on than was said.
+        Raises what the task raises, and ApiError: too many wait, or it takes too long. A task that has begun and that nobody
+        waits for any more is called off (:mod:`retrieval.system.calling_off`) and keeps its place until it ends, so that no
+        more are worked on than was said.
         """
         if self.waiting >= self.most_waiting:
             raise ApiError(503, "The server has more to do than it can; try again soon.", headers={"Retry-After": "2"})
@@ -37,12 +40,29 @@ class Workers:
         finally:
             self.waiting -= 1
         self.working += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, task)
+        called_off = threading.Event()
+
+        def work() -> T:
+            with may_be_called_off(called_off.is_set):
+                return task()
+
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         future.add_done_callback(self._ended)
         try:
-            return await asyncio.wait_for(asyncio.shield(future), self.seconds)
-        except asyncio.TimeoutError:
-            raise ApiError(503, "This took too long.", "too_long", headers={"Retry-After": "10"}) from None
+            return await self._awaited(future, gone)
+        finally:
+            called_off.set()
+
+    async def _awaited(self, future: asyncio.Future[T], gone: Callable[[], Awaitable[bool]] | None) -> T:
+        until = time.monotonic() + self.seconds
+        while True:
+            done, _ = await asyncio.wait([future], timeout=_LOOK)
+            if done:
+                return future.result()
+            if gone is not None and await gone():
+                raise ApiError(499, "The client has left.", "gone")
+            if time.monotonic() > until:
+                raise ApiError(503, "This took too long.", "too_long", headers={"Retry-After": "10"})
 
     async def _slot(self, gone: Callable[[], Awaitable[bool]] | None) -> None:
         until = time.monotonic() + self.seconds

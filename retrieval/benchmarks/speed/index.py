@@ -29,7 +29,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     spec = ModelSpec.from_dict(task["model"])
     checkpoint = None if task["checkpoint"] is None else Path(task["checkpoint"])
     quantised = None if task["quantised"] is None else Path(task["quantised"])
-    model = Model(spec, checkpoint, task["engine"], quantised=quantised)
+    model = Model(spec, checkpoint, task["engine"], quantised=quantised, bf16=task["bf16"])
     with Gallery.create(task["gallery"], model) as gallery:
         began = time.perf_counter()
         gallery.model.engine()
@@ -45,7 +45,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
             with suppress(ImageError):
                 decoded.append(model.load(path))
         # A new engine: like the first it meets each shape for the first time.
-        fresh = create_engine(spec, task["engine"], checkpoint, quantised=quantised)
+        fresh = create_engine(spec, task["engine"], checkpoint, quantised=quantised, precision=model.precision)
         began = time.perf_counter()
         for _ in describe_all(range(len(decoded)), lambda i: decoded[i], lambda: fresh):
             pass

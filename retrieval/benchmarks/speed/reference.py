@@ -1,6 +1,6 @@
-"""The loop that is usual in the field, in a process of its own.
+"""The loops that are usual in the field, in processes of their own.
 
-What our engines do to memory and threads must neither help it nor harm it.
+What our engines do to memory and threads must neither help them nor harm them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ from retrieval.models.spec import ModelSpec
 
 
 def reference_loop(
-    spec: ModelSpec, checkpoint: str | os.PathLike[str] | None
+    spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, batch: int = 1
 ) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """One picture at a time through eager float32 torch, channels first, nothing folded: uint8 (H, W, 3) each -> (N, D)."""
+    """One picture at a time, or ``batch`` of one shape, through eager float32 torch, channels first, nothing folded:
+    uint8 (H, W, 3) each -> (N, D)."""
     describer = Describer(build_network(spec, checkpoint), spec.image).eval()
 
     def run(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        out = []
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i, picture in enumerate(pictures):
+            shapes.setdefault(picture.shape if batch > 1 else (i,), []).append(i)
+        out = np.empty((len(pictures), spec.dim), np.float32)
         with torch.no_grad():
-            for picture in pictures:
-                channels_first = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
-                out.append(describer(channels_first.permute(0, 2, 3, 1)).numpy())
-        return np.concatenate(out)
+            for same in shapes.values():
+                for first in range(0, len(same), batch):
+                    chosen = same[first : first + batch]
+                    channels_first = np.ascontiguousarray(np.stack([pictures[i].transpose(2, 0, 1) for i in chosen]))
+                    out[chosen] = describer(torch.from_numpy(channels_first).permute(0, 2, 3, 1)).numpy()
+        return out
 
     return run
 
@@ -43,13 +49,13 @@ def reference_loop(
 class ReferenceProcess:
     """Called with pictures, it gives descriptors (N, D) and the seconds the loop took (no transfer). A context manager."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, batch: int = 1) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "retrieval.benchmarks.speed.reference"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._ask((model.spec, model.checkpoint))
+        self._ask((model.spec, model.checkpoint, batch))
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
         return self._ask(list(pictures))

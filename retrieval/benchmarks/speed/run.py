@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,18 +18,21 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.benchmarks.speed.limit import matrix_rate, multiplications
 from retrieval.benchmarks.speed.pictures import load_at
 from retrieval.benchmarks.speed.reference import ReferenceProcess
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.engines.base import Engine
+from retrieval.engines.base import Engine, EngineUnavailable
 from retrieval.engines.choose import create_engine
 from retrieval.errors import ModelError, RetrievalError, UsageError
 from retrieval.files.whole import write_json
 from retrieval.messages import say_nothing
 from retrieval.system.environment import environment
+from retrieval.system.processor import has_bf16
 
-REFERENCE = "reference"
+REFERENCE, BATCHED = "reference", "batched"
+_BATCH = 8
 Loop = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, float]]
 """From pictures, uint8 (H, W, 3) each, to their descriptors (N, D) and the seconds it took."""
 
@@ -67,7 +71,8 @@ class SpeedRow:
 
 @dataclass
 class SpeedReport:
-    """``about``: the model, the settings and the machine (:func:`retrieval.system.environment.environment`)."""
+    """``about``: the model, the settings and the machine (:func:`retrieval.system.environment.environment`), with its
+    ``matrix_rate`` and by size the ``multiplications`` of a picture (:mod:`retrieval.benchmarks.speed.limit`)."""
 
     rows: list[SpeedRow]
     about: dict[str, Any]
@@ -111,6 +116,7 @@ def benchmark_speed(
     say: Callable[[str], None] = say_nothing,
 ) -> SpeedReport:
     """Time the reference loop and every engine and precision on ``count`` of the pictures, ``rounds`` times in turn.
+    The engine "batched" is the reference loop with eight pictures of one shape at a time.
 
     The reference has a process of its own (:mod:`retrieval.benchmarks.speed.reference`); the engines share this one.
     What cannot run here is left out with a note. ``index``: also index all ``paths``, each engine in a process of its
@@ -120,20 +126,34 @@ def benchmark_speed(
         raise UsageError("a benchmark needs pictures, sizes and rounds")
     notes: list[str] = []
     rows: list[SpeedRow] = []
+    counted: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="retrieval-speed-") as folder:
         began = time.perf_counter()
-        with ReferenceProcess(model) as reference:
-            contenders = [_Contender(REFERENCE, "fp32", reference, time.perf_counter() - began)]
-            contenders += _contenders(model, paths, engines, precisions, Path(folder), notes, say)
+        with ExitStack() as processes:
+            contenders = [
+                _Contender(
+                    REFERENCE, "fp32", processes.enter_context(ReferenceProcess(model)), time.perf_counter() - began
+                )
+            ]
+            if BATCHED in engines:
+                began = time.perf_counter()
+                loop = processes.enter_context(ReferenceProcess(model, _BATCH))
+                contenders.append(_Contender(BATCHED, "fp32", loop, time.perf_counter() - began))
+            ours = _contenders(model, paths, [e for e in engines if e != BATCHED], precisions, Path(folder), notes, say)
             for size in sizes:
-                rows += _race(contenders, load_at(paths, size, count), size, rounds, say)
+                pictures = load_at(paths, size, count)
+                counted[str(size)] = multiplications(model.spec, pictures)
+                rows += _race(contenders + ours, pictures, size, rounds, say)
+            rate = matrix_rate()
         if index:
-            rows += _index_rows(contenders[1:], model, paths, max(sizes), rows, Path(folder), notes, say)
+            rows += _index_rows(ours, model, paths, max(sizes), rows, Path(folder), notes, say)
     about = {
         "model": model.spec.name,
         "fingerprint": model.fingerprint,
         "scales": list(model.spec.image.scales),
         "rounds": rounds,
+        "multiplications": counted,
+        "matrix_rate": rate,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         **environment(),
     }
@@ -158,11 +178,15 @@ def _contenders(
             began = time.perf_counter()
             quantised: Path | None = None
             try:
+                if precision == "bf16" and not has_bf16():
+                    raise EngineUnavailable("bf16 is left out: this processor has no instructions for it")
                 if precision == "int8":
                     quantised = folder / "int8"
                     notes.append(str(model.quantise(paths, quantised, refuse=False, say=say).loss))
                     began = time.perf_counter()
-                engine = create_engine(model.spec, name, model.checkpoint, quantised=quantised, say=say)
+                engine = create_engine(
+                    model.spec, name, model.checkpoint, quantised=quantised, precision=precision, say=say
+                )
             except ModelError as error:
                 notes.append(str(error))
                 continue
@@ -232,6 +256,7 @@ def _index_rows(
             "model": model.spec.with_image(size=size).to_dict(),
             "checkpoint": None if model.checkpoint is None else os.fspath(model.checkpoint),
             "engine": contender.engine_name,
+            "bf16": contender.precision == "bf16",
             "quantised": None if contender.quantised is None else os.fspath(contender.quantised),
             "paths": [os.path.abspath(path) for path in paths],
             "gallery": os.fspath(folder / f"gallery-{i}"),

@@ -24,8 +24,19 @@ if TYPE_CHECKING:
 @click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1).")
 @tokens_option
 @click.option("--images", metavar="DIR", help="A folder of pictures (default: pictures are drawn).")
-@click.option("--engines", default="torch,openvino", show_default=True, help="Compared with the reference loop.")
-@click.option("--precision", "precisions", default="fp32", show_default=True, help="fp32, int8 or fp32,int8.")
+@click.option(
+    "--engines",
+    default="torch,openvino",
+    show_default=True,
+    help="Compared with the reference loop; batched is that loop on eight pictures of one shape.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    help="Several of fp32, bf16, int8, such as fp32,bf16.",
+)
 @click.option(
     "--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many pictures a round takes."
 )
@@ -61,7 +72,7 @@ def command(
     import tempfile
 
     from retrieval.benchmarks.speed.pictures import draw_pictures
-    from retrieval.benchmarks.speed.run import benchmark_speed, row_dict, table, write_report
+    from retrieval.benchmarks.speed.run import BATCHED, benchmark_speed, row_dict, table, write_report
     from retrieval.describe.model import load_model
     from retrieval.engines.base import ENGINES, PRECISIONS
     from retrieval.errors import UsageError
@@ -71,7 +82,7 @@ def command(
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
-    lists = {"--engines": (engines.split(","), ENGINES), "--precision": (precisions.split(","), PRECISIONS)}
+    lists = {"--engines": (engines.split(","), (*ENGINES, BATCHED)), "--precision": (precisions.split(","), PRECISIONS)}
     for option, (given, known) in lists.items():
         if unknown := [name for name in given if name not in known]:
             raise UsageError(f"{option} does not know {unknown[0]!r}", f"Known: {', '.join(known)}.")

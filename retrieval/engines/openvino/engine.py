@@ -1,4 +1,4 @@
-"""The OpenVINO engine: the network as a graph compiled for this processor, float32 or int8. Imports no torch."""
+"""The OpenVINO engine: the network as a graph compiled for this processor: float32, bfloat16 or int8. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from retrieval.engines.base import checked, unit_length
 from retrieval.engines.openvino.prepared import compiled_model
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
+from retrieval.system.processor import has_bf16
 
 _MOST_STREAMS = 4  # each holds the feature maps of a picture of its own
 
@@ -24,7 +25,8 @@ class OpenvinoEngine:
 
     Called by one thread, all cores work on one picture; once two threads call at the same time, the model is compiled
     again (a fraction of a second) so that the cores work on pictures of their own, which wastes less of their time.
-    ``quantised``: the folder of an int8 model to run. ``say`` gets one-line messages about the cache.
+    ``quantised``: the folder of an int8 model to run; ``precision``: "bf16" for a backbone in bfloat16. ``say`` gets one-line
+    messages about the cache.
     """
 
     name = "openvino"
@@ -36,10 +38,13 @@ class OpenvinoEngine:
         checkpoint: str | os.PathLike[str] | None = None,
         *,
         quantised: Path | None = None,
+        precision: str = "fp32",
         say: Callable[[str], None] = say_nothing,
     ) -> None:
         self.dim = spec.dim
-        self.precision = "fp32" if quantised is None else "int8"
+        self.precision = precision if quantised is None else "int8"
+        # What of an int8 model is not in integers, depthwise convolutions above all, would take most of its time.
+        self._bf16 = precision == "bf16" or (quantised is not None and has_bf16())
         self.streams = min(_cores(), _MOST_STREAMS)
         self._source = (spec, checkpoint, quantised, say)
         self._lock = threading.Lock()
@@ -78,12 +83,13 @@ class OpenvinoEngine:
     def _compile(self, streams: int) -> Any:
         spec, checkpoint, quantised, say = self._source
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # some processors default to bfloat16
+            # Said in any case: on some processors the library's default is bfloat16.
+            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 else "f32",
             "NUM_STREAMS": str(streams),
         }
         if (threads := _asked_threads()) is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
-        return compiled_model(spec, checkpoint, settings, say, quantised)
+        return compiled_model(spec, checkpoint, settings, say, quantised, bf16=self._bf16)
 
 
 def _asked_threads() -> int | None:

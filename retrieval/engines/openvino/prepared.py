@@ -21,6 +21,7 @@ from retrieval.engines import winograd
 from retrieval.engines.base import EngineUnavailable
 from retrieval.engines.openvino import cache
 from retrieval.engines.openvino import winograd as winograd_openvino
+from retrieval.engines.openvino.tail import keep_float32_after_backbone
 from retrieval.errors import ModelError
 from retrieval.messages import first_line
 from retrieval.models.spec import ImageRule, ModelSpec
@@ -57,16 +58,18 @@ def compiled_model(
     settings: dict[str, str],
     say: Say,
     given: Path | None = None,
+    *,
+    bf16: bool = False,
 ) -> openvino.CompiledModel:
     """The model ready to run with these settings of the library. ``given``: the folder of a model that is there already
-    (an int8 model in its gallery) instead of the specification's own.
+    (an int8 model in its gallery) instead of the specification's own. ``bf16``: the settings ask for bfloat16.
 
     Raises EngineUnavailable where the network cannot be converted; what happens to the cache is only said.
     """
     core = openvino.Core()
     key = model_key(spec) if given is None else _quantised_key(given)
-    filtered = given is None and winograd.pays_here() and winograd_openvino.suits(spec)
-    way = ["winograd"] if filtered else []
+    filtered = given is None and not bf16 and winograd.pays_here() and winograd_openvino.suits(spec)
+    way = [*(["winograd"] if filtered else []), *(["bf16"] if bf16 else [])]
     compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core), *way)
     try:
         entry = cache.find(compiled_key)
@@ -78,6 +81,8 @@ def compiled_model(
     model = load_model(spec, checkpoint, say) if given is None else _read_quantised(core, given)
     if filtered:
         winograd_openvino.use_winograd(model)
+    if bf16:
+        keep_float32_after_backbone(model)
     compiled = core.compile_model(model, "CPU", settings)
     try:
         blob = compiled.export_model().getvalue()

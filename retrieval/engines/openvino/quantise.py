@@ -2,7 +2,8 @@
 
 Weights and feature maps of the convolutions become 8-bit integers, by scales found from what the maps hold for the
 calibration pictures; pooling, normalisation and whitening stay in float32. It is faster where the processor multiplies
-bytes (AVX-512 VNNI, AVX-VNNI, Arm's dot products) and hardly elsewhere.
+bytes (AVX-512 VNNI, AVX-VNNI, Arm's dot products) and hardly elsewhere. What stays in float32 of the backbone runs in
+bfloat16 where the processor has that; else the depthwise convolutions take most of the time.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from retrieval.engines.base import EngineUnavailable
+from retrieval.engines.loss import PrecisionLoss, compare, sample
 from retrieval.engines.openvino import cache
 from retrieval.engines.openvino.available import unsupported
-from retrieval.errors import ImageError, ModelError, UsageError
+from retrieval.engines.openvino.tail import BACKBONE
+from retrieval.errors import ModelError
 from retrieval.messages import Say, say_nothing
 from retrieval.models.spec import ModelSpec
 
@@ -35,29 +37,7 @@ T = TypeVar("T")
 
 CALIBRATION = 64  # pictures whose maps give the scales
 SAMPLE = 64  # other pictures, for measuring the loss
-LEAST_COSINE = 0.98  # of the mean over the sample; below it the model is refused
-LEAST_OVERLAP = 0.75  # of the ten nearest neighbours, on average
-_NEIGHBOURS = 10
 _FIRST = 4  # convolutions from the pixels on that stay in float32
-_FEWEST = 16
-_BACKBONE = ".network.backbone"  # in the names of the operations that become integers
-
-
-@dataclass(frozen=True)
-class QuantisationLoss:
-    """Against float32, over ``pictures`` that the calibration did not see (unless there are too few): cosines of the
-    descriptors, and which part of each one's ten nearest neighbours among the others stays the same."""
-
-    pictures: int
-    mean_cosine: float
-    least_cosine: float
-    overlap: float
-
-    def __str__(self) -> str:
-        return (
-            f"int8 against fp32 on {self.pictures} pictures: cosine {self.mean_cosine:.4f} on average, "
-            f"{self.least_cosine:.4f} at least; {100 * self.overlap:.0f} % of the {_NEIGHBOURS} nearest neighbours the same"
-        )
 
 
 def quantise(
@@ -69,7 +49,7 @@ def quantise(
     *,
     refuse: bool = True,
     say: Say = say_nothing,
-) -> QuantisationLoss:
+) -> PrecisionLoss:
     """Write the int8 model of ``spec`` into ``folder`` (made whole or not at all), calibrated on ``pictures``.
 
     ``load`` makes uint8 (H, W, 3) of one of the 16 or more ``pictures``; those that it cannot read (ImageError) are passed
@@ -91,7 +71,8 @@ def quantise(
     from retrieval.engines.openvino.engine import OpenvinoEngine
     from retrieval.engines.openvino.prepared import XML, load_model
 
-    calibration, sample = _decode(pictures, load)
+    decoded = sample(pictures, load, CALIBRATION + SAMPLE, "int8 is calibrated on")
+    calibration, others = decoded[::2], decoded[1::2]
     say(f"quantising {spec.name} to int8, calibrated on {len(calibration)} pictures")
     converted = load_model(spec, checkpoint, say)
     with _in_silence():
@@ -110,46 +91,13 @@ def quantise(
         OpenvinoEngine(spec, checkpoint, say=say),
         OpenvinoEngine(spec, checkpoint, quantised=target, say=say),
     )
-    exact, rough = (np.concatenate([e.describe(picture[None]) for picture in sample]) for e in engines)
-    loss = compare(exact, rough)
+    exact, rough = (np.concatenate([e.describe(picture[None]) for picture in others]) for e in engines)
+    loss = compare(exact, rough, "int8")
     say(str(loss))
-    if refuse and not (loss.mean_cosine >= LEAST_COSINE and loss.overlap >= LEAST_OVERLAP):
+    if refuse and not loss.bearable:
         shutil.rmtree(target, ignore_errors=True)
         raise ModelError(f"int8 loses too much of {spec.name} on these pictures ({loss})", "Use --precision fp32.")
     return loss
-
-
-def compare(exact: np.ndarray, rough: np.ndarray) -> QuantisationLoss:
-    """Two descriptors (N, D) each of the same pictures, unit length -> how far the second are from the first."""
-    exact, rough = exact.astype(np.float64), rough.astype(np.float64)
-    cosines = (exact * rough).sum(1)
-    k = min(_NEIGHBOURS, len(exact) - 1)
-    kept = [len(_nearest(exact, i, k) & _nearest(rough, i, k)) / k for i in range(len(exact))]
-    return QuantisationLoss(len(exact), float(cosines.mean()), float(cosines.min()), float(np.mean(kept)))
-
-
-def _nearest(vectors: np.ndarray, i: int, k: int) -> set[int]:
-    scores = vectors @ vectors[i]
-    scores[i] = -np.inf
-    return {int(j) for j in np.argsort(-scores, kind="stable")[:k]}
-
-
-def _decode(pictures: Sequence[T], load: Callable[[T], np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Pictures for the calibration and others for the measurement: alternating, evenly spread over all."""
-    wanted = CALIBRATION + SAMPLE
-    step = max(1.0, len(pictures) / wanted)
-    decoded = []
-    for i in range(min(len(pictures), wanted)):
-        try:
-            decoded.append(load(pictures[int(i * step)]))
-        except ImageError:
-            continue
-    if len(decoded) < _FEWEST:
-        raise UsageError(
-            f"int8 is calibrated on at least {_FEWEST} pictures, and {len(decoded)} can be read",
-            "Name more pictures, or use --precision fp32.",
-        )
-    return decoded[::2], decoded[1::2]
 
 
 def _kept(model: Any) -> list[str]:
@@ -160,12 +108,12 @@ def _kept(model: Any) -> list[str]:
     0.989 with pixels and depthwise in float32, 0.994 so.
     """
     layers = [_layer(node) for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    order = list(dict.fromkeys(layer for layer in layers if _BACKBONE in layer))
+    order = list(dict.fromkeys(layer for layer in layers if BACKBONE in layer))
     ends = {*order[:_FIRST], *order[-1:]}
     return [
         node.get_friendly_name()
         for node in model.get_ops()
-        if _BACKBONE not in node.get_friendly_name()
+        if BACKBONE not in node.get_friendly_name()
         or node.get_type_name() == "GroupConvolution"
         or (node.get_type_name() == "Convolution" and _layer(node) in ends)
     ]

@@ -1,4 +1,4 @@
-"""The torch engine: float32 on the CPU; on a CUDA device, where there is one, with the backbone in half precision."""
+"""The torch engine: float32 or a backbone in bfloat16 on the CPU; on a CUDA device, where there is one, in float16."""
 
 from __future__ import annotations
 
@@ -35,9 +35,16 @@ class TorchEngine:
     """
 
     name = "torch"
-    precision = "fp32"
 
-    def __init__(self, spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        checkpoint: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        *,
+        precision: str = "fp32",
+    ) -> None:
+        self.precision = precision
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.dim = spec.dim
         self.batch_pixels = 16_000_000 if self.device.type == "cuda" else 1_200_000
@@ -46,7 +53,9 @@ class TorchEngine:
         network = fold_batchnorm(build_network(spec, checkpoint))
         self._half: _HalfPrecision | None = None
         if self.device.type == "cuda":
-            self._half = network.backbone = _HalfPrecision(network.backbone)  # type: ignore[assignment]
+            self._half = network.backbone = _HalfPrecision(network.backbone, "cuda")  # type: ignore[assignment]
+        elif precision == "bf16":
+            network.backbone = _HalfPrecision(network.backbone, "cpu")  # type: ignore[assignment]
         elif pays_here():
             use_winograd(network)
         self.describer = Describer(network, spec.image).to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -71,16 +80,18 @@ class TorchEngine:
 
 
 class _HalfPrecision(nn.Module):
-    """A backbone whose convolutions run in float16 on a GPU; features leave it in float32."""
+    """A backbone whose products run in float16 on a GPU and in bfloat16 elsewhere; features leave it in float32."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, kind: str) -> None:
         super().__init__()
         self.inner = backbone
         self.info = backbone.info
+        self.kind = kind
         self.enabled = True
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast("cuda", dtype=torch.float16, enabled=self.enabled):
+        dtype = torch.float16 if self.kind == "cuda" else torch.bfloat16
+        with torch.autocast(self.kind, dtype=dtype, enabled=self.enabled):
             return self.inner(images).float()
 
     @contextmanager

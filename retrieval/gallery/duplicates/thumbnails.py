@@ -90,6 +90,7 @@ class Thumbnails:
     """Thumbnails of files, kept in a gallery's folder under their content hashes (``folder`` None keeps none)."""
 
     def __init__(self, folder: Path | None, exif: bool) -> None:
+        self.gallery = folder
         self.folder = None if folder is None else folder / "local" / f"grey{SIDE}"
         self.exif = exif
 
@@ -120,6 +121,7 @@ class Thumbnails:
 
     def _keep(self, digest: str, grey: Grey) -> None:
         assert self.folder is not None
+        assert self.gallery is not None
         height, width = grey.shape
         data = _HEADER.pack(_MAGIC, width, height) + zlib.compress(grey.tobytes(), 1)
-        keep_derived(self.folder / digest[:2] / digest, data)
+        keep_derived(self.folder / digest[:2] / digest, data, self.gallery)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import GalleryDamaged, GalleryError
+from retrieval.files.digest import HASH_BYTES
 from retrieval.files.whole import sync_folder
 from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import Block, block_of, is_block, number_of, open_block, remove_block, write_block
@@ -76,6 +77,14 @@ class LocalIndex:
     def contents(self) -> set[str]:
         """Content hashes of all that has codes now, in hexadecimal. A run takes them once: this looks at the files."""
         return {h.tobytes().hex() for block in self.blocks() for h in block.hashes}
+
+    def holds(self, digests: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of these contents have codes now, bool (N,)."""
+        wanted = np.frombuffer(bytes.fromhex("".join(digests)), f"V{HASH_BYTES}")
+        found = np.zeros(len(digests), bool)
+        for block in self.blocks():
+            found |= block.find_all(wanted) >= 0
+        return found
 
     def __len__(self) -> int:
         """How many contents have codes."""

@@ -225,7 +225,7 @@ def open_source(
     """
     everything = ann_search.Everything(store, count, catalog)
     # An entry that is gone without a word would pass for a picture that was removed.
-    catalog.check_complete(catalog.searchable_count())
+    catalog.check_complete(catalog.count_searchable())
     try:
         note = ann_file.find(folder, catalog.log_state())
         if note is None or note.dim != store.dim:
@@ -252,6 +252,10 @@ def stored_ids(index: Any) -> np.ndarray:
 
 
 def _add(index: Any, store: VectorStore, ids: np.ndarray, rows: np.ndarray) -> None:
+    if np.array_equal(rows, np.arange(len(rows))):  # as they lie on the disk: no copies
+        for first, vectors in store.blocks(len(rows), _BLOCK):
+            index.add_with_ids(vectors, ids[first : first + len(vectors)])
+        return
     for begin in range(0, len(rows), _BLOCK):
         part = slice(begin, begin + _BLOCK)
         index.add_with_ids(store.take(rows[part]), ids[part])

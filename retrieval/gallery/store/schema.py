@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 SCHEMA = """
@@ -93,7 +95,36 @@ BEGIN UPDATE meta SET value = '' WHERE key = 'check' AND value != ''; END;
     for what, row in (("INSERT", "new"), ("UPDATE", "new"), ("DELETE", "old"))
     for unless in [f"WHEN {row}.{column} != 'check'" if column else ""]
 )
-CREATE = f"BEGIN IMMEDIATE; {SCHEMA} {LOG} {_SEALS} COMMIT;"
+# Every run tells which pictures cannot be read: few of many.
+_TROUBLED = "CREATE INDEX IF NOT EXISTS images_troubled ON images (id) WHERE error IS NOT NULL;"
+CREATE = f"BEGIN IMMEDIATE; {SCHEMA} {LOG} {_SEALS} {_TROUBLED} COMMIT;"
+
+
+ENTRY_COLUMNS = _ENTRY
+_BY_ENTRY = ("vector_added", "counted_in", "entry_in")  # triggers
+
+
+@contextmanager
+def many_added(connection: sqlite3.Connection) -> Iterator[None]:
+    """Entries of new, ascending ids that are added inside are counted and logged at once at the end: the triggers that do so for
+    each take as long as all the rest. Within one transaction, which has them back whatever becomes of it."""
+    marks = ", ".join("?" * len(_BY_ENTRY))
+    query = f"SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name IN ({marks})"
+    triggers = connection.execute(query, _BY_ENTRY).fetchall()
+    (before,) = connection.execute("SELECT coalesce(max(id), 0) FROM images").fetchone()
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    yield
+    entries, searchable = connection.execute(
+        "SELECT count(*), count(row) FROM images WHERE id > ?", (before,)
+    ).fetchone()
+    for key, more in (("entries", entries), ("searchable", searchable)):
+        connection.execute("UPDATE meta SET value = value + ? WHERE key = ?", (more, key))
+    connection.execute(
+        "INSERT INTO changes (id) SELECT id FROM images WHERE id > ? AND row IS NOT NULL ORDER BY id", (before,)
+    )
+    for _, sql in triggers:
+        connection.execute(sql)
 
 
 def entry_crc(*entry: Any) -> int:
@@ -119,6 +150,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {SECOND} COMMIT;")
     if "crc" not in found:
         connection.executescript(f"BEGIN IMMEDIATE; {_SEALS} COMMIT;")
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'images_troubled'").fetchone() is None:
+        connection.executescript(_TROUBLED)
 
 
 def seal(connection: sqlite3.Connection) -> None:

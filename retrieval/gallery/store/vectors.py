@@ -62,8 +62,8 @@ class VectorStore:
         """
         stored = self.encode(vectors)
         keys = np.empty(len(stored), _KEY)
-        for i, (row, digest) in enumerate(zip(stored, hashes, strict=True)):
-            keys[i] = (bytes.fromhex(digest), zlib.crc32(row.tobytes()))
+        keys["hash"] = np.frombuffer(bytes.fromhex("".join(hashes)), keys["hash"].dtype).reshape(len(stored))
+        keys["crc"] = [zlib.crc32(row) for row in stored]
         if not self.folder.is_dir():
             self.folder.mkdir()
             sync_folder(self.folder.parent)

@@ -26,7 +26,8 @@ class CopiesConfig:
     ``lr``, ``weight_decay``: of AdamW; the rate rises over ``warmup`` steps and falls with a cosine to zero.
     ``chunk``: pictures whose intermediate results are held at once (0: all); more than these are computed twice.
     ``momentum``: decay of a second encoder that follows the first and fills a ``queue`` of its descriptors of earlier
-    batches, which are further negatives (He et al., CVPR 2020). ``save_every``: steps between checkpoints.
+    batches, which are further negatives (He et al., CVPR 2020). ``teacher``: a model whose cosines between the copies of a
+    step are learned too, with ``teacher_weight``. ``save_every``: steps between checkpoints.
     """
 
     data: str
@@ -49,6 +50,8 @@ class CopiesConfig:
     chunk: int = 0
     momentum: float = 0.0
     queue: int = 0
+    teacher: str | None = None
+    teacher_weight: float = 10.0
     seed: int = 0
     save_every: int = 50
 
@@ -65,7 +68,7 @@ class CopiesConfig:
             raise UsageError("a run ends after --steps or after --hours: one of them must be named")
         if self.hours is not None:
             _number("hours", self.hours)
-        for name in ("temperature", "lr"):
+        for name in ("temperature", "lr", "teacher_weight"):
             _number(name, getattr(self, name))
         for name in ("koleo", "weight_decay", "warmup"):
             _number(name, getattr(self, name), zero=True)
@@ -80,7 +83,8 @@ class CopiesConfig:
     def anchored(self) -> CopiesConfig:
         """The same with absolute paths, so that it means the same in another folder."""
         paths = {name: _anchored(getattr(self, name)) for name in ("data", "model")}
-        return CopiesConfig(**{**self.__dict__, **paths, "also": tuple(map(_anchored, self.also))})
+        teacher = None if self.teacher is None else _anchored(self.teacher)
+        return CopiesConfig(**{**self.__dict__, **paths, "also": tuple(map(_anchored, self.also)), "teacher": teacher})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

@@ -1,4 +1,5 @@
-"""Losses on batches of pairs: InfoNCE, which tells partners from all others, and KoLeo, which spreads descriptors out."""
+"""Losses on batches of pairs: InfoNCE, which tells partners from all others, KoLeo, which spreads descriptors out, and the
+distance to what a teacher finds alike."""
 
 from __future__ import annotations
 
@@ -47,6 +48,19 @@ def koleo(rows: Tensor) -> Tensor:
         nearest = scores.fill_diagonal_(-torch.inf).argmax(dim=1)
     distance = torch.linalg.vector_norm(rows - rows[nearest] + _EPS, dim=1)
     return -(distance + _EPS).log().mean()
+
+
+def similarity_gap(rows: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over i != j of ``(x_i . x_j - y_i . y_j)^2``, a scalar, for rows x (N, D) and a teacher's rows y (N, E) of the same
+    pictures, both of unit length: cosines are learned, whatever the dimensions. Distances between pictures in place of
+    outputs are what Park et al. (CVPR 2019) and Tung and Mori (ICCV 2019) distil. Raises UsageError for shapes that do not fit.
+    """
+    if rows.ndim != 2 or wanted.ndim != 2 or len(rows) != len(wanted) or len(rows) < 2:
+        raise UsageError(f"a teacher describes the same pictures, not {tuple(rows.shape)} and {tuple(wanted.shape)}")
+    rows, wanted = rows.float(), wanted.float()
+    gap = (rows @ rows.T - wanted @ wanted.T) ** 2
+    count = len(rows)
+    return (gap.sum() - gap.diagonal().sum()) / (count * (count - 1))
 
 
 def partners_found(first: Tensor, second: Tensor) -> float:

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from retrieval.describe.model import load_model
+from retrieval.describe.model import Model, load_model
 from retrieval.errors import UsageError
 from retrieval.messages import Bars, no_bars, say_nothing
 from retrieval.models.loading import build_network, empty_network
@@ -39,13 +39,18 @@ def train_copies(
     model = load_model(config.model, say=say)
     if config.model == "auto":  # which model that is may change
         config = replace(config, model=model.spec.name)
+    teacher = _teacher(config, say)
+    if config.teacher == "auto":
+        config = replace(config, teacher=teacher.spec.name if teacher else None)
     if model.spec.whitening is not None:
         raise UsageError(f"{config.model} is whitened", "Train the model that it was made of, and whiten the result.")
     things = read_things([config.data, *config.also])
     say(f"{len(things.single):,} pictures, and {len(things.groups)} groups of views")
     network = build_network(model.spec, model.checkpoint)
     folder = RunFolder.create(folder.path, config, environment())
-    trainer = CopiesTrainer(network, model.spec, things, config, folder, workers=workers, say=say, bars=bars)
+    trainer = CopiesTrainer(
+        network, model.spec, things, config, folder, teacher=teacher, workers=workers, say=say, bars=bars
+    )
     if preview is not None:
         preview_pairs(trainer.feed, trainer.steps, preview)
     trainer.save()
@@ -61,6 +66,20 @@ def resume_copies(
     _, facts = read_state(folder.state)
     spec = ModelSpec.from_dict(facts["spec"])
     things = read_things([config.data, *config.also])
-    trainer = CopiesTrainer(empty_network(spec), spec, things, config, folder, workers=workers, say=say, bars=bars)
+    trainer = CopiesTrainer(
+        empty_network(spec),
+        spec,
+        things,
+        config,
+        folder,
+        teacher=_teacher(config, say),
+        workers=workers,
+        say=say,
+        bars=bars,
+    )
     trainer.resume()
     return trainer.run()
+
+
+def _teacher(config: CopiesConfig, say: Say) -> Model | None:
+    return None if config.teacher is None else load_model(config.teacher, say=say)

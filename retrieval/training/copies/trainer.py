@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, ImageError, ModelError, RetrievalError
 from retrieval.messages import Bars, no_bars
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork, l2_normalise
 from retrieval.models.spec import ModelSpec
 from retrieval.system.heap import keep_freed_memory
+from retrieval.training.batchnorm import estimate_statistics, normalisations
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.curves import plot_steps
 from retrieval.training.copies.feed import CopyFeed
-from retrieval.training.copies.losses import info_nce, koleo, partners_found
+from retrieval.training.copies.losses import info_nce, koleo, partners_found, similarity_gap
 from retrieval.training.copies.memory import backward_in_chunks
 from retrieval.training.copies.momentum import MomentumEncoder
 from retrieval.training.copies.things import Things
@@ -36,11 +38,13 @@ Say = Callable[[str], None]
 
 _P_RATE = 10.0  # multiple of the learning rate for the pooling's exponent
 _LOG_EVERY = 10  # steps
+_STATISTICS_EVERY = 20  # steps, in training from random weights
 _TIMED = (3, 13)  # steps, between which the speed is measured that --hours are counted by
 
 
 class CopiesTrainer:
-    """Trains ``network``, which ``spec`` describes. :meth:`resume` where there is a checkpoint, then :meth:`run`."""
+    """Trains ``network``, which ``spec`` describes. :meth:`resume` where there is a checkpoint, then :meth:`run`.
+    ``teacher``: the model of that name in ``config``."""
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class CopiesTrainer:
         config: CopiesConfig,
         folder: RunFolder,
         *,
+        teacher: Model | None = None,
         workers: int | None = None,
         say: Say = lambda line: None,
         bars: Bars = no_bars,
@@ -66,6 +71,9 @@ class CopiesTrainer:
             sample = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(self.device)
             self.folds = find_pairs(network.backbone, sample)
         self.old = MomentumEncoder(self.describer, self.head, config) if config.momentum else None
+        self.teacher = teacher
+        # Random weights came with no statistics of normalisation: these are measured on copies, and frozen in between.
+        self.measures = spec.weights.id.startswith("random:") and bool(normalisations(network))
         self.feed = CopyFeed(things, config, spec.image, self.workers)
         self.step = 0
         self.steps = config.steps
@@ -135,6 +143,7 @@ class CopiesTrainer:
             group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
         parts: dict[str, float] = {}
+        wanted = None if self.teacher is None else torch.from_numpy(taught(self.teacher, arrays)).to(self.device)
 
         def loss_of(descriptors: Tensor) -> Tensor:
             first, second = l2_normalise(self.head(descriptors)).split(len(fine))
@@ -143,8 +152,15 @@ class CopiesTrainer:
             spread = (koleo(first) + koleo(second)) / 2
             parts.update(info_nce=float(contrast.detach()), koleo=float(spread.detach()))
             parts["found"] = partners_found(first, second)
-            return contrast + self.config.koleo * spread
+            total = contrast + self.config.koleo * spread
+            if wanted is not None:
+                gap = similarity_gap(l2_normalise(descriptors), wanted)
+                parts["teacher_gap"] = float(gap.detach())
+                total = total + self.config.teacher_weight * gap
+            return total
 
+        if self.measures and self.step % _STATISTICS_EVERY == 0:
+            estimate_statistics(self.describer, arrays, self.device)
         loss = backward_in_chunks(self.describer, arrays, loss_of, self.config.chunk, self.folds)
         if not math.isfinite(loss):
             raise RetrievalError(
@@ -152,6 +168,8 @@ class CopiesTrainer:
                 f"The last good checkpoint is kept in {self.folder.path}; try a lower --lr.",
             )
         self.optimiser.step()
+        if self.measures and self.step + 1 == self.steps:
+            estimate_statistics(self.describer, arrays, self.device)
         if self.old is not None:
             self.old.follow(arrays)
         return {"step": self.step + 1, "loss": loss, **parts, "lr": rate, "pairs": len(fine)}
@@ -186,6 +204,7 @@ class CopiesTrainer:
         facts = {
             "spec": self.spec.to_dict(),
             "things": self.things.digest,
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
             "step": self.step,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -197,6 +216,8 @@ class CopiesTrainer:
     def resume(self) -> None:
         """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed."""
         tensors, facts = read_state(self.folder.state)
+        if facts.get("teacher") != (None if self.teacher is None else self.teacher.fingerprint):
+            raise ModelError(f"{self.config.teacher} is not the teacher that this run was begun with")
         if facts.get("things") != self.things.digest:
             raise DatasetError(f"{self.config.data} is not what this run was begun with: its pictures changed")
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "head": {}, "optimiser": {}, "old": {}}
@@ -220,6 +241,12 @@ class CopiesTrainer:
             save_checkpoint(self.network, self.spec, path, origin=origin)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"the checkpoint {path} cannot be written ({error}); the one before is kept") from error
+
+
+def taught(teacher: Model, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """A teacher's descriptors (N, D) of pictures as they are, uint8 (H, W, 3): not at its own size, but at the training's."""
+    engine = teacher.engine()
+    return np.concatenate([engine.describe(array[None]) for array in arrays])
 
 
 def make_head(dim: int, outputs: int, seed: int) -> nn.Module:

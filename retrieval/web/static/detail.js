@@ -18,7 +18,10 @@ function load(source) {
   });
 }
 
-const repaint = () => paint($("stage"), { ...now, heat: $("heat").checked, points: $("points").checked });
+function repaint() {
+  $("legend").hidden = !now.why || !$("heat").checked;
+  paint($("stage"), { ...now, heat: $("heat").checked, points: $("points").checked });
+}
 
 export function prepare() {
   $("close").onclick = () => close();
@@ -93,7 +96,8 @@ export async function follow(here, rows) {
     if (signal.aborted) return;
     now.why = why;
     const count = why.points?.length ?? 0;
-    $("why").textContent = why.points ? `${count} ${count === 1 ? "point agrees" : "points agree"}; cells sum to ${why.cosine.toFixed(4)}` : `cells sum to ${why.cosine.toFixed(4)}`;
+    const sum = `the cells sum to a cosine of ${why.cosine.toFixed(4)}`;
+    $("why").textContent = why.points ? `${count || "No"} ${count === 1 ? "point agrees" : "points agree"}; ${sum}` : sum;
     $("stage").setAttribute("aria-label", `The query and ${picture.name} side by side with heat-maps; ${count} matching points`);
     repaint();
     dialog.dataset.ready = here.show;
@@ -124,6 +128,7 @@ function tell(row, picture) {
     }
     fact("Score (cosine)", row.score.toFixed(4));
     if (row.local !== null) fact("Local similarity", row.local.toFixed(3));
+    if (row.inliers !== null) fact("Points in one pose", number(row.inliers));
   }
   if (told) {
     if (told.width) fact("Size", `${told.width} × ${told.height}`);

@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { go, read } from "./place.js";
 
 const AT_ONCE = 100;
+const RELATIONS = { exact: "same content", copy: "altered", scene: "other shot" };
 let groups = [];
 let total = 0;
 let kept = new Map(); // id -> whether it is kept
@@ -55,14 +56,14 @@ function head() {
 function draw() {
   const page = $("duplicates");
   if (!groups.length) { page.replaceChildren(...head(), note("", "No duplicates", "No two pictures here are the same.")); return; }
-  page.replaceChildren(...head(), h("p", { className: "soft" }, "The best of each group is marked to be kept: by resolution, sharpness and format. Nothing is deleted: the list names the files that are not kept."), ...groups.map(panel));
+  page.replaceChildren(...head(), h("p", { className: "soft" }, "The best of each group is marked to be kept: by resolution, sharpness and format. Nothing is deleted: the list names the files that are not kept."), h("div", { className: "groups" }, groups.map(panel)));
   if (groups.length < total) page.append(h("button", { type: "button", onclick: (event) => { event.target.disabled = true; load(); } }, `Show more (${number(total - groups.length)} groups)`));
   tally();
 }
 
 function panel(group, index) {
   const names = { exact: "Same content", copies: "Altered copies", scenes: "One scene" };
-  return h("section", { className: "panel group", "aria-label": `Group ${index + 1}` }, h("h2", {}, `${names[group.kind]} · ${group.members.length} pictures`), h("ul", { className: "members" }, group.members.map((one) => member(group, one))));
+  return h("section", { className: `panel group ${group.members.length > 4 ? "many" : ""}`, "aria-label": `Group ${index + 1}` }, h("h2", {}, `${names[group.kind]} · ${group.members.length} pictures`), h("ul", { className: "members" }, group.members.map((one) => member(group, one))));
 }
 
 function member(group, one) {
@@ -80,13 +81,14 @@ function member(group, one) {
   };
   const view = h("button", { type: "button", className: "thumb", "aria-label": `Search by ${one.name}`, onclick: () => go({ view: "search", id: String(one.id), upload: null, box: "", show: "" }) }, thumb(one, ""));
   item.append(view, h("div", { className: "about" },
-    h("label", {}, box, "keep", one.best ? h("span", { className: "badge same" }, "best") : null),
+    h("label", {}, box, "keep", one.best ? h("span", { className: "badge same" }, "best") : h("span", { className: "badge" }, RELATIONS[one.relation])),
     h("div", { className: "name", title: one.name }, one.name), h("div", { className: "folder", title: one.folder }, one.folder),
     h("div", { className: "soft" }, `${one.width ? `${one.width} × ${one.height}, ` : ""}${bytes(one.bytes)}${one.verified ? "" : ", by descriptor alone"}`)));
   return item;
 }
 
-const left = () => groups.flatMap((group) => group.members).filter((one) => !kept.get(one.id) && one.thumbnail);
+// A name with a line break would be two names in the list.
+const left = () => groups.flatMap((group) => group.members).filter((one) => !kept.get(one.id) && one.thumbnail && !(one.file ?? one.path).includes("\n"));
 
 function tally() {
   const gone = left();

@@ -191,9 +191,11 @@ function filtered(here, anew = false) {
     $("status").textContent = answer.total ? `${number(answer.total)} in ${here.under || "all folders"}. Click one to search by it.` : "";
     $("notice").replaceChildren(...(answer.total ? [] : [note("quiet", "No pictures yet", here.under ? "There are none in this folder." : "Fill the gallery with: retrieve index FOLDER. They appear here while it runs.")]));
   } else {
-    $("status").textContent = `${number(kept.length)} ${kept.length === 1 ? "picture" : "pictures"}${left ? `, ${number(left)} hidden by the filter` : ""}`;
+    const sure = ["same", "likely"].map((verdict) => [verdict, kept.filter((row) => row.verdict === verdict).length]).filter(([, count]) => count);
+    const told = sure.length ? `: ${sure.map(([verdict, count]) => `${number(count)} ${verdict}`).join(", ")}` : "";
+    $("status").textContent = `${number(kept.length)} ${kept.length === 1 ? "picture" : "pictures"}${told}${left ? `, ${number(left)} hidden by the filter` : ""}`;
     const filtering = answer.filtered || left;
-    if (!kept.length) $("notice").replaceChildren(note("quiet", "No answer", filtering ? "The filters let none through." : "The gallery has no picture to answer with."));
+    if (!kept.length) $("notice").replaceChildren(note("quiet", "No answer", filtering ? "The filters let none through." : "The gallery has no picture to answer with.", filtering ? h("button", { type: "button", onclick: () => $("filters").reset() }, "Reset the filters") : null));
     else if (answer.found === false) $("notice").replaceChildren(note("quiet", "No match", answer.filtered ? "None of what the filters let through shows the same thing." : "No picture here shows what is on the query. The nearest:"));
     else $("notice").replaceChildren();
   }
