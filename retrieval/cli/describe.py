@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from retrieval.cli.common import engine_option, model_options, print_json, say, verbosity_options
+from retrieval.cli.common import (
+    engine_option,
+    model_options,
+    print_json,
+    say,
+    tokens_option,
+    verbosity_options,
+)
 from retrieval.messages import progress_bar, safe
 
 
@@ -28,6 +35,7 @@ class Share(click.ParamType):
 @click.argument("source", metavar="SOURCE")
 @click.option("--out", required=True, metavar="PARTS", help="Folder of the parts, which all workers reach.")
 @model_options
+@tokens_option
 @engine_option
 @click.option(
     "--shard", "share", type=Share(), default=(1, 1), metavar="I/N", help="The work of the I-th of N processes alone."
@@ -62,6 +70,7 @@ def command(
     model: str | None,
     size: int | None,
     scales: tuple[float, ...] | None,
+    tokens: str | None,
     engine: str,
     share: tuple[int, int],
     shard_size: int,
@@ -94,7 +103,13 @@ def command(
         check_ray(where)
         if share != (1, 1):
             raise UsageError("--shard is for processes without an engine", "Ray divides the shards by itself.")
-    chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
+    chosen = load_model(
+        model or "auto", size=size, scales=scales, exif=not no_exif, tokens=tokens, engine=engine, say=tell
+    )
+    if tokens:
+        from retrieval.models.token_reduction import cost_of
+
+        tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
     with progress_bar("describe", quiet, unit="shard") as update:
         local = not no_local
         if where is None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import engine_option, index_option, model_options, print_json, say, verbosity_options
+from retrieval.cli.common import (
+    engine_option,
+    index_option,
+    model_options,
+    print_json,
+    say,
+    tokens_option,
+    verbosity_options,
+)
 from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @index_option
 @model_options
+@tokens_option
 @engine_option
 @click.option(
     "--dtype",
@@ -84,6 +93,7 @@ def command(
     model: str | None,
     size: int | None,
     scales: tuple[float, ...] | None,
+    tokens: str | None,
     engine: str,
     dtype: str | None,
     precision: str | None,
@@ -126,6 +136,8 @@ def command(
     if status or parts:
         from retrieval.cli import parts as of_parts
 
+        if tokens:
+            raise UsageError("parts carry their model, its schedule of tokens too", "Leave out --tokens.")
         if status and not paths:
             raise UsageError("--status tells of parts", "Name their folder: retrieve index --status PARTS.")
         if len(parts) < len(paths):
@@ -171,7 +183,7 @@ def command(
     present = (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists()
     if present:
         gallery = Gallery.open(folder, engine=engine, warn=tell)
-        require_same_model(gallery, model, size, scales, tell)
+        require_same_model(gallery, model, size, scales, tell, tokens)
         if dtype and dtype != gallery.description["dtype"]:
             raise UsageError(
                 f"the gallery {folder} stores {gallery.description['dtype']}",
@@ -195,7 +207,13 @@ def command(
         missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
             raise UsageError(f"there is no {safe(missing[0])}")
-        chosen = load_model(model or "auto", size=size, scales=scales, exif=not no_exif, engine=engine, say=tell)
+        chosen = load_model(
+            model or "auto", size=size, scales=scales, exif=not no_exif, tokens=tokens, engine=engine, say=tell
+        )
+        if tokens:
+            from retrieval.models.token_reduction import cost_of
+
+            tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
         measured_on = paths if calibrate_on is None else (calibrate_on,)
         gallery = _create(folder, chosen, measured_on, dtype or "float32", precision or "fp32", engine, tell)

@@ -11,6 +11,7 @@ from retrieval.errors import ImageError, ModelError, UsageError
 from retrieval.messages import Say, announced, safe, say_nothing
 from retrieval.models.checkpoint import checkpoint_path, read_spec
 from retrieval.models.spec import ModelSpec
+from retrieval.models.token_reduction import with_tokens
 from retrieval.models.zoo import resolve
 
 if TYPE_CHECKING:
@@ -206,13 +207,15 @@ def load_model(
     size: int | None = None,
     scales: Sequence[float] | None = None,
     exif: bool | None = None,
+    tokens: str | None = None,
     engine: str = "auto",
     say: Say = say_nothing,
 ) -> Model:
     """A model by name (``"resnet50-gem"``, ``"auto"``, see :mod:`retrieval.models.zoo`) or by a checkpoint's path.
 
     ``size``: longest side in pixels (default: the model's own, 1024); ``scales``: several give multi-scale descriptors;
-    ``exif``: whether EXIF orientation is applied (default: the model's own, on).
+    ``exif``: whether EXIF orientation is applied (default: the model's own, on). ``tokens``: a schedule of Token Pooling for a
+    vision transformer (:mod:`retrieval.pooling.schedules`), which becomes part of the model.
     Raises UsageError for an unknown name, ModelError or DownloadError when its weights cannot be had.
     """
     wanted = None if scales is None else tuple(float(s) for s in scales)
@@ -223,5 +226,7 @@ def load_model(
                 f"{text} is not a checkpoint of this project", f"Convert it: retrieve models import {text} --out DIR."
             )
         path = checkpoint_path(text)
-        return Model(read_spec(path).with_image(size=size, scales=wanted, exif=exif), path, engine, say=say)
-    return Model(resolve(text, say=say).with_image(size=size, scales=wanted, exif=exif), None, engine, say=say)
+        spec = with_tokens(read_spec(path), tokens)
+        return Model(spec.with_image(size=size, scales=wanted, exif=exif), path, engine, say=say)
+    spec = with_tokens(resolve(text, say=say), tokens)
+    return Model(spec.with_image(size=size, scales=wanted, exif=exif), None, engine, say=say)

@@ -29,6 +29,7 @@ from retrieval.gallery.store.view import DERIVED_FOLDER, VectorView
 from retrieval.messages import Say, announced
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
+from retrieval.models.token_reduction import with_tokens
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -292,10 +293,12 @@ def require_same_model(
     size: int | None,
     scales: Sequence[float] | None,
     say: Say,
+    tokens: str | None = None,
 ) -> None:
-    """Raises GalleryMismatch when a request names another model, size or scales than the gallery's own."""
+    """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own."""
     own = gallery.spec
     if model is None or model == own.name:
+        own = with_tokens(own, tokens)
         gallery.require(Model(own.with_image(size=size, scales=None if scales is None else tuple(scales))))
     else:
         gallery.require(
@@ -304,6 +307,7 @@ def require_same_model(
                 size=size or own.image.size,
                 scales=scales or own.image.scales,
                 exif=own.image.exif,
+                tokens=tokens,
                 say=say,
             )
         )

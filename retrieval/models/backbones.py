@@ -16,16 +16,20 @@ from retrieval.files.tensors import read_tensors
 from retrieval.messages import first_line
 from retrieval.models.registry import BACKBONES, BackboneInfo
 from retrieval.pooling.base import tracing
+from retrieval.pooling.reduced import run_reduced
+from retrieval.pooling.schedules import TokenSchedule
 
 
 class Backbone(nn.Module):
     """``forward``: float (B, 3, H, W), normalised. Layout "map": -> (B, dim, H / stride, W / stride), after the last
-    ReLU. Layout "tokens": -> (B, prefix + patches, dim), after the final norm, patches row by row.
+    ReLU. Layout "tokens": -> (B, prefix + patches, dim), after the final norm, patches row by row
+    (with a ``schedule``: fewer tokens, each for several patches).
 
     ``published`` maps published weights onto this module's own names.
     """
 
     info: BackboneInfo
+    schedule: TokenSchedule | None = None  # of Token Pooling, in backbones that give tokens
 
     def published(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         raise NotImplementedError
@@ -122,8 +126,12 @@ class TorchvisionViT(Backbone):
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([body.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
         encoder = body.encoder
-        tokens = tokens + resize_positions(encoder.pos_embedding, rows, columns)
-        result: Tensor = encoder.ln(encoder.layers(encoder.dropout(tokens)))
+        tokens = encoder.dropout(tokens + resize_positions(encoder.pos_embedding, rows, columns))
+        if self.schedule is None:
+            tokens = encoder.layers(tokens)
+        else:
+            tokens = run_reduced(encoder.layers, tokens, self.schedule, self.info.prefix)
+        result: Tensor = encoder.ln(tokens)
         return result
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -153,7 +161,12 @@ class TimmViT(Backbone):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.body.forward_features(fit_to_patches(images, self.info.stride))
+        body, images = self.body, fit_to_patches(images, self.info.stride)
+        if self.schedule is None:
+            result: Tensor = body.forward_features(images)
+        else:
+            tokens = body.norm_pre(body.patch_drop(body._pos_embed(body.patch_embed(images))))
+            result = body.norm(run_reduced(body.blocks, tokens, self.schedule, self.info.prefix))
         return result
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

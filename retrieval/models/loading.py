@@ -14,13 +14,16 @@ from retrieval.models.checkpoint import load_tensors
 from retrieval.models.inner_whitening import CELLS, whiten_cells
 from retrieval.models.network import RetrievalNetwork, make_pooling
 from retrieval.models.registry import BACKBONES
-from retrieval.models.spec import ModelSpec
+from retrieval.models.spec import TOKENS, ModelSpec
+from retrieval.models.token_reduction import token_schedule
 from retrieval.models.weights import checked_digest, download_weights, note_loaded, remedy, weights_file
 
 
 def empty_network(spec: ModelSpec) -> RetrievalNetwork:
     """The network a specification describes, with whatever weights torch's current random state gives it."""
     backbone = create_backbone(spec.backbone)
+    if spec.pooling.get(TOKENS) is not None:
+        backbone.schedule = token_schedule(backbone.info, spec.pooling[TOKENS], spec.image.size)
     pooling = make_pooling(spec.pooling, backbone.info)
     width = pooling.out_dim(backbone.info.dim)
     cells = whiten_cells(backbone.info.dim) if spec.pooling.get(CELLS) else None

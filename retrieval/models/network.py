@@ -14,7 +14,7 @@ from retrieval.errors import UsageError
 from retrieval.models.backbones import Backbone
 from retrieval.models.inner_whitening import CELLS, REGIONS, WhitenedRegions
 from retrieval.models.registry import BackboneInfo
-from retrieval.models.spec import ImageRule
+from retrieval.models.spec import TOKENS, ImageRule
 from retrieval.pooling.base import Pooling
 from retrieval.pooling.power import MIN_P
 from retrieval.pooling.registry import create_pooling, pooling_info
@@ -28,7 +28,7 @@ def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
     """The pooling a specification names, for this backbone. Raises UsageError when the two do not fit."""
-    parameters = {key: value for key, value in pooling.items() if key not in ("name", CELLS, REGIONS)}
+    parameters = {key: value for key, value in pooling.items() if key not in ("name", CELLS, REGIONS, TOKENS)}
     known = pooling_info(pooling["name"])
     if known.kind != info.layout:
         raise UsageError(

@@ -45,6 +45,7 @@ class BackboneInfo:
     pooling: str = "gem"
     size: int = 1024
     library_name: str = ""
+    depth: int = 0  # blocks of a transformer
 
 
 def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo:
@@ -59,7 +60,7 @@ def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo
     return BackboneInfo(f"resnet{depth}", dim, weights, "resnet")
 
 
-def _torchvision_vit(name: str, dim: int, patch: int, digest: str, megabytes: float) -> BackboneInfo:
+def _torchvision_vit(name: str, dim: int, patch: int, digest: str, megabytes: float, depth: int = 12) -> BackboneInfo:
     weights = Weights(
         id=f"torchvision/{name}-IMAGENET1K_V1",
         sha256=digest,
@@ -68,7 +69,7 @@ def _torchvision_vit(name: str, dim: int, patch: int, digest: str, megabytes: fl
         origin="torchvision, ImageNet-1k from scratch",
         url=f"https://download.pytorch.org/models/{name}-{digest}.pth",
     )
-    return BackboneInfo(name, dim, weights, "torchvision_vit", "tokens", patch, 1, "cls", 224, name)
+    return BackboneInfo(name, dim, weights, "torchvision_vit", "tokens", patch, 1, "cls", 224, name, depth)
 
 
 def _deit(name: str, dim: int, digest: str, megabytes: float) -> BackboneInfo:
@@ -80,7 +81,7 @@ def _deit(name: str, dim: int, digest: str, megabytes: float) -> BackboneInfo:
         origin="the DeiT authors (Touvron et al. 2021), ImageNet-1k",
         url=f"https://dl.fbaipublicfiles.com/deit/{name}_patch16_224-{digest}.pth",
     )
-    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 16, 1, "cls", 224, f"{name}_patch16_224")
+    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 16, 1, "cls", 224, f"{name}_patch16_224", 12)
 
 
 def _dinov2(letter: str, word: str, dim: int, megabytes: float, registers: bool) -> BackboneInfo:
@@ -95,7 +96,7 @@ def _dinov2(letter: str, word: str, dim: int, megabytes: float, registers: bool)
     )
     library = f"vit_{word}_patch14{suffix}_dinov2"
     name = f"dinov2_vit{letter}14{suffix}"
-    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 14, 5 if registers else 1, "cls", 518, library)
+    return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 14, 5 if registers else 1, "cls", 518, library, 12)
 
 
 BACKBONES: dict[str, BackboneInfo] = {
@@ -143,7 +144,7 @@ BACKBONES: dict[str, BackboneInfo] = {
         _resnet(152, 2048, "394f9c45", 230.4),
         _torchvision_vit("vit_b_16", 768, 16, "c867db91", 330.3),
         _torchvision_vit("vit_b_32", 768, 32, "d86f8d99", 336.6),
-        _torchvision_vit("vit_l_16", 1024, 16, "852ce7e3", 1161.0),
+        _torchvision_vit("vit_l_16", 1024, 16, "852ce7e3", 1161.0, 24),
         _deit("deit_tiny", 192, "a1311bcf", 21.9),
         _deit("deit_small", 384, "cd65a155", 84.2),
         _deit("deit_base", 768, "b5f2ef4d", 330.3),

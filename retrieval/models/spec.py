@@ -46,6 +46,11 @@ class ImageRule:
             raise UsageError("mean and std need three values each, std above 0")
 
 
+TOKENS = "tokens"
+"""A further parameter of a pooling of tokens: the schedule of Token Pooling, in the canonical words of
+:mod:`retrieval.pooling.schedules`. The vectors that are pooled are then fewer, so it stands beside the pooling's own."""
+
+
 @dataclass(frozen=True)
 class WeightsRef:
     """Which weights: a readable ``id`` (origin) and the ``sha256`` that identifies them."""

@@ -2,6 +2,8 @@
 
 A name is ``BACKBONE-POOLING[:key=value,...][@random[:SEED]]``: ``resnet50-gem``, ``efficientnet_lite0-avg``,
 ``resnet18-gem:p=4``, ``resnet18-gem@random:0`` (untrained weights, for training from scratch and for tests), ``auto``.
+With ``tokens=SCHEDULE`` among its parameters a vision transformer pools its tokens on the way
+(:mod:`retrieval.pooling.schedules`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any
 from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.registry import BACKBONES, EMBEDDED, PREFERRED, BackboneInfo
-from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
+from retrieval.models.spec import TOKENS, ImageRule, ModelSpec, WeightsRef
+from retrieval.models.token_reduction import token_schedule
 from retrieval.models.weights import checked_digest, download_weights, weights_file, weights_present
 
 # Poolings that keep the backbone's width: for these a name resolves to a specification without importing torch.
@@ -76,6 +79,8 @@ def resolve(name: str, *, say: Callable[[str], None] = say_nothing) -> ModelSpec
     info = BACKBONES[parsed.backbone]
     image = ImageRule(size=info.size, mean=info.weights.mean, std=info.weights.std)
     pooling = canonical_pooling(parsed.pooling)
+    if TOKENS in pooling:
+        pooling[TOKENS] = str(token_schedule(info, pooling[TOKENS], image.size))
     if parsed.seed is not None:
         weights = WeightsRef(f"random:{parsed.seed}", f"seed-{parsed.seed}")
     else:
@@ -105,7 +110,11 @@ def output_dim(info: BackboneInfo, pooling: dict[str, Any]) -> int:
     """Length of the pooled vector. Imports torch only for poolings that change the width or take parameters to check."""
     from retrieval.pooling.registry import pooling_info
 
-    if pooling["name"] in _KEEPS_WIDTH and len(pooling) == 1 and pooling_info(pooling["name"]).kind == info.layout:
+    if (
+        pooling["name"] in _KEEPS_WIDTH
+        and not pooling.keys() - {"name", TOKENS}
+        and pooling_info(pooling["name"]).kind == info.layout
+    ):
         return info.dim
     from retrieval.models.network import make_pooling
 

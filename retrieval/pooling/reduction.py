@@ -85,7 +85,7 @@ def reduce_tokens(
     x = check_tokens(tokens)
     _check_count(k, x.shape[1], prefix)
     weights = _check_significance(significance, x, method)
-    if k == x.shape[1]:
+    if not tracing() and k == x.shape[1]:
         return _identity(tokens, x)
     body, weights = x[:, prefix:], None if weights is None else weights[:, prefix:]
     if method == "grid":
@@ -116,6 +116,8 @@ def reduce_tokens(
 
 
 def _check_count(k: int, n: int, prefix: int) -> None:
+    if tracing():  # counts are tensors then
+        return
     positive_int(k, "k")
     if isinstance(prefix, bool) or not isinstance(prefix, int) or prefix < 0:
         raise UsageError(f"prefix must be a whole number of at least 0, not {prefix!r}")
@@ -194,7 +196,8 @@ def _kmedoids(x: Tensor, start: Tensor, weights: Tensor, iterations: int, output
     """The same with centres that are tokens: distances are computed once and looked up from then on."""
     with torch.no_grad():
         distances = _squared_distances(x, x)
-        distances.diagonal(dim1=1, dim2=2).zero_()
+        own = torch.arange(x.shape[1], device=x.device)
+        distances = distances.masked_fill(own[:, None] == own, 0.0)
         medoids = start
         assignment = _nearest_medoid(distances, medoids)
         for _ in range(iterations - 1):
@@ -222,7 +225,7 @@ def _best_medoids(distances: Tensor, assignment: Tensor, weights: Tensor, medoid
     """
     together = assignment[:, :, None] == assignment[:, None]
     cost = (together * weights[:, :, None] * distances).sum(1)
-    members = F.one_hot(assignment, medoids.shape[1]).bool()
+    members = assignment[..., None] == torch.arange(medoids.shape[1], device=assignment.device)
     best = torch.where(members, cost[..., None], torch.inf).argmin(1)
     return torch.where(members.any(1), best, medoids)
 

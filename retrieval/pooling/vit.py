@@ -21,6 +21,7 @@ from .base import one_of, positive_int
 from .reduction import METHODS, OUTPUTS, Reduced, clustering_cost, reduce_tokens
 
 Schedule = Sequence[int | None]
+STARTS = ("significant", "spaced")
 
 
 def schedule_linear(depth: int, tokens: int, last: int) -> list[int | None]:
@@ -146,6 +147,8 @@ class TokenPooledViT(nn.Module):
         proportional: whether a token that stands for m others counts m times in the attention that follows: log m is
             added to its scores (Bolya et al., "Token Merging: Your ViT But Faster", 2023, equation 1). The paper on
             Token Pooling does without and trains the model again; a model that is used as it is needs it.
+        start: where ``kmeans`` and ``kmedoids`` start, ``significant`` tokens or ``spaced`` ones, for which no significance is
+            computed.
         generator: source of randomness for the method ``random``.
 
     With ``keep`` all None or all equal to the number of tokens, the output is that of the wrapped model.
@@ -166,6 +169,7 @@ class TokenPooledViT(nn.Module):
         iterations: int = 5,
         output: str = "mean",
         proportional: bool = True,
+        start: str = "significant",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -174,6 +178,7 @@ class TokenPooledViT(nn.Module):
         self.iterations = positive_int(iterations, "iterations")
         self.output = one_of(output, OUTPUTS, "output")
         self.proportional = proportional
+        self.start = one_of(start, STARTS, "start")
         self.generator = generator
         build = _build_of(vit)
         self.prefix = build.prefix
@@ -224,7 +229,7 @@ class TokenPooledViT(nn.Module):
         """While this is open, the blocks of the wrapped model reduce their tokens; yields what they did so far."""
         build = _build_of(self.vit)
         steps: list[Reduced] = []
-        sizes = _Sizes()
+        sizes = Sizes()
         with ExitStack() as stack:
             for block, k in zip(build.blocks, self.keep, strict=True):
                 if self.proportional:
@@ -236,10 +241,10 @@ class TokenPooledViT(nn.Module):
             yield steps
 
     def _needs_significance(self) -> bool:
-        return self.method not in ("random", "grid")
+        return self.method not in ("random", "grid", *(("kmeans", "kmedoids") if self.start == "spaced" else ()))
 
     def _reducer(
-        self, k: int, received: list[Tensor] | None, steps: list[Reduced], sizes: _Sizes
+        self, k: int, received: list[Tensor] | None, steps: list[Reduced], sizes: Sizes
     ) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def reduce(_module: nn.Module, _args: Any, tokens: Tensor) -> Tensor:
             reduced = reduce_tokens(
@@ -311,7 +316,7 @@ def _attention_dim(block: nn.Module, build: _Build) -> int:
     return parts.self_attention.embed_dim if build.torchvision else parts.attn.qkv.out_features // 3
 
 
-class _Sizes:
+class Sizes:
     """How many tokens each present token stands for; ``logs`` ``(B, K)`` is None as long as each stands for itself."""
 
     def __init__(self) -> None:
@@ -324,7 +329,7 @@ class _Sizes:
         self.logs = counts.clamp(min=1e-6).log()
 
 
-def _bias_attention(block: nn.Module, build: _Build, sizes: _Sizes, stack: ExitStack) -> None:
+def _bias_attention(block: nn.Module, build: _Build, sizes: Sizes, stack: ExitStack) -> None:
     """A hook (removed with ``stack``) that adds the log of the tokens' sizes to the scores of the block's attention."""
     parts: Any = block
 
@@ -340,7 +345,7 @@ def _bias_attention(block: nn.Module, build: _Build, sizes: _Sizes, stack: ExitS
     stack.callback(attention.register_forward_pre_hook(add, with_kwargs=True).remove)
 
 
-def _watch_attention(block: nn.Module, build: _Build, sizes: _Sizes, stack: ExitStack) -> list[Tensor]:
+def _watch_attention(block: nn.Module, build: _Build, sizes: Sizes, stack: ExitStack) -> list[Tensor]:
     """Hooks (removed with ``stack``) that put the attention received in a run of ``block``, ``(B, N)``, in a list."""
     received: list[Tensor] = []
     parts: Any = block
@@ -357,14 +362,14 @@ def _watch_attention(block: nn.Module, build: _Build, sizes: _Sizes, stack: Exit
     else:
 
         def compute(_module: nn.Module, _args: Any, qkv: Tensor) -> None:
-            received.append(_attention_received(parts.attn, qkv.detach(), sizes.logs))
+            received.append(attention_received(parts.attn, qkv.detach(), sizes.logs))
 
         stack.callback(parts.attn.qkv.register_forward_hook(compute).remove)
     return received
 
 
 @torch.no_grad()
-def _attention_received(attention: Any, qkv: Tensor, bias: Tensor | None) -> Tensor:
+def attention_received(attention: Any, qkv: Tensor, bias: Tensor | None) -> Tensor:
     """The mean over heads and queries of ``softmax(Q K^T / sqrt(d) + bias)``: ``(B, N, 3 h d)`` -> ``(B, N)``."""
     q, k, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = attention.q_norm(q), attention.k_norm(k)

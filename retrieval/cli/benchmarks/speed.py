@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, rows_option, say, verbosity_options
+from retrieval.cli.common import NumberList, print_json, rows_option, say, tokens_option, verbosity_options
 from retrieval.messages import safe
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "--size", "sizes", type=NumberList(), help="Longest sides in pixels, such as 512,1024 (default: the model's)."
 )
 @click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1).")
+@tokens_option
 @click.option("--images", metavar="DIR", help="A folder of pictures (default: pictures are drawn).")
 @click.option(
     "--engines",
@@ -51,6 +52,7 @@ def command(
     random_weights: bool,
     sizes: tuple[float, ...] | None,
     scales: tuple[float, ...] | None,
+    tokens: str | None,
     images: str | None,
     engines: str,
     precisions: str,
@@ -86,7 +88,7 @@ def command(
             raise UsageError(f"{option} does not know {unknown[0]!r}", f"Known: {', '.join(known)}.")
     if random_weights and "@" not in model:
         model = f"{EMBEDDED if model == 'auto' else model}@random:0"
-    chosen = load_model(model, scales=scales, say=tell)
+    chosen = load_model(model, scales=scales, tokens=tokens, say=tell)
     with tempfile.TemporaryDirectory(prefix="retrieval-pictures-") as folder:
         if images is None:
             tell(f"drawing {max(count, 32)} pictures")

@@ -1,0 +1,1 @@
+"""Token Pooling compared: what schedules and methods save, and what they lose."""
