@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 from click.testing import CliRunner
 from fakes import write_pictures
@@ -18,6 +19,7 @@ from retrieval.engines.choose import create_engine
 from retrieval.engines.loss import compare
 from retrieval.errors import ModelError, UsageError
 from retrieval.gallery.gallery import Gallery
+from retrieval.system.processor import has_vnni
 
 
 def test_the_loss_by_hand() -> None:
@@ -88,12 +90,38 @@ def test_a_gallery_in_int8_from_beginning_to_end(tmp_path: Path, monkeypatch: py
     assert cosines.min() > 0.97  # close to float32, and not float32 itself
     assert cosines.max() < 0.999999
 
+    # A model of 8-bit weights is for processors with VNNI: elsewhere the network it was made of answers, which is near.
+    assert (gallery / "int8" / "wide.txt").is_file() == has_vnni()
+    if has_vnni():
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr("retrieval.engines.choose.has_vnni", lambda: False)
+            status, found, said = run("query", str(paths[3]), "--format", "json")
+            assert status == 0, said
+            assert "one has none" in said
+            assert json.loads(found)["results"][0]["path"] == first["path"]
+            assert 0.97 < json.loads(found)["results"][0]["score"] < 0.999999
+
     assert "described with int8" in run("index", "--precision", "fp32")[2]
     assert "openvino alone" in run("query", str(paths[3]), "--engine", "torch")[2]
     weights = gallery / "int8" / "model.bin"
     shutil.rmtree(tmp_path / "cache")
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "int8 model in" in run("query", str(paths[3]))[2]
+
+
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize("vnni", [False, True])
+def test_without_vnni_weights_have_seven_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vnni: bool) -> None:
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("retrieval.engines.openvino.quantise.has_vnni", lambda: vnni)
+    paths = write_pictures(tmp_path / "pictures", 16, sizes=((64, 64),))
+    load_model("resnet18-gem@random:0").quantise(paths, tmp_path / "int8", refuse=False)
+    assert (tmp_path / "int8" / "wide.txt").exists() == vnni
+    model = openvino.Core().read_model(tmp_path / "int8" / "model.xml")
+    constants = [op.data for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+    weights = [values.astype(int) for values in constants if values.dtype == np.int8 and values.ndim == 4]
+    assert len(weights) > 10
+    assert (max(np.abs(values).max() for values in weights) > 64) == vnni
 
 
 @pytest.mark.slow  # as above

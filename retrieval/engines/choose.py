@@ -8,10 +8,11 @@ from pathlib import Path
 
 from retrieval.engines.base import ENGINES, Engine, EngineUnavailable
 from retrieval.engines.openvino.available import unsupported
+from retrieval.engines.openvino.cache import WIDE
 from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
-from retrieval.system.processor import has_bf16
+from retrieval.system.processor import has_bf16, has_vnni
 
 
 def create_engine(
@@ -23,7 +24,8 @@ def create_engine(
     precision: str = "fp32",
     say: Callable[[str], None] = say_nothing,
 ) -> Engine:
-    """The engine for a model. ``quantised``: the folder of an int8 model made from it, which is then what runs.
+    """The engine for a model. ``quantised``: the folder of an int8 model made from it, which is then what runs (but float32
+    for one made for VNNI where the processor has none).
     ``precision``: "fp32", or "bf16" for a backbone in bfloat16 where the processor has it, and float32 where it has not.
 
     ``auto`` is OpenVINO on the processors it is made for, when it is installed and can run the model, else torch; and
@@ -35,6 +37,9 @@ def create_engine(
     if quantised is not None:
         if name == "torch":
             raise UsageError("int8 runs with openvino alone, and these descriptors are int8", "Leave out --engine.")
+        if (quantised / WIDE).is_file() and not has_vnni():
+            say(f"fp32, for the int8 model in {quantised} is for processors with VNNI, and this one has none")
+            return create_engine(spec, name, checkpoint, say=say)
         try:
             return _openvino(spec, checkpoint, quantised, "fp32", say)
         except EngineUnavailable as error:

@@ -18,3 +18,8 @@ def processor_flags() -> str:
 def has_bf16() -> bool:
     """Whether it multiplies bfloat16 numbers faster than float32: AVX-512 BF16, AMX, or Arm's BF16."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor_flags().split())
+
+
+def has_vnni() -> bool:
+    """Whether it adds up products of bytes in 32 bits, so that none overflows: VNNI, or Arm's dot products."""
+    return not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(processor_flags().split())

@@ -20,6 +20,7 @@ from retrieval.files.digest import file_sha256
 from retrieval.system.caches import cache_folder
 
 CONTENTS = "contents.json"
+WIDE = "wide.txt"  # beside an int8 model whose sums overflow without VNNI
 LIMIT = 4 << 30  # bytes; beyond it the entries that were not used for the longest time go
 _ABANDONED_SECONDS = 3600
 

@@ -28,6 +28,7 @@ from retrieval.engines.openvino.tail import BACKBONE
 from retrieval.errors import ModelError
 from retrieval.messages import Say, say_nothing
 from retrieval.models.spec import ModelSpec
+from retrieval.system.processor import has_vnni
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,7 @@ def quantise(
     calibration, others = decoded[::2], decoded[1::2]
     say(f"quantising {spec.name} to int8, calibrated on {len(calibration)} pictures")
     converted = load_model(spec, checkpoint, say)
+    wide = has_vnni()
     with _in_silence():
         quantised = nncf.quantize(
             converted,
@@ -82,11 +84,19 @@ def quantise(
             preset=nncf.QuantizationPreset.MIXED,  # activations with a zero point: they are not symmetric
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(names=_kept(converted), validate=False),
-            # Weights of 7 bits: without VNNI, sums of products of 8 bits overflow; so the model is the same everywhere.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            # Without VNNI, sums of products of 8 bits overflow: weights of 7 bits are made there, and lose twice as much.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.DISABLE if wide else nncf.OverflowFix.ENABLE
+            ),
         )
     target = Path(folder)
-    cache.write_entry(target, lambda into: openvino.save_model(quantised, into / XML, compress_to_fp16=False))
+
+    def write(into: Path) -> None:
+        openvino.save_model(quantised, into / XML, compress_to_fp16=False)
+        if wide:
+            (into / cache.WIDE).write_text("weights of 8 bits, for processors with VNNI\n")
+
+    cache.write_entry(target, write)
     engines = (
         OpenvinoEngine(spec, checkpoint, say=say),
         OpenvinoEngine(spec, checkpoint, quantised=target, say=say),
