@@ -63,8 +63,8 @@ def build_network(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = N
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(spec.weights.id.split(":")[1]))
             return empty_network(spec)
-    published = BACKBONES[spec.backbone].weights
-    if published.id != spec.weights.id:
+    published = BACKBONES[spec.backbone].published(spec.weights.id)
+    if published is None:
         raise ModelError(
             f"the weights {spec.weights.id!r} of {spec.backbone} are not known here",
             "Name the checkpoint with --model.",

@@ -32,6 +32,7 @@ class Weights:
 class BackboneInfo:
     """A backbone as data: ``dim`` channels (or token width), ``layout`` "map" or "tokens", ``stride`` (or patch) in
     pixels, ``prefix`` tokens before the patches' (class token, registers), the usual ``pooling`` and picture ``size``.
+    ``earlier``: weights that had this name before; what was made with them still finds them.
     ``family`` says which module builds it, ``library_name`` what it is called there.
     """
 
@@ -46,6 +47,11 @@ class BackboneInfo:
     size: int = 1024
     library_name: str = ""
     depth: int = 0  # blocks of a transformer
+    earlier: tuple[Weights, ...] = ()
+
+    def published(self, id: str) -> Weights | None:
+        """The weights of this id, present or earlier; None where there are none."""
+        return next((weights for weights in (self.weights, *self.earlier) if weights.id == id), None)
 
 
 def _resnet(depth: int, dim: int, digest: str, megabytes: float) -> BackboneInfo:
@@ -99,6 +105,20 @@ def _dinov2(letter: str, word: str, dim: int, megabytes: float, registers: bool)
     return BackboneInfo(name, dim, weights, "timm_vit", "tokens", 14, 5 if registers else 1, "cls", 518, library, 12)
 
 
+def _instance(version: int, digest: str) -> Weights:
+    return Weights(
+        id=f"retrieval/lite0_instance-{version}",
+        sha256=digest,
+        megabytes=6.9,
+        licence="Apache-2.0",  # of the weights it was trained from; photos: CC0, MIT, BSD, CC BY, Apache-2.0
+        origin="trained without labels by this project, from EfficientNet-Lite0; docs/lite0_instance.md",
+        mean=HALF,
+        std=HALF,
+        package="retrieval",
+        path=f"models/data/lite0_instance-{version}.safetensors",
+    )
+
+
 BACKBONES: dict[str, BackboneInfo] = {
     info.name: info
     for info in (
@@ -122,20 +142,11 @@ BACKBONES: dict[str, BackboneInfo] = {
         BackboneInfo(
             "lite0_instance",
             1280,
-            Weights(
-                id="retrieval/lite0_instance-1",
-                sha256="356b858c1830fbf1284ec7ac3be4c90b2046193880e9df4770e70a63901a57b8",
-                megabytes=6.9,
-                licence="Apache-2.0",  # of the weights it was trained from; photos: CC0, MIT, BSD, CC BY, Apache-2.0
-                origin="trained without labels by this project, from EfficientNet-Lite0; docs/lite0_instance.md",
-                mean=HALF,
-                std=HALF,
-                package="retrieval",
-                path="models/data/lite0_instance.safetensors",
-            ),
+            _instance(2, "179bd291d21e9ea51ade01366a3616cff3ff1bba0dd731781f745359d3a09107"),
             "efficientnet_lite",
             size=512,
             library_name="tf_efficientnet_lite0",
+            earlier=(_instance(1, "356b858c1830fbf1284ec7ac3be4c90b2046193880e9df4770e70a63901a57b8"),),
         ),
         _resnet(18, 512, "f37072fd", 44.7),
         _resnet(34, 512, "b627a593", 83.3),
