@@ -17,6 +17,7 @@ import tiny
 import torch
 import torchvision
 from fakes import FakeEngine
+from PIL import Image
 from torch import nn
 
 from retrieval.describe.extraction import describe_all
@@ -400,3 +401,23 @@ def test_a_failure_in_one_of_the_streams_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="out of order"):
         list(describe_all(range(9), lambda i: pictures(20, 30)[0], Broken))
+
+
+@pytest.mark.parametrize("runs", ENGINES)
+@pytest.mark.parametrize("name", ["tiny-local-max:window=3@random:0", "tiny-strided-conv@random:0"])
+def test_maps_smaller_than_a_window_are_refused_and_named(name: str, runs: str, tmp_path: Path) -> None:
+    """A compiled graph computes something of them, the same for every picture."""
+    window = 3 if "window" in name else 2
+    model = load_model(name, engine=runs)
+    engine = model.engine()
+    fits = 8 * (window - 1) + 1
+    assert np.isfinite(engine.describe(pictures(fits, 40))).all()
+    with pytest.raises(UsageError, match="smaller than the"):
+        engine.describe(pictures(fits - 1, 40))
+    with pytest.raises(UsageError, match="smaller than the"):
+        load_model(name, engine=runs, scales=(1, 0.5)).engine().describe(pictures(fits, 40))
+    for side, file in ((40, "large.png"), (fits - 1, "small.png")):
+        Image.fromarray(pictures(side, 40)[0]).save(tmp_path / file)
+    found = model.describe([tmp_path / "large.png", tmp_path / "small.png"], errors="skip")
+    assert found.positions.tolist() == [0]
+    assert "smaller than the" in found.skipped[1]

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from retrieval.engines.base import Engine
-from retrieval.errors import ImageError
+from retrieval.errors import ImageError, UsageError
 
 T = TypeVar("T")
 
@@ -111,16 +111,16 @@ class _Batches(Generic[T]):
         self._engine = engine
         self._streams = getattr(engine, "streams", 1)
         self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="engine") if self._streams > 1 else None
-        self._running: deque[tuple[list[T], Future[np.ndarray]]] = deque()
+        self._running: deque[tuple[list[T], Future[np.ndarray | ImageError]]] = deque()
 
     def put(self, batch: list[tuple[T, np.ndarray]]) -> Iterator[Described[T]]:
         """Give it to the engine; yields what is done meanwhile."""
         items = [item for item, _ in batch]
         pixels = np.stack([array for _, array in batch])
         if self._pool is None:
-            yield from self._results(items, self._engine.describe(pixels))
+            yield from self._results(items, self._attempt(pixels))
             return
-        self._running.append((items, self._pool.submit(self._engine.describe, pixels)))
+        self._running.append((items, self._pool.submit(self._attempt, pixels)))
         # One batch more than there are streams, so that none of them waits for us.
         while self._running and (len(self._running) > self._streams or self._running[0][1].done()):
             yield from self._next()
@@ -137,8 +137,18 @@ class _Batches(Generic[T]):
         items, future = self._running.popleft()
         return self._results(items, future.result())
 
+    def _attempt(self, pixels: np.ndarray) -> np.ndarray | ImageError:
+        """Descriptors of pictures of one shape. What an engine refuses of them can only be their shape."""
+        try:
+            return self._engine.describe(pixels)
+        except UsageError as error:
+            return ImageError(error.message)
+
     @staticmethod
-    def _results(items: list[T], descriptors: np.ndarray) -> Iterator[Described[T]]:
+    def _results(items: list[T], descriptors: np.ndarray | ImageError) -> Iterator[Described[T]]:
+        if isinstance(descriptors, ImageError):
+            yield from (Described(item, error=descriptors) for item in items)
+            return
         for item, descriptor in zip(items, descriptors, strict=True):
             if not np.isfinite(descriptor).all():
                 yield Described(item, error=ImageError("the network gave no finite descriptor for it"))

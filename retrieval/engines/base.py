@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
 
 from retrieval.errors import ModelError, UsageError
+from retrieval.models.registry import BACKBONES
+from retrieval.models.spec import ModelSpec
 
 ENGINES = ("auto", "torch", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")
 _FEW_PIXELS = 16  # the smallest size that can be asked for: descriptors of such pictures and larger stay what they were
 _LEAST_SIDE = 64
+_LOCAL = ("local-max", "local-avg", "strided-conv")
 
 
 class Engine(Protocol):
@@ -40,6 +44,15 @@ def checked(images: np.ndarray) -> np.ndarray:
     longest = max(images.shape[1:3])
     times = -(-_LEAST_SIDE // longest) if longest < _FEW_PIXELS else 1
     return images if times == 1 else images.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def least_side(spec: ModelSpec) -> int:
+    """The shortest side in pixels of a picture whose feature map, at the smallest scale, is no smaller than the windows of a
+    local pooling; 1 for other poolings. A graph that is compiled for every shape computes something of smaller maps, too."""
+    if spec.pooling["name"] not in _LOCAL:
+        return 1
+    beyond = (int(spec.pooling.get("window", 2)) - 1) * BACKBONES[spec.backbone].stride
+    return math.floor(beyond / min(*spec.image.scales, 1.0)) + 1
 
 
 def unit_length(descriptors: np.ndarray) -> np.ndarray:

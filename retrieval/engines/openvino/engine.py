@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.engines.base import checked, unit_length
+from retrieval.engines.base import checked, least_side, unit_length
 from retrieval.engines.openvino.prepared import compiled_model
+from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.system.processor import has_bf16
@@ -45,6 +46,7 @@ class OpenvinoEngine:
         self.precision = precision if quantised is None else "int8"
         # What of an int8 model is not in integers, depthwise convolutions above all, would take most of its time.
         self._bf16 = precision == "bf16" or (quantised is not None and has_bf16())
+        self._least_side = least_side(spec)
         self.streams = min(_cores(), _MOST_STREAMS)
         self._source = (spec, checkpoint, quantised, say)
         self._lock = threading.Lock()
@@ -55,6 +57,9 @@ class OpenvinoEngine:
 
     def describe(self, images: np.ndarray) -> np.ndarray:
         images = checked(images)
+        if min(images.shape[1:3]) < self._least_side:
+            height, width = images.shape[1:3]
+            raise UsageError(f"the feature map of {width} x {height} pixels is smaller than the pooling's windows")
         out = np.empty((len(images), self.dim), np.float32)
         width, request = self._take()
         try:
