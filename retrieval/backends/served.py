@@ -22,7 +22,7 @@ from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryMismatch, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
-from retrieval.gallery.answers import Match, QueryResult
+from retrieval.gallery.answers import Match, QueryResult, one_box
 from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
@@ -213,9 +213,7 @@ class ServedGallery:
                 "a gallery on a server cannot fold copies nor leave out the file that asks",
                 "Files and their contents are known to a gallery in a folder alone.",
             )
-        if bbox is not None and len(images) != 1:
-            raise UsageError("a box goes with one picture, not with a list")
-        box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
+        box = one_box(bbox, len(images))
         done: dict[int, QueryResult] = {}
         position = 0
         load = lambda i: self.model.load(images[i], bbox)  # noqa: E731

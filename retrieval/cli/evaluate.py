@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from retrieval.cli.common import engine_option, model_options, say, verbosity_options
 from retrieval.messages import progress_bar, safe
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("evaluate")

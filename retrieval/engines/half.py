@@ -22,7 +22,7 @@ from retrieval.system.processor import has_bf16
 
 T = TypeVar("T")
 
-SAMPLE = 32  # pictures; a second or two, and the loss is alike from picture to picture
+SAMPLE = 32  # pictures
 
 
 def measure_bf16(

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 LEAST_COSINE = 0.98  # of the mean over the sample; below it the model is refused
 LEAST_OVERLAP = 0.75  # of the ten nearest neighbours, on average
-HARMLESS_COSINE = 0.999  # `auto` takes what loses no more: a hundredth of what a re-saved copy of a picture loses
+HARMLESS_COSINE = 0.999  # `auto` takes what loses no more
 HARMLESS_OVERLAP = 0.95
 FEWEST = 16  # pictures from which anything is concluded
 _NEIGHBOURS = 10

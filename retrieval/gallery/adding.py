@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.extraction import describe_all
-from retrieval.errors import GalleryError, ImageError, UsageError
+from retrieval.errors import ImageError, UsageError
 from retrieval.files.digest import content_digest
 from retrieval.gallery.local.collecting import Collector
 from retrieval.gallery.opened import OpenedGallery
@@ -73,13 +73,7 @@ def _commit(
 ) -> list[int]:
     store, count = gallery.store(catalog), catalog.number("vector_count")
     store.check_sizes(count)
-    try:
-        store.write(count, vectors, digests)
-    except OSError as error:
-        raise GalleryError(
-            f"could not write vectors in {store.folder}: {error.strerror or error}",
-            "What was added before is safe; free space and add these again.",
-        ) from error
+    store.append(count, vectors, digests, "What was added before is safe; free space and add these again.")
     ids = []
     with catalog.writing():
         root = keys_root(catalog)

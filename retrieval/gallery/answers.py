@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from retrieval.errors import ImageError
+from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.search import candidates
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.ranking.evidence import LIKELY, SAME
@@ -55,6 +56,15 @@ class QueryResult:
         if not any(match.probability is not None for match in self.matches):
             return None
         return any(match.verdict in (SAME, LIKELY) for match in self.matches)
+
+
+def one_box(bbox: Sequence[float] | None, pictures: int) -> tuple[float, float, float, float] | None:
+    """A query's box (x1, y1, x2, y2) as numbers. Raises UsageError for a box beside several ``pictures``."""
+    if bbox is None:
+        return None
+    if pictures != 1:
+        raise UsageError("a box goes with one picture, not with a list")
+    return float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
 
 
 def nearest(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryDamaged, ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
-from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows
+from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows, one_box
 from retrieval.gallery.folding import Sifter
 from retrieval.gallery.fusing import CANDIDATES, RANKS, Sample, Weigher
 from retrieval.gallery.local.querying import QueryCodes
@@ -137,9 +137,7 @@ class AskedGallery(OpenedGallery):
     ) -> Iterator[QueryResult]:
         """What :meth:`query` gives, for one picture after the other, in order, each as soon as it is there. A picture that
         cannot be read gives a result with an ``error``, and the others go on."""
-        if bbox is not None and len(images) != 1:
-            raise UsageError("a box goes with one picture, not with a list")
-        box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
+        box = one_box(bbox, len(images))
         k = whole_number("k", k)
         if min_score is not None:
             min_score = number_between("min_score", min_score, -1, 1)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from retrieval.cli.common import NumberList, print_json, rows_option, say, tokens_option, verbosity_options
 from retrieval.messages import safe
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("speed")

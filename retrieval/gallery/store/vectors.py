@@ -21,6 +21,7 @@ from retrieval.files.in_place import write_at
 from retrieval.files.whole import sync_folder
 
 SEGMENT_ROWS = 65_536
+_AGAIN = "What was committed is safe; free space and run the same command again."
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
 
 
@@ -72,15 +73,13 @@ class VectorStore:
             _write_at(self.keys_path(segment), offset * _KEY.itemsize, keys[first:last])
         sync_folder(self.folder)
 
-    def append(self, count: int, vectors: np.ndarray, hashes: list[str]) -> None:
-        """:meth:`write` behind the ``count`` rows that count so far. Raises GalleryError where the disk does not take them."""
+    def append(self, count: int, vectors: np.ndarray, hashes: list[str], hint: str = _AGAIN) -> None:
+        """:meth:`write` behind the ``count`` rows that count so far. Raises GalleryError, with ``hint``, where the disk does not
+        take them."""
         try:
             self.write(count, vectors, hashes)
         except OSError as error:
-            raise GalleryError(
-                f"could not write vectors in {self.folder}: {error.strerror or error}",
-                "What was committed is safe; free space and run the same command again.",
-            ) from error
+            raise GalleryError(f"could not write vectors in {self.folder}: {error.strerror or error}", hint) from error
 
     def check_sizes(self, count: int) -> None:
         """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need."""
