@@ -21,6 +21,7 @@ from retrieval.gallery.derive import derive_gallery, fit_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local import index as local_index
 from retrieval.gallery.repair import repair
+from retrieval.gallery.search import cutting
 from retrieval.gallery.search import kind as ann_kind
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
@@ -46,11 +47,13 @@ class Scene:
 
 
 def small() -> None:
-    """Commits, compaction, local blocks and search indexes of so few pictures that small galleries have several of each."""
+    """Commits, compaction, local blocks, search indexes and their shards of so few pictures that small galleries have several of
+    each."""
     sync.COMMIT_PICTURES = 5
     sync.COMMIT_SECONDS = 1e9
     compaction._COMPACT_ROWS = 4
     ann_kind.FEWEST = 8
+    cutting.SHARD_ROWS = 9
     local_index._SEAL_AFTER, local_index._SEAL_WITHIN = 4, 8
 
 

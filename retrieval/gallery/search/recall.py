@@ -20,6 +20,7 @@ from retrieval.gallery.search import candidates as ann_search
 from retrieval.gallery.store.vectors import VectorStore
 
 QUERIES = 900
+TOGETHER = 300  # for several shards together: each has been measured before
 _WAYS = 3  # in which queries leave the gallery; query i goes way i % 3
 MEMBERS = 4096  # stored vectors that have to find themselves in a graph
 _MISSED = 1 / 2000  # of them may not
@@ -35,7 +36,7 @@ _FINE = 16  # the effort is found to a sixteenth
 
 @dataclass(frozen=True)
 class Operation:
-    """How to search an index, see :class:`retrieval.gallery.search.file.IndexNote`, and what was measured so; ``reached``:
+    """How to search an index, see :class:`retrieval.gallery.search.note.ShardNote`, and what was measured so; ``reached``:
     whether that is what was asked for."""
 
     effort: int | None
@@ -55,7 +56,7 @@ class Trial:
         chosen = rng.choice(len(ids), min(count, len(ids)), replace=False)
         self.own = ids[chosen]
         self.queries = _moved(store, rows, chosen, rng)
-        self.truth, self._right = self._exact()
+        self.truth, self.right = self._exact()
         self._members = rng.choice(len(ids), min(MEMBERS, len(ids)), replace=False)
 
     def _exact(self) -> tuple[list[np.ndarray], int]:
@@ -86,7 +87,7 @@ class Trial:
         out = np.empty((len(found), wanted))
         for i, (ids, own, truth) in enumerate(zip(found, self.own, self.truth, strict=True)):
             right = np.cumsum(np.isin(ids[ids != own][:wanted], truth))
-            hits = np.minimum(right, self._right) / max(self._right, 1)
+            hits = np.minimum(right, self.right) / max(self.right, 1)
             out[i, : len(hits)] = hits
             out[i, len(hits) :] = hits[-1] if len(hits) else 0.0
         return out
@@ -175,6 +176,29 @@ def operate(
         if (other.milliseconds or 0.0) < (chosen.milliseconds or 0.0):
             return other
     return chosen
+
+
+def together(parts: list[ann_search.Part], trial: Trial) -> tuple[float, float]:
+    """Recall among the first 10 of shards that are all asked, each as its note says, and median milliseconds of one query at a
+    time; ``trial``: of the pictures of all."""
+    order = np.argsort(trial.ids)
+    hits, times = [], []
+    for query, own, truth in zip(trial.queries, trial.own, trial.truth, strict=True):
+        started = time.perf_counter()
+        found = np.concatenate([_looked(part, query, trial.ids) for part in parts])
+        found = found[np.isin(found, trial.ids)]
+        rows = trial.rows[order[np.searchsorted(trial.ids, found, sorter=order)]]
+        trial.store.take(rows, check=True).astype(np.float64) @ query.astype(np.float64)
+        times.append(time.perf_counter() - started)
+        hits.append(min(int(np.isin(found[found != own], truth).sum()), trial.right) / max(trial.right, 1))
+    exact = all(part.note.kind == "flat" for part in parts)
+    least = min(float(np.mean(hits[way::_WAYS])) for way in range(min(_WAYS, len(hits))))
+    return 1.0 if exact else round(least, 4), round(1000 * float(np.median(times[:_TIMED])), 3)
+
+
+def _looked(part: ann_search.Part, query: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    found = part.candidates(query, K, 0)
+    return ids[(ids >= part.note.first) & (ids <= (part.note.last or ids.max()))] if found is None else found
 
 
 def _moved(store: VectorStore, rows: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
