@@ -306,7 +306,8 @@ def state(scene: Scene, here: Path) -> Content | None:
 
 
 def kinds_of_files(here: Path) -> set[str]:
-    """The files that are there, versions and times left out, and how the local index is split into tail and blocks."""
+    """The files that are there, versions and times left out, and how local and search index are split into blocks and shards."""
     names = (os.path.relpath(path, here) for path in here.rglob("*") if not path.name.endswith(("-wal", "-shm")))
     kinds = {re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{64}", "H", name)) for name in names}
+    kinds = {re.sub(r"N-N\.(faiss|seen)$", r"N.\1", kind) for kind in kinds}
     return {re.sub(r"(tail|N-H\.block|N-H\.seen)$", "part", kind) for kind in kinds}

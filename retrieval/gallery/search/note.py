@@ -22,6 +22,7 @@ from retrieval.gallery.store.catalog import LogState
 
 FORMAT = 3  # shards; 2: one file for all, with its note, which is still read
 _ONE_FILE = 2
+_OURS = (".faiss", ".json", intact.SUFFIX, ".tmp")
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,22 @@ def tidy(folder: Path, note: IndexNote) -> None:
     back: the log may be shortened. Raises OSError."""
     kept = {note_path(folder, note.version).name}
     kept |= {f"{shard.name}{suffix}" for shard in note.shards for suffix in (".faiss", intact.SUFFIX)}
-    gone = [
-        p for p in folder.iterdir() if p.suffix in (".faiss", ".json", intact.SUFFIX, ".tmp") and p.name not in kept
-    ]
-    for path in sorted(gone, key=lambda path: path.suffix != ".json"):  # never a note without its files
-        path.unlink(missing_ok=True)
-    if gone:
-        sync_folder(folder)
+    _remove(folder, [p for p in folder.iterdir() if p.suffix in _OURS and p.name not in kept])
+
+
+def remove_index(folder: Path) -> None:
+    """Delete everything. Raises OSError."""
+    _remove(folder, list(folder.iterdir()) if folder.is_dir() else [])
+
+
+def _remove(folder: Path, paths: list[Path]) -> None:
+    """The notes first: one whose files are gone would be taken for a loss."""
+    for notes in (True, False):
+        gone = [path for path in paths if (path.suffix == ".json") == notes]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        if gone:
+            sync_folder(folder)
 
 
 def not_written(path: Path, why: str) -> GalleryError:
