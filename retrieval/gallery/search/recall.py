@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,17 @@ class Trial:
         chosen = rng.choice(len(ids), min(count, len(ids)), replace=False)
         self.own = ids[chosen]
         self.queries = _moved(store, rows, chosen, rng)
-        self.truth, self.right = self._exact()
         self._members = rng.choice(len(ids), min(MEMBERS, len(ids)), replace=False)
 
-    def _exact(self) -> tuple[list[np.ndarray], int]:
-        """For each query the ids of its true best, with those that tie with the last; and how many a full answer has."""
+    @property
+    def right(self) -> int:
+        """How many a full answer has."""
+        return min(K, len(self.ids) - 1)
+
+    @cached_property
+    def truth(self) -> list[np.ndarray]:
+        """For each query the ids of its true best, with those that tie with the last. Looks at all vectors, so only once
+        asked."""
         import faiss
 
         wanted = min(_TRUTH + 1, len(self.ids))
@@ -73,12 +80,11 @@ class Trial:
             both = np.concatenate([best, scores], axis=1)
             order = np.argsort(-both, axis=1, kind="stable")[:, :wanted]
             best_ids, best = np.take_along_axis(both_ids, order, 1), np.take_along_axis(both, order, 1)
-        right = min(K, len(self.ids) - 1)
-        truth = []
+        right, truth = self.right, []
         for own, ids, scores in zip(self.own, best_ids, best, strict=True):
             ids, scores = ids[ids != own], scores[ids != own]
             truth.append(ids[scores >= scores[right - 1] - 1e-6] if right else ids[:0])
-        return truth, right
+        return truth
 
     def recalls(self, index: Any, effort: int, wanted: int) -> np.ndarray:
         """Recall among the best 10 of each query if the first 1, 2, ... ``wanted`` candidates were scored exactly:
@@ -182,18 +188,25 @@ def together(parts: list[ann_search.Part], trial: Trial) -> tuple[float, float]:
     """Recall among the first 10 of shards that are all asked, each as its note says, and median milliseconds of one query at a
     time; ``trial``: of the pictures of all."""
     order = np.argsort(trial.ids)
-    hits, times = [], []
-    for query, own, truth in zip(trial.queries, trial.own, trial.truth, strict=True):
+    exact = all(part.note.kind == "flat" for part in parts)
+    found, times = [], []
+    for query in trial.queries:
         started = time.perf_counter()
-        found = np.concatenate([_looked(part, query, trial.ids) for part in parts])
-        found = found[np.isin(found, trial.ids)]
-        rows = trial.rows[order[np.searchsorted(trial.ids, found, sorter=order)]]
+        ids = np.concatenate([_looked(part, query, trial.ids) for part in parts])
+        ids = np.sort(ids[np.isin(ids, trial.ids)])
+        rows = trial.rows[order[np.searchsorted(trial.ids, ids, sorter=order)]]
         trial.store.take(rows, check=True).astype(np.float64) @ query.astype(np.float64)
         times.append(time.perf_counter() - started)
-        hits.append(min(int(np.isin(found[found != own], truth).sum()), trial.right) / max(trial.right, 1))
-    exact = all(part.note.kind == "flat" for part in parts)
+        found.append(ids)
+    milliseconds = round(1000 * float(np.median(times[:_TIMED])), 3)
+    if exact:
+        return 1.0, milliseconds
+    hits = [
+        min(int(np.isin(ids[ids != own], truth).sum()), trial.right) / max(trial.right, 1)
+        for ids, own, truth in zip(found, trial.own, trial.truth, strict=True)
+    ]
     least = min(float(np.mean(hits[way::_WAYS])) for way in range(min(_WAYS, len(hits))))
-    return 1.0 if exact else round(least, 4), round(1000 * float(np.median(times[:_TIMED])), 3)
+    return round(least, 4), milliseconds
 
 
 def _looked(part: ann_search.Part, query: np.ndarray, ids: np.ndarray) -> np.ndarray:
