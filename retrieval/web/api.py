@@ -16,8 +16,8 @@ from retrieval.gallery.thumbnails import SIDES
 from retrieval.version import __version__
 from retrieval.web import forms
 from retrieval.web.errors import ApiError
+from retrieval.web.offers import Shown
 from retrieval.web.projection import gallery_map
-from retrieval.web.served import Served
 from retrieval.web.state import WebState
 from retrieval.web.uploads import JSON
 
@@ -91,7 +91,7 @@ def box_of(text: str | None) -> tuple[float, float, float, float] | None:
 class _Search:
     """What both ways to search are told beside the picture."""
 
-    served: Served
+    served: Shown
     k: int
     box: tuple[float, float, float, float] | None
     options: dict[str, Any]
@@ -159,17 +159,13 @@ def _vector(data: bytes) -> list[float]:
 
 
 def _by_vector(asked: _Search, vector: list[float]) -> dict[str, Any]:
-    from retrieval.gallery.answers import QueryResult
-
-    served, under = asked.served, asked.options["under"]
-    if len(vector) != served.gallery.spec.dim:
-        told = f"The vector has {len(vector)} numbers, this gallery's descriptors {served.gallery.spec.dim}."
+    served = asked.served
+    if len(vector) != served.spec.dim:
+        told = f"The vector has {len(vector)} numbers, this gallery's descriptors {served.spec.dim}."
         raise ApiError(422, told, "invalid_vector")
     length = math.hypot(*vector)
-    folder = None if under is None else served.below(under)
-    unit = [[value / length for value in vector]]
-    matches = served.gallery.search(unit, asked.k, under=folder, min_score=asked.options["min_score"])[0]
-    return served.answer(QueryResult("", None, matches), None, "cosine")
+    unit = [value / length for value in vector]
+    return served.search_by_vector(unit, asked.k, asked.options["under"], asked.options["min_score"])
 
 
 @router.get("/api/images", response_model=forms.ListingForm, summary="List pictures")
@@ -189,7 +185,7 @@ async def list_pictures(
 async def one_picture(request: Request, id: Number, gallery: GalleryName = None) -> Any:
     """What is known of a picture. Its file is never sent; see thumbnails."""
     served = _web(request).served(gallery)
-    return await _light(request, lambda: served.picture(served.record(id), served.labels(), whole=True))
+    return await _light(request, lambda: served.one(id))
 
 
 @router.get(
@@ -266,7 +262,7 @@ async def duplicates(
 ) -> Any:
     """Found in the background: ask again while ``state`` is "running". Nothing is deleted, here or anywhere."""
     web = _web(request)
-    copies = web.copies[web.served(gallery).name]
+    copies = web.copies(gallery)
     return await _light(request, lambda: copies.ask(level, first, count))
 
 

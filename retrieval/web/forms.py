@@ -21,6 +21,7 @@ class PictureForm(BaseModel):
     width: int | None = Field(examples=[4000])
     height: int | None = Field(examples=[3000])
     thumbnail: str | None = Field(description="Where a small WebP is", examples=["/api/thumbnails/17?gallery=album"])
+    absent: str | None = Field(None, description="Why there is no thumbnail, where there is none")
 
 
 class WholePictureForm(PictureForm):
@@ -106,13 +107,14 @@ class GalleryForm(BaseModel):
 
     gallery: str = Field(examples=["album"])
     pictures: int = Field(examples=[1000])
-    pending: int = 0
-    unreadable: int = 0
+    pending: int | None = Field(0, description="Null where a gallery does not tell")
+    unreadable: int | None = 0
     unreadable_pictures: list[TroubledForm]
     version: int
     model: str = Field(examples=["lite0_instance-gem"])
     fingerprint: str
     verdicts: bool
+    offers: list[str] = Field(description="What it can be asked for beside searches", examples=[["map", "why"]])
     folders: list[FolderForm]
 
 

@@ -7,27 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.web.served import Served
+from retrieval.web.offers import Shown, require
 
 
-def gallery_map(served: Served, count: int) -> dict[str, Any]:
-    """So many pictures, evenly chosen by id, each with x and y in [-1, 1]."""
-    catalog = served.gallery.catalog
-    with catalog.reading():
-        ids = catalog.searchable()[0]
-        chosen = (
-            ids[np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))] if len(ids) else ids
-        )
-        found = catalog.by_ids(chosen.tolist())
-        records = [found[i] for i in chosen.tolist() if i in found and found[i].row is not None]
-        vectors = served.gallery.vectors_of(records) if records else np.zeros((0, served.gallery.spec.dim), np.float32)
+def gallery_map(served: Shown, count: int) -> dict[str, Any]:
+    """So many pictures, evenly chosen, each with x and y in [-1, 1]."""
+    require(served, "map")
+    pictures, vectors, total = served.sampled(count)
     places, shown = project(vectors)
-    labels = served.labels()
-    pictures = [
-        {**served.picture(record, labels), "x": x, "y": y}
-        for record, (x, y) in zip(records, places.round(4).tolist(), strict=True)
-    ]
-    return {"pictures": pictures, "total": len(ids), "shown": shown}
+    placed = [{**one, "x": x, "y": y} for one, (x, y) in zip(pictures, places.round(4).tolist(), strict=True)]
+    return {"pictures": placed, "total": total, "shown": shown}
 
 
 def project(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], float]:

@@ -1,5 +1,5 @@
 // The side-by-side view of one answer: why it matched.
-import { $, bytes, h, number, percent } from "./dom.js";
+import { $, bytes, h, lost, number, percent } from "./dom.js";
 import { ask } from "./api.js";
 import { go, hrefOf, read, upload } from "./place.js";
 import { paint } from "./stage.js";
@@ -86,6 +86,7 @@ export async function follow(here, rows) {
     const large = (id) => `/api/thumbnails/${id}?${new URLSearchParams({ ...(here.gallery && { gallery: here.gallery }), side: "1280" })}`;
     const [asked, answer] = await Promise.all([sent ? load(sent.url) : here.id ? load(large(here.id)) : null, load(large(here.show))]);
     if (signal.aborted) return;
+    now.lost = lost();
     now.query = asked;
     now.answer = answer;
     now.box = await boxOn(asked, here, sent);

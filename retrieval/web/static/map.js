@@ -1,5 +1,5 @@
 // A map of the gallery: pictures near each other have like descriptors. Wheel, pinch or keys zoom; thumbnails come when near.
-import { $, h, note, number } from "./dom.js";
+import { $, h, note, notOffered, number, offers } from "./dom.js";
 import { ask } from "./api.js";
 import { go } from "./place.js";
 
@@ -14,6 +14,7 @@ export async function follow(here) {
   if (shown === here.gallery) { draw(); return; }
   shown = here.gallery;
   const page = $("map");
+  if (!offers("map")) { page.replaceChildren(h("h1", {}, "Map"), notOffered("map")); return; }
   page.replaceChildren(h("h1", {}, "Map"), h("p", { className: "soft", role: "status" }, "Laying out the map …"));
   try {
     const told = await ask("/api/map", { gallery: here.gallery, count: 1000 });

@@ -1,5 +1,5 @@
 // The search view: a query, its answers; without one, all pictures.
-import { $, h, note, number, percent, thumb } from "./dom.js";
+import { $, h, note, number, offers, percent, thumb } from "./dom.js";
 import { ask } from "./api.js";
 import { go, hrefOf, keepUpload, read, upload } from "./place.js";
 import * as boxes from "./box.js";
@@ -101,6 +101,8 @@ function fill(here) {
   const verdicts = $("which").selectedOptions[0]?.dataset.verdicts === "yes"; // without a local index there are none
   form.verdict.disabled = !verdicts;
   for (const option of form.rank.options) if (option.value === "local") option.disabled = !verdicts;
+  for (const name of ["rank", "rerank", "fold"]) form[name].closest("label").hidden = !offers(name);
+  form.verdict.closest("label").hidden = !verdicts && !offers("files");
   const sent = here.upload === null ? null : upload(here.upload);
   const has = Boolean(sent || here.id);
   for (const id of ["invite"]) $(id).hidden = has;
@@ -112,7 +114,11 @@ function fill(here) {
   previewed = source;
   boxes.show("", null);
   image.onload = () => { $("unseen").hidden = true; sized(read(), sent); };
-  image.onerror = () => { $("preview").hidden = true; $("unseen").hidden = false; $("hint").hidden = true; };
+  image.onerror = () => {
+    $("preview").hidden = $("hint").hidden = $("boxed").hidden = true;
+    $("unseen").hidden = false;
+    $("unseen").textContent = sent ? "This browser cannot show that kind of picture; it can still be searched with." : offers("files") ? "The picture cannot be shown; it can still be searched with." : "The picture is not reachable: its file is not on this machine, or has changed. It is searched with by its stored descriptor.";
+  };
   image.src = source;
 }
 
