@@ -6,7 +6,10 @@ import itertools
 import json
 import logging
 import re
+import signal
+import subprocess
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +26,10 @@ from browser import chromium
 from engines_served import Milvus, Postgres
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 from PIL import Image
+from tiny import MODEL, RETRIEVE, knowing_tiny
 from web_album import asked, on_a_port
 
-from retrieval import Gallery
+from retrieval import Gallery, load_model
 from retrieval.backends.base import Entry, before_id, id_of
 from retrieval.backends.indexing import index_folders
 from retrieval.backends.served import ServedGallery, connect
@@ -382,6 +386,35 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
             page.select_option("#which", index=1)  # the gallery in a folder has all of it
             page.wait_for_selector("nav a[href='/duplicates']:visible")
             page.close()
+
+
+@pytest.mark.slow  # a process that imports torch
+def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 3)
+    address = servers("postgres").address(f"cli{next(_number)}").replace("postgres:@", f"postgres:{SECRET}@")
+    with ServedGallery.create(address, load_model(MODEL, size=64, engine="torch")) as gallery:
+        index_folders(gallery, [str(tmp_path / "in")])
+    process = subprocess.Popen(
+        [*RETRIEVE, "serve", "--port", "0", "--engine", "torch", "--index", address],
+        cwd=tmp_path,
+        env=knowing_tiny(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        page = process.stdout.readline().strip()
+        wanted = urllib.request.Request(page + "api/search", (tmp_path / "in" / "0001.png").read_bytes())
+        wanted.add_header("Content-Type", "image/png")
+        with urllib.request.urlopen(wanted, timeout=60) as answer:
+            found = json.load(answer)["results"]
+        assert (found[0]["path"], round(found[0]["score"], 4)) == ("in/0001.png", 1.0)
+    finally:
+        process.send_signal(signal.SIGINT)
+        said = "".join(process.communicate(timeout=60))
+    assert SECRET not in said + page
+    assert process.returncode == 130
 
 
 def test_the_api_keeps_its_form(client: Any) -> None:

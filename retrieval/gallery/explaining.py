@@ -27,16 +27,20 @@ if TYPE_CHECKING:
 class WhyMatched:
     """``cosine`` as the network in torch gives it (the stored descriptor's may differ by rounding; in a gallery of int8
     descriptors by more). ``query_terms``, ``terms``: float64 (rows, columns) of the query's and the picture's cells, each
-    summing to the cosine. ``query_picture``, ``picture``: uint8 (H, W, 3), as the network sees them. ``points``: float64
-    (M, 4), x and y in the query and in the picture, in parts of width and height, of local features that agree in one pose;
-    None where there is no local index for it."""
+    summing to the cosine; None for a model that describes by its class token alone. ``query_picture``, ``picture``: uint8
+    (H, W, 3), as the network sees them. ``points``: float64 (M, 4), x and y in the query and in the picture, in parts of width
+    and height, of local features that agree in one pose; None where there is no local index for it. ``query_attention``,
+    ``attention``: float64 (heads, rows, columns), how much of the class token's attention goes to each patch; None without one.
+    """
 
     cosine: float
-    query_terms: npt.NDArray[np.float64]
-    terms: npt.NDArray[np.float64]
+    query_terms: npt.NDArray[np.float64] | None
+    terms: npt.NDArray[np.float64] | None
     query_picture: npt.NDArray[np.uint8]
     picture: npt.NDArray[np.uint8]
     points: npt.NDArray[np.float64] | None
+    query_attention: npt.NDArray[np.float64] | None = None
+    attention: npt.NDArray[np.float64] | None = None
 
 
 class PairExplaining:
@@ -52,7 +56,8 @@ class PairExplaining:
         cannot be told by cells, ModelError."""
         explainer = self.prepare()
         found = explainer.explain(explainer.see(ours), explainer.see(theirs))
-        return WhyMatched(found.cosine, found.first, found.second, ours, theirs, None)
+        attentions = found.attentions or (None, None)
+        return WhyMatched(found.cosine, found.first, found.second, ours, theirs, None, *attentions)
 
     def prepare(self) -> Explainer:
         """Load the network now, so that the first explanation need not wait for it. Raises what :meth:`explain` raises."""

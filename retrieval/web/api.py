@@ -58,6 +58,7 @@ LeastChance = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, des
 Order = Annotated[forms.Ranking | None, Query(description="What the order follows")]
 Fold = Annotated[bool, Query(description="Count copies of an answer beside it, not after it")]
 Others = Annotated[bool, Query(description="Leave out the picture that asks, and its exact copies")]
+Heads = Annotated[bool, Query(description="With the attention of each head, not of their mean alone")]
 SecondLook = Annotated[forms.Rerank | None, Query(description="Look twice")]
 
 
@@ -221,10 +222,11 @@ async def heatmap_by_id(
     query: Asked,
     gallery: GalleryName = None,
     box: Box = None,
+    heads: Heads = False,
 ) -> Any:
-    """The cosine as terms of both pictures' cells, and the points that agree."""
+    """The cosine as terms of both pictures' cells, the attention of a vision transformer, and the points that agree."""
     served = _web(request).served(gallery)
-    return await _searching(request, lambda: served.why(query, id, box_of(box)))
+    return await _searching(request, lambda: served.why(query, id, box_of(box), heads))
 
 
 @router.post(
@@ -235,6 +237,7 @@ async def heatmap_by_picture(
     id: Annotated[int, Query(ge=0, le=1 << 53, description="The answer", examples=[4])],
     gallery: GalleryName = None,
     box: Box = None,
+    heads: Heads = False,
 ) -> Any:
     """The same for a query that is sent as the body."""
     web = _web(request)
@@ -242,7 +245,7 @@ async def heatmap_by_picture(
     async with web.uploads.body(request) as (data, kind):
         if kind == JSON:
             raise ApiError(415, "A vector has no cells; send the picture.")
-        return await _searching(request, lambda: served.why(data, id, cut))
+        return await _searching(request, lambda: served.why(data, id, cut, heads))
 
 
 @router.get("/api/stats", response_model=forms.StatsForm, summary="What the galleries hold")

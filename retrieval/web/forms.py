@@ -81,13 +81,30 @@ class GridForm(BaseModel):
     terms: list[list[float]] = Field(description="Row by row; they sum to the cosine", examples=[[[0.01, 0.02]]])
 
 
+class AttentionGridForm(BaseModel):
+    """How much of the class token's attention in the last block goes to each patch, row by row; the rest goes to itself."""
+
+    rows: int = Field(examples=[14])
+    columns: int = Field(examples=[14])
+    heads: int = Field(examples=[6])
+    mean: list[list[float]] = Field(description="Over heads", examples=[[[0.004, 0.012]]])
+    of_heads: list[list[list[float]]] | None = Field(None, description="Of each head, where `heads` asked for them")
+
+
+class AttentionForm(BaseModel):
+    query: AttentionGridForm
+    picture: AttentionGridForm
+
+
 class WhyForm(BaseModel):
-    """``query`` and ``picture``: the terms of each picture's cells, which sum to ``cosine``. ``points``: [x, y, x, y] in the
-    query (or its box) and in the picture, in parts of width and height; null without a local index."""
+    """``query`` and ``picture``: the terms of each picture's cells, which sum to ``cosine``; null for a model that describes
+    by its class token alone. ``attention``: of vision transformers. ``points``: [x, y, x, y] in the query (or its box) and in
+    the picture, in parts of width and height; null without a local index."""
 
     cosine: float = Field(examples=[0.9114])
-    query: GridForm
-    picture: GridForm
+    query: GridForm | None
+    picture: GridForm | None
+    attention: AttentionForm | None = None
     points: list[list[float]] | None = Field(examples=[[[0.41, 0.52, 0.38, 0.6]]])
 
 

@@ -59,7 +59,7 @@ class Shown(Protocol):
     def stats(self) -> dict[str, Any]:
         """Counts, folders, and what could not be read."""
 
-    def why(self, source: bytes | int, number: int, box: Sequence[float] | None) -> dict[str, Any]:
+    def why(self, source: bytes | int, number: int, box: Sequence[float] | None, heads: bool) -> dict[str, Any]:
         """Why the picture ``number`` matches a query."""
 
     def sampled(self, count: int) -> tuple[list[dict[str, Any]], Any, int]:

@@ -276,7 +276,7 @@ class Remote:
             ],
         }
 
-    def why(self, source: bytes | int, number: int, box: Sequence[float] | None) -> dict[str, Any]:
+    def why(self, source: bytes | int, number: int, box: Sequence[float] | None, heads: bool) -> dict[str, Any]:
         """The terms of both pictures' cells, where the files of both are at hand."""
         theirs = self.content(number)
         if isinstance(source, int):
@@ -286,7 +286,7 @@ class Remote:
             picture = source
         ours = self.model.load(picture, box)
         try:
-            return told_why(self.pairs.explain(ours, self.model.load(theirs)))
+            return told_why(self.pairs.explain(ours, self.model.load(theirs)), heads)
         except ImageError as error:
             raise _unreachable(error.message) from error
 

@@ -290,7 +290,7 @@ class Served:
             ],
         }
 
-    def why(self, source: bytes | int, number: int, box: Sequence[float] | None) -> dict[str, Any]:
+    def why(self, source: bytes | int, number: int, box: Sequence[float] | None, heads: bool) -> dict[str, Any]:
         """The terms of both pictures' cells and the points that agree."""
         self.file(self.record(number))
         try:
@@ -300,4 +300,4 @@ class Served:
                 raise ApiError(422, f"The picture cannot be read: {error.message}", "unreadable_picture") from error
             raise
 
-        return told_why(found)
+        return told_why(found, heads)

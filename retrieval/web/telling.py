@@ -15,11 +15,26 @@ from retrieval.web.errors import ApiError
 from retrieval.web.settings import WebSettings
 
 
-def told_why(found: WhyMatched) -> dict[str, Any]:
-    """An explanation as JSON has it."""
+def told_why(found: WhyMatched, heads: bool = False) -> dict[str, Any]:
+    """An explanation as JSON has it; ``heads``: with the attention of each head."""
 
-    def grid(terms: npt.NDArray[np.float64]) -> dict[str, Any]:
+    def grid(terms: npt.NDArray[np.float64] | None) -> dict[str, Any] | None:
+        if terms is None:
+            return None
         return {"rows": terms.shape[0], "columns": terms.shape[1], "terms": terms.round(9).tolist()}
+
+    def attention(weights: npt.NDArray[np.float64]) -> dict[str, Any]:
+        return {
+            "rows": weights.shape[1],
+            "columns": weights.shape[2],
+            "heads": len(weights),
+            "mean": weights.mean(axis=0).round(7).tolist(),
+            "of_heads": weights.round(7).tolist() if heads else None,
+        }
+
+    both = None
+    if found.query_attention is not None and found.attention is not None:
+        both = {"query": attention(found.query_attention), "picture": attention(found.attention)}
 
     points = None if found.points is None else found.points.round(5).tolist()
     return {
@@ -27,6 +42,7 @@ def told_why(found: WhyMatched) -> dict[str, Any]:
         "query": grid(found.query_terms),
         "picture": grid(found.terms),
         "points": points,
+        "attention": both,
     }
 
 

@@ -18,9 +18,48 @@ function load(source) {
   });
 }
 
+/** The cells that are chosen: terms of the cosine, or attention, the mean or of one head; null where there are none. */
+function layer() {
+  if (!now.why) return null;
+  const { query, picture, attention } = now.why, chosen = $("layer").value;
+  if (chosen === "terms" || !attention) return query && { query, picture };
+  const of = (one) => ({ rows: one.rows, columns: one.columns, terms: chosen === "mean" ? one.mean : one.of_heads?.[Number(chosen)] });
+  const cells = { query: of(attention.query), picture: of(attention.picture) };
+  return cells.query.terms ? cells : null;
+}
+
 function repaint() {
-  $("legend").hidden = !now.why || !$("heat").checked;
-  paint($("stage"), { ...now, heat: $("heat").checked, points: $("points").checked });
+  const heat = $("heat").checked ? layer() : null;
+  $("legend").hidden = !heat;
+  const looks = $("layer").value !== "terms";
+  $("legend").classList.toggle("looks", looks);
+  $("cold").textContent = looks ? "looks least" : "takes away";
+  $("warm").textContent = looks ? "most" : "adds most";
+  paint($("stage"), { ...now, heat, points: $("points").checked });
+}
+
+/** What can be laid over the pictures, as this explanation has it. */
+function layers() {
+  const { query, attention } = now.why, before = $("layer").value;
+  const named = [query && ["terms", "contributions to the cosine"], attention && ["mean", "attention, mean of heads"]].filter(Boolean);
+  for (let i = 0; attention && i < attention.picture.heads; i++) named.push([String(i), `attention, head ${i + 1}`]);
+  $("layer").replaceChildren(...named.map(([value, text]) => h("option", { value }, text)));
+  if (named.some(([value]) => value === before)) $("layer").value = before;
+  $("layerbox").hidden = !attention;
+}
+
+/** Of single heads the numbers are asked for when one is chosen. */
+async function choose() {
+  const { why, ask: again } = now;
+  if (/^\d+$/.test($("layer").value) && why?.attention && !why.attention.picture.of_heads) {
+    try {
+      const more = await again({ heads: true });
+      if (now.why === why) now.why = more;
+    } catch (error) {
+      if (error.name !== "AbortError") $("why").textContent = error.message;
+    }
+  }
+  repaint();
 }
 
 export function prepare() {
@@ -37,6 +76,7 @@ export function prepare() {
     event.preventDefault();
   });
   $("heat").onchange = $("points").onchange = repaint;
+  $("layer").onchange = choose;
   addEventListener("resize", () => { if ($("detail").open) repaint(); });
   $("askthis").onclick = (event) => {
     event.preventDefault();
@@ -74,7 +114,7 @@ export async function follow(here, rows) {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  now = { query: null, answer: null, box: null, why: null };
+  now = { query: null, answer: null, box: null, why: null, ask: null };
   if (!dialog.open) dialog.showModal();
   $("why").textContent = "Looking why …";
   $("askthis").href = hrefOf({ view: "search", gallery: here.gallery, id: here.show });
@@ -93,11 +133,13 @@ export async function follow(here, rows) {
     repaint();
     if (!sent && !here.id) { $("why").textContent = ""; return; }
     const parameters = { id: here.show, query: sent ? null : here.id, box: here.box, gallery: here.gallery };
-    const why = await ask("/api/heatmap", parameters, { body: sent?.file, signal });
+    now.ask = (more) => ask("/api/heatmap", { ...parameters, ...more }, { body: sent?.file, signal });
+    const why = await now.ask(/^\d+$/.test($("layer").value) ? { heads: true } : {});
     if (signal.aborted) return;
     now.why = why;
+    layers();
     const count = why.points?.length ?? 0;
-    const sum = `the cells sum to a cosine of ${why.cosine.toFixed(4)}`;
+    const sum = why.query ? `the cells sum to a cosine of ${why.cosine.toFixed(4)}` : `one token describes each, cosine ${why.cosine.toFixed(4)}`;
     $("why").textContent = why.points ? `${count || "No"} ${count === 1 ? "point agrees" : "points agree"}; ${sum}` : sum;
     $("stage").setAttribute("aria-label", `The query and ${picture.name} side by side with heat-maps; ${count} matching points`);
     repaint();

@@ -39,7 +39,7 @@ function nothing(context, [x, y, w, h], text) {
   context.fillText(text, x + w / 2, y + h / 2, w);
 }
 
-/** `query` and `answer`: images, or null where they are `lost`; `box`: the part of the query that asked, or null; `why`: of the server, or null. */
+/** `query` and `answer`: images, or null where they are `lost`; `box`: the part of the query that asked, or null; `why`: of the server, or null; `heat`: cells to lay over both, or null. */
 export function paint(canvas, { query, answer, box, why, heat, points, lost = "" }) {
   const wide = canvas.clientWidth || 800;
   const stacked = wide < 560;
@@ -67,8 +67,8 @@ export function paint(canvas, { query, answer, box, why, heat, points, lost = ""
   context.imageSmoothingQuality = "high";
   if (query) context.drawImage(query, cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1], ...first); else nothing(context, first, lost);
   if (answer) context.drawImage(answer, ...second); else nothing(context, second, lost);
-  if (why && heat) {
-    for (const [grid, [x, y, w, h]] of [[why.query, first], [why.picture, second]]) {
+  if (heat) {
+    for (const [grid, [x, y, w, h]] of [[heat.query, first], [heat.picture, second]]) {
       context.drawImage(cells(grid), x, y, w, h);
     }
   }
