@@ -228,3 +228,19 @@ def test_heat_maps_are_warm_cold_and_plain() -> None:
     np.testing.assert_array_equal(strengths(np.zeros((2, 2))), np.zeros((2, 2)))
     with pytest.raises(UsageError):
         overlay(grey[..., 0], np.ones((2, 2)))
+
+
+def test_a_sheet_shows_what_each_place_adds(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the sheet with heat differs from the plain one, and by how much, follows the terms: warm places are redder."""
+    photo = str(next((album / "album").glob("*.png"), None) or next(album.rglob("*.png")))
+    arguments = ["query", photo, "--index", str(album / ".retrieval"), "-k", "2", "-q"]
+    sheets = []
+    for more in ([], ["--heat"]):
+        out = album / f"sheet{len(more)}.png"
+        assert cli.main([*arguments, "--sheet", str(out), *more], standalone_mode=False) in (0, None)
+        sheets.append(np.asarray(Image.open(out).convert("RGB"), float))
+    changed = np.abs(sheets[0] - sheets[1]).sum(axis=2) > 0
+    columns = changed.any(axis=0)
+    assert (np.diff(columns.astype(int)) == 1).sum() == 3  # the query and two answers, nothing else
+    with pytest.raises(UsageError, match="--sheet"):
+        cli.main([*arguments, "--heat"], standalone_mode=False)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from retrieval.views.heatmap import overlay
+from retrieval.views.heatmap import looks, overlay
 
 _SIDE = 512  # pixels of a picture in the page
 _POINTS = 60  # lines that are drawn; more hide the pictures
@@ -85,8 +85,8 @@ def _article(match: ExplainedMatch) -> str:
             f"<p>Where the network looks: the class token's attention in the last block, mean of {heads} heads. It is one "
             "step of many, and no part of the cosine.</p>"
         )
-        heat = _figure("query", match.query, match.query_picture, match.query_attention.mean(axis=0), "attention")
-        body += _pair(heat + _figure("match", match.name, match.picture, match.attention.mean(axis=0), "attention"))
+        heat = _figure("query", match.query, match.query_picture, looks(match.query_attention), "attention")
+        body += _pair(heat + _figure("match", match.name, match.picture, looks(match.attention), "attention"))
     return (
         f"<article><h2>{escape(match.name)}</h2><p>{escape(match.said)} · cosine {match.cosine:.4f}</p>"
         f"{body}{_lines(match)}</article>"

@@ -23,7 +23,11 @@ function layer() {
   if (!now.why) return null;
   const { query, picture, attention } = now.why, chosen = $("layer").value;
   if (chosen === "terms" || !attention) return query && { query, picture };
-  const of = (one) => ({ rows: one.rows, columns: one.columns, terms: chosen === "mean" ? one.mean : one.of_heads?.[Number(chosen)] });
+  const of = (one) => {
+    const weights = chosen === "mean" ? one.mean : one.of_heads?.[Number(chosen)];
+    const least = weights && Math.min(...weights.flat()); // is dark, the most is bright
+    return { rows: one.rows, columns: one.columns, terms: weights?.map((row) => row.map((weight) => weight - least)) };
+  };
   const cells = { query: of(attention.query), picture: of(attention.picture) };
   return cells.query.terms ? cells : null;
 }
