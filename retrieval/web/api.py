@@ -16,7 +16,7 @@ from retrieval.gallery.thumbnails import SIDES
 from retrieval.version import __version__
 from retrieval.web import forms
 from retrieval.web.errors import ApiError
-from retrieval.web.offers import Shown
+from retrieval.web.offers import Shown, require
 from retrieval.web.projection import gallery_map
 from retrieval.web.state import WebState
 from retrieval.web.uploads import JSON
@@ -176,10 +176,15 @@ async def list_pictures(
     after: Annotated[int, Query(ge=-1, le=1 << 53, description="`next` of the page before")] = -1,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     under: Under = None,
+    offset: Annotated[
+        int | None, Query(ge=0, le=1 << 53, description="The place to begin at, instead of `after`")
+    ] = None,
 ) -> Any:
     """All pictures that can be searched, by ascending id, a page at a time."""
     served = _web(request).served(gallery)
-    return await _light(request, lambda: served.listing(after, limit, under or None))
+    if offset is not None:
+        require(served, "places")
+    return await _light(request, lambda: served.listing(after, limit, under or None, offset))
 
 
 @router.get("/api/images/{id}", response_model=forms.WholePictureForm, summary="One picture")

@@ -17,6 +17,7 @@ _NAMES = {
     "exclude_self": "leaving out the picture that asks",
     "rank": "an order by anything but the cosine",
     "min_probability": "probabilities",
+    "places": "pages by their place",
     "files": "pictures of its own",
     "unreadable": "a list of what cannot be read",
 }
@@ -53,8 +54,8 @@ class Shown(Protocol):
     def thumbnail(self, number: int, side: int) -> bytes:
         """A WebP."""
 
-    def listing(self, after: int, limit: int, under: str | None) -> dict[str, Any]:
-        """So many pictures by ascending id, from the first after ``after`` on."""
+    def listing(self, after: int, limit: int, under: str | None, offset: int | None = None) -> dict[str, Any]:
+        """So many pictures by ascending id, from the first after ``after`` on, or from the place ``offset`` on."""
 
     def stats(self) -> dict[str, Any]:
         """Counts, folders, and what could not be read."""

@@ -144,8 +144,8 @@ class Remote:
     def state(self) -> object:
         return self.count()
 
-    def listing(self, after: int, limit: int, under: str | None) -> dict[str, Any]:
-        """So many pictures by ascending id, from the first after ``after`` on."""
+    def listing(self, after: int, limit: int, under: str | None, offset: int | None = None) -> dict[str, Any]:
+        """So many pictures by ascending id, from the first after ``after`` on; never by ``offset``, which is not offered."""
         names = self._names()
         below = None if under is None else names.below(under)
 

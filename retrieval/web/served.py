@@ -149,10 +149,10 @@ class Served:
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
-    def listing(self, after: int, limit: int, under: str | None) -> dict[str, Any]:
-        """So many pictures by ascending id, from the first after ``after`` on."""
+    def listing(self, after: int, limit: int, under: str | None, offset: int | None = None) -> dict[str, Any]:
+        """So many pictures by ascending id, from the first after ``after`` on, or from the place ``offset`` on."""
         ids = self._searchable() if under is None else np.array(ids_below(self.gallery, self.below(under)), np.int64)
-        begin = int(np.searchsorted(ids, after, side="right"))
+        begin = int(np.searchsorted(ids, after, side="right")) if offset is None else min(offset, len(ids))
         wanted = ids[begin : begin + limit].tolist()
         catalog = self.gallery.catalog
         with catalog.reading():
