@@ -17,7 +17,6 @@ from retrieval.version import __version__
 from retrieval.web import forms
 from retrieval.web.errors import ApiError
 from retrieval.web.offers import Shown, require
-from retrieval.web.projection import gallery_map
 from retrieval.web.state import WebState
 from retrieval.web.uploads import JSON
 
@@ -280,9 +279,9 @@ async def gallery_map_(
     gallery: GalleryName = None,
     count: Annotated[int, Query(ge=1, le=5000, description="How many pictures, evenly chosen")] = 1000,
 ) -> Any:
-    """Descriptors projected on their two main directions (PCA), of a sample."""
-    served = _web(request).served(gallery)
-    return await _searching(request, lambda: gallery_map(served, count))
+    """A sample, laid out so that pictures near each other have like descriptors; kept until the gallery changes."""
+    map_ = _web(request).map(gallery)
+    return await _searching(request, lambda: map_.ask(count))
 
 
 @router.get("/healthz", response_model=forms.HealthForm, summary="Whether the server is up")

@@ -176,11 +176,11 @@ class PlaceForm(PictureForm):
 
 
 class MapForm(BaseModel):
-    """``shown``: which part of the variance of the descriptors both directions hold."""
+    """``neighbours``: which part of each picture's ten nearest by descriptor, in the sample, are among its ten nearest here."""
 
     pictures: list[PlaceForm]
     total: int
-    shown: float = Field(examples=[0.18])
+    neighbours: float = Field(examples=[0.71])
 
 
 class HealthForm(BaseModel):

@@ -11,6 +11,7 @@ from retrieval.gallery.gallery import Gallery
 from retrieval.messages import first_line, log
 from retrieval.web.copies import CopiesSearch
 from retrieval.web.errors import ApiError
+from retrieval.web.maps import MapKeeper
 from retrieval.web.metrics import Metrics
 from retrieval.web.offers import Shown, require
 from retrieval.web.remote import Remote
@@ -41,6 +42,7 @@ class WebState:
             else:
                 served = Served(name, gallery, settings)
                 self.galleries[name], self._copies[name] = served, CopiesSearch(served)
+        self._maps = {name: MapKeeper(served) for name, served in self.galleries.items()}
         self.searches = Workers("searches", limits.searches, limits.waiting, limits.seconds)
         self.thumbnails = Workers("thumbnails", limits.thumbnails, 4 * limits.waiting, limits.seconds)
         self.light = Workers("light", 4, limits.waiting, limits.seconds)
@@ -90,6 +92,12 @@ class WebState:
         served = self.served(name)
         require(served, "duplicates")
         return self._copies[served.name]
+
+    def map(self, name: str | None) -> MapKeeper:
+        """Raises ApiError 404, and 422 for a gallery that offers no map."""
+        served = self.served(name)
+        require(served, "map")
+        return self._maps[served.name]
 
     def gauges(self) -> Gauges:
         """What Prometheus is told beside the counters."""
