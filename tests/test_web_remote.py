@@ -232,13 +232,16 @@ def test_only_listed_files_with_the_listed_content_are_shown(servers: Any, tmp_p
             str(tmp_path): digest,
         }
         gallery.backend.upsert([Entry(name, text, 1, 1, 4, 3, vector) for name, text in others.items()])
+        told_of: set[str] = set()
         for name in others:
             for side in ("320", "1280"):
                 answer = client.get(f"/api/thumbnails/{id_of(name)}", params={"side": side})
                 assert (answer.status_code, answer.json()["error"]["code"]) == (404, "picture_not_reachable"), name
                 assert str(tmp_path) not in answer.text
+                told_of.add(answer.text)
             one = told(client, f"/api/images/{id_of(name)}")
             assert (one["thumbnail"] is None) == (local_path(name) is None)
+        assert len(told_of) == 1  # whether a file is there, and what it is, cannot be asked
         # Its descriptor asks all the same, a box of it cannot.
         assert told(client, "/api/search", id=id_of(private))["results"][0]["score"] > 0.99
         boxed = client.get("/api/search", params={"id": id_of(private), "box": "0,0,2,2"})

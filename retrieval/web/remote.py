@@ -76,13 +76,13 @@ class Remote:
         name, seen = self.entry(number)
         path = local_path(name)
         if path is None:
-            raise _unreachable("it does not lie on this machine")
+            raise _unreachable()
         try:
             data, digest = read_content(path)
         except ImageError as error:
-            raise _unreachable(error.message) from error
+            raise _unreachable() from error
         if digest != seen.hash:
-            raise _unreachable("its file has changed since it was taken in")
+            raise _unreachable()
         return data
 
     def thumbnail(self, number: int, side: int) -> bytes:
@@ -96,7 +96,7 @@ class Remote:
         try:
             made = encoded(load_picture(self.content(number), size=side, exif=self.spec.image.exif).array)
         except ImageError as error:
-            raise _unreachable(error.message) from error
+            raise _unreachable() from error
         with self._turn:
             if small and seen.hash not in self._thumbnails:
                 self._thumbnails[seen.hash] = made
@@ -288,11 +288,13 @@ class Remote:
         try:
             return told_why(self.pairs.explain(ours, self.model.load(theirs)), heads)
         except ImageError as error:
-            raise _unreachable(error.message) from error
+            raise _unreachable() from error
 
     def prepare(self) -> None:
         self.pairs.prepare()
 
 
-def _unreachable(reason: str) -> ApiError:
-    return ApiError(404, f"The picture is not reachable: {reason}.", "picture_not_reachable")
+def _unreachable() -> ApiError:
+    """In one sentence for all reasons: who writes into the gallery need not learn which files there are on this machine."""
+    told = "The picture is not reachable: its file is not on this machine, or is not the one that was taken in."
+    return ApiError(404, told, "picture_not_reachable")
