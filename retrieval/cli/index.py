@@ -74,6 +74,11 @@ if TYPE_CHECKING:
 @click.option(
     "--rehash", is_flag=True, help="Look at the content of every file, also where its size and times are the same."
 )
+@click.option(
+    "--thumbnails",
+    is_flag=True,
+    help="Also keep a small picture of each new one for `retrieve serve`, up to 1 GB in all.",
+)
 @click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
 @click.option("--status", is_flag=True, help="Only tell which shards of PARTS are done, missing and bad.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
@@ -104,6 +109,7 @@ def command(
     include: tuple[str, ...],
     restore: bool,
     rehash: bool,
+    thumbnails: bool,
     strict: bool,
     status: bool,
     repair: bool,
@@ -165,6 +171,7 @@ def command(
             "--include": include,
             "--restore": restore,
             "--rehash": rehash,
+            "--thumbnails": thumbnails,
             "--repair": repair,
         }
         for name in (name for name, given in refused.items() if given):
@@ -224,7 +231,13 @@ def command(
     gallery.configure_local(local)
     with gallery, progress_bar("index", quiet) as update:
         report = gallery.index(
-            list(paths) or None, progress=update, exclude=exclude, include=include, restore=restore, rehash=rehash
+            list(paths) or None,
+            progress=update,
+            exclude=exclude,
+            include=include,
+            restore=restore,
+            rehash=rehash,
+            thumbnails=thumbnails,
         )
         images = gallery.catalog.searchable_count()
     for warning in report.warnings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -54,6 +53,7 @@ NO_MATCH = 3  # exit status
 )
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
+@click.option("--heat", is_flag=True, help="On the sheet: in colours, what each place adds to the similarity.")
 @click.option("--explain", metavar="FILE.html", help="Also write a page that shows why each answer matched.")
 @click.option(
     "--rerank",
@@ -88,6 +88,7 @@ def command(
     form: str,
     null: bool,
     sheet: str | None,
+    heat: bool,
     explain: str | None,
     rerank: str | None,
     rank: str | None,
@@ -114,7 +115,7 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    closer = reranker is not None or fold or exclude_self or explain is not None
+    closer = reranker is not None or fold or exclude_self or heat or explain is not None
     with _opened(index, engine, closer, quiet) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
@@ -124,6 +125,8 @@ def command(
             from retrieval.views.sheet import check_sheet_path
 
             check_sheet_path(sheet)
+        if heat and sheet is None:
+            raise UsageError("--heat goes with --sheet FILE")
         if explain is not None:
             from retrieval.cli.explain import check_page_path
 
@@ -179,7 +182,9 @@ def command(
         if failed == len(files) and failed == 1:
             return 1
         if sheet is not None:
-            _write_sheet(gallery, answered, sheet, piped)
+            from retrieval.cli.sheet import write_sheet
+
+            write_sheet(gallery, answered, sheet, piped, heat)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if explain is not None:
             from retrieval.cli.explain import write_explanations
@@ -315,20 +320,3 @@ def _no_match(result: QueryResult) -> str:
     if result.filtered:
         return f"no match for {safe(result.query)} that --min-score and --min-probability let through.{rest}"
     return f"no match: nothing here shows what is on {safe(result.query)}.{rest}"
-
-
-def _caption(match: Match) -> str:
-    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or 'other'}, {match.probability:.0%}"
-
-
-def _write_sheet(gallery: Gallery | ServedGallery, results: list[QueryResult], path: str, piped: bytes) -> None:
-    from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
-
-    rows = [
-        SheetRow(
-            SheetCell(piped if r.query == STANDARD_INPUT else r.query, "", os.path.basename(r.query), bbox=r.bbox),
-            [SheetCell(m.path, _caption(m), os.path.basename(m.path)) for m in r.matches],
-        )
-        for r in results
-    ]
-    save_sheet(contact_sheet(rows, exif=gallery.spec.image.exif), path)

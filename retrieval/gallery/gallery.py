@@ -179,12 +179,15 @@ class Gallery(AskedGallery):
         include: Sequence[str] = (),
         restore: bool = False,
         rehash: bool = False,
+        thumbnails: bool = False,
     ) -> SyncReport:
         """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
         patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`); ``include``: of these patterns no
         longer."""
         self.configure_exclude(exclude, include)
-        return synchronise(self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash)
+        return synchronise(
+            self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash, thumbnails=thumbnails
+        )
 
     def add(
         self,
