@@ -54,7 +54,8 @@ class ResidentGallery:
         """See :meth:`retrieval.Gallery.answers`: of files, as they are named here, and of pictures in memory."""
         sent = [{"bytes": base64.b64encode(i).decode()} if isinstance(i, bytes) else {"name": i} for i in images]
         found = self._asked("answers", images=sent, k=k, bbox=None if bbox is None else list(bbox), **options)
-        for name, told in zip(images, found, strict=False):
+        for place, told in enumerate(found):
+            name = images[place]
             error = None if told["error"] is None else ImageError(*told["error"])
             matches = [Match(**{**match, "copies": tuple(match["copies"])}) for match in told["matches"]]
             box = None if told["bbox"] is None else tuple(told["bbox"])
