@@ -401,3 +401,31 @@ def test_a_damaged_rule_of_the_catalog_is_written_anew(
     assert (info.images, len(info.troubled)) == (9, 1)
     with opened.writing() as catalog:
         catalog.check()
+
+
+def test_an_index_of_rows_that_knows_of_none_is_named_and_mended(gallery: Gallery, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path / "album", 6)
+    gallery.index(["album"])
+    expected = [(m.path, m.score) for m in gallery.query(paths[3]).matches]
+    gallery.close()
+    with closing(sqlite3.connect(gallery.catalog_path, isolation_level=None)) as damaged:
+        for sql in (
+            "CREATE INDEX images_by_row ON images (row) WHERE id < 0",
+            "CREATE INDEX images_by_row ON images (row)",
+        ):
+            damaged.execute(
+                "PRAGMA writable_schema = ON"
+            )  # SQLite makes an empty index, and then takes it for a whole one
+            damaged.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'images_by_row'", (sql,))
+            damaged.execute("PRAGMA writable_schema = RESET")
+            if "WHERE" in sql:
+                damaged.execute("REINDEX images_by_row")
+    for asked in (lambda g: g.query(paths[3]), lambda g: g.info()):
+        with (
+            fake_gallery(gallery.folder) as opened,
+            pytest.raises(GalleryDamaged, match="pictures with a vector 0 are found"),
+        ):
+            asked(opened)
+    repair(gallery.folder)
+    with fake_gallery(gallery.folder) as opened:
+        assert [(m.path, m.score) for m in opened.query(paths[3]).matches] == expected
