@@ -255,6 +255,45 @@ def test_shards_that_shrank_become_one(subject: VectorGallery, everywhere: None)
     right(subject, queries=2)
 
 
+def test_a_shard_that_is_empty_leaves_nothing_to_its_neighbours(subject: VectorGallery, everywhere: None) -> None:
+    before = files(subject)
+    subject.remove(list(range(1, 385)))
+    note = consistent(subject)
+    assert [(shard.first, shard.count) for shard in note.shards] == [(0, 383), (768, 383)]
+    assert files(subject).items() <= before.items()
+    assert subject.gallery.info().changes == 0
+    subject.remove(list(range(1000, COUNT + 1)))
+    subject.remove(list(range(768, 1000)))
+    assert len(consistent(subject).shards) == 1
+    subject.add(clustered(20, seed=3))
+    consistent(subject)
+    right(subject)
+
+
+def test_info_tells_of_all_files(
+    subject: VectorGallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.cli import main as cli
+
+    note = note_of(subject)
+    subject.gallery.close()
+    out = []
+    for more in ([], ["--format", "json"]):
+        monkeypatch.setattr("sys.argv", ["retrieve", "info", "--index", str(subject.gallery.folder), *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        out.append(capsys.readouterr().out)
+    assert "in 3 files" in out[0]
+    assert f"recall@10 {note.recall:.3f} (target 0.9, 300 queries)" in out[0]
+    told = json.loads(out[1])
+    assert Path(told["ann"]).name == "1.json"
+    search = told["search"]
+    assert (search["vectors"], search["recall"], search["effort"]) == (COUNT, note.recall, None)
+    assert [file["vectors"] for file in search["files"]] == [384, 383, 383]
+    assert search["bytes"] == sum(size for _, size in files(subject).values())
+
+
 def test_many_edited_pictures_bring_their_shards_in_line(subject: VectorGallery, everywhere: None) -> None:
     """Live changes beside the files are few, wherever they are."""
     for number, vector in enumerate(clustered(40, seed=8)):
