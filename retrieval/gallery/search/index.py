@@ -178,7 +178,7 @@ class SearchIndex:
         ids, rows = self.catalog.searchable()
         held = ~np.isin(ids, changed)
         exact = all(shard.kind == "flat" for shard in shards)
-        trial = ann_recall.Trial(self.store, ids[held], rows[held], count=5 if exact else ann_recall.TOGETHER)
+        trial = ann_recall.Trial(self.store, ids[held], rows[held], count=5 if exact else ann_recall.QUERIES)
         recall, milliseconds = ann_recall.together(parts, trial)
         queries = 0 if exact else len(trial.queries)
         return replace(note, recall=recall, milliseconds=milliseconds, queries=queries, measured=note.count)
