@@ -31,6 +31,7 @@ _LONGEST_NAME = 4096
 _LONGEST_DESCRIPTION = 60_000
 _GALLERIES = "retrieval_galleries"  # a row a gallery: what was kept with it when it was made
 _STRONG = "Strong"
+_NUMBERS = ("size", "mtime_ns", "width", "height")
 
 
 class MilvusBackend:
@@ -102,7 +103,7 @@ class MilvusBackend:
                 found = self._described() or description
             if description is not None and not self._client.has_collection(self.collection):
                 texts = {"key": 32, "name": _LONGEST_NAME, "hash": 64}
-                self._make(self.collection, texts, ("size", "mtime_ns", "width", "height"), int(found["dim"]))
+                self._make(self.collection, texts, _NUMBERS, int(found["dim"]))
             self._client.load_collection(self.collection)
         return found
 
@@ -164,8 +165,20 @@ class MilvusBackend:
         found: dict[str, Seen] = {}
         for part in _parts(names):
             keys = [key_of(name).hex() for name in part]
-            rows = self._query(f"key in {json.dumps(keys)}", ["name", "hash", "size", "mtime_ns"])
-            found.update((row["name"], Seen(row["hash"], row["size"], row["mtime_ns"])) for row in rows)
+            fields = ["hash", "size", "mtime_ns", "width", "height"]
+            for row in self._query(f"key in {json.dumps(keys)}", ["name", *fields]):
+                width, height = (None if row[side] < 0 else row[side] for side in ("width", "height"))
+                found[row["name"]] = Seen(row["hash"], row["size"], row["mtime_ns"], width, height)
+        return found
+
+    def entries(self, names: Sequence[str]) -> list[Entry]:
+        found: list[Entry] = []
+        for part in _parts(names):
+            keys = [key_of(name).hex() for name in part]
+            rows = self._query(f"key in {json.dumps(keys)}", ["name", "hash", *_NUMBERS, "vector"])
+            for row, vector in zip(rows, self._vectors(rows), strict=True):
+                width, height = (None if row[side] < 0 else int(row[side]) for side in ("width", "height"))
+                found.append(Entry(row["name"], row["hash"], row["size"], row["mtime_ns"], width, height, vector))
         return found
 
     def has(self, hashes: Sequence[str]) -> set[str]:
@@ -178,7 +191,25 @@ class MilvusBackend:
         found = [row["name"] for block in self._scan(under, ["name"]) for row in block]
         return iter(sorted(found, key=str.encode))
 
-    def count(self) -> int:
+    def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
+        found: list[str] = []
+        for block in self._scan(under, ["name"], f'key > "{after.hex()}"', limit):  # an iterator goes by the key
+            found += [row["name"] for row in block]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def vectors(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        for part in _parts(names):
+            keys = [key_of(name).hex() for name in part]
+            rows = self._query(f"key in {json.dumps(keys)}", ["name", "vector"])
+            found.update((row["name"], np.asarray(row["vector"], np.float32)) for row in rows)
+        return found
+
+    def count(self, under: str | None = None) -> int:
+        if under is not None:
+            return sum(len(block) for block in self._scan(under, ["name"]))
         with self._errors():
             found = self._client.query(
                 self.collection, filter="", output_fields=["count(*)"], consistency_level=_STRONG
@@ -192,20 +223,22 @@ class MilvusBackend:
             )
         return rows
 
-    def _scan(self, under: str | None, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
-        """All entries, or those under a folder, in blocks."""
-        condition = "" if under is None else _below(under)
+    def _scan(
+        self, under: str | None, fields: list[str], also: str = "", block: int = _BLOCK
+    ) -> Iterator[list[dict[str, Any]]]:
+        """All entries, or those under a folder, in blocks of about so many, by ascending key."""
+        condition = " and ".join(f"({part})" for part in (also, _below(under) if under is not None else "") if part)
         with self._errors():
             rows = self._client.query_iterator(
                 self.collection,
-                batch_size=_BLOCK,
+                batch_size=min(block, _BLOCK),
                 filter=condition,
                 output_fields=fields,
                 consistency_level=_STRONG,
             )
             try:
-                while block := rows.next():
-                    yield [row for row in block if under is None or _lies_below(row["name"], under)]
+                while found := rows.next():
+                    yield [row for row in found if under is None or _lies_below(row["name"], under)]
             finally:
                 rows.close()
 

@@ -132,9 +132,22 @@ class PostgresBackend:
         found: dict[str, Seen] = {}
         with self._errors():
             for part in _parts(names):
-                query = f"SELECT name, hash, size, mtime_ns FROM {self.table} WHERE key = ANY(%s)"
+                query = f"SELECT name, hash, size, mtime_ns, width, height FROM {self.table} WHERE key = ANY(%s)"
                 rows = self._connection.execute(query, ([_key(n) for n in part],))
-                found.update((name, Seen(digest, size, mtime)) for name, digest, size, mtime in rows)
+                found.update((name, Seen(*rest)) for name, *rest in rows)
+        return found
+
+    def entries(self, names: Sequence[str]) -> list[Entry]:
+        found: list[Entry] = []
+        with self._errors():
+            for part in _parts(names):
+                query = (
+                    f"SELECT name, hash, size, mtime_ns, width, height, vector FROM {self.table} WHERE key = ANY(%s)"
+                )
+                rows = self._connection.execute(query, ([_key(n) for n in part],), binary=True)
+                for name, digest, size, mtime_ns, width, height, vector in rows:
+                    numbers = np.asarray(_numbers(vector), np.float32)
+                    found.append(Entry(name, digest, size, mtime_ns, width, height, numbers))
         return found
 
     def has(self, hashes: Sequence[str]) -> set[str]:
@@ -152,9 +165,26 @@ class PostgresBackend:
             for (name,) in cursor:
                 yield name
 
-    def count(self) -> int:
+    def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
+        where, values = _below(under)
+        query = f"SELECT name FROM {self.table}{where}{' AND' if where else ' WHERE'} key > %s ORDER BY key LIMIT %s"
         with self._errors():
-            found = self._connection.execute(f"SELECT count(*) FROM {self.table}").fetchone()
+            rows = self._connection.execute(query, [*values, uuid.UUID(bytes=after), limit])
+            return [name for (name,) in rows]
+
+    def vectors(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        with self._errors():
+            for part in _parts(names):
+                query = f"SELECT name, vector FROM {self.table} WHERE key = ANY(%s)"
+                rows = self._connection.execute(query, ([_key(n) for n in part],), binary=True)
+                found.update((name, np.asarray(_numbers(vector), np.float32)) for name, vector in rows)
+        return found
+
+    def count(self, under: str | None = None) -> int:
+        where, values = _below(under)
+        with self._errors():
+            found = self._connection.execute(f"SELECT count(*) FROM {self.table}{where}", values).fetchone()
         return int(found[0]) if found else 0
 
     # -- search --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.base import Backend, Entry, key_of
+from retrieval.backends.base import Backend, Entry, id_of
 from retrieval.backends.scores import ordered
 from retrieval.backends.tuning import RECALL, tune
 from retrieval.describe.extraction import describe_all
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from retrieval.gallery.adding import Picture
 
 DEFAULT_EFFORT = 128
+_COPY = "A copy can: retrieval.backends.copied.CopiedGallery.of(gallery)."
 _MOST_CANDIDATES = 10_000
 
 
@@ -163,12 +164,8 @@ class ServedGallery:
     def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
         """ "cosine"; raises UsageError for what a served gallery cannot do."""
         if reranked:
-            raise UsageError(f"{self.folder} is a served gallery, and cannot look twice", "Leave out --rerank.")
-        if rank not in (None, "cosine") or judged:
-            raise UsageError(
-                f"{self.folder} is a served gallery, which keeps no local codes", "Its answers follow the cosine alone."
-            )
-        return "cosine"
+            raise UsageError(f"{self.folder} is a served gallery, and cannot look twice", _COPY)
+        return cosine_alone(self.folder, rank, judged)
 
     def search(
         self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
@@ -185,7 +182,7 @@ class ServedGallery:
         least = -np.inf if min_score is None else min_score
         return [
             [
-                Match(place, score, _id(name), show_path(name))
+                Match(place, score, id_of(name), show_path(name))
                 for place, (name, score) in enumerate(self._nearest(query, k, below), 1)
                 if score >= least
             ]
@@ -211,7 +208,7 @@ class ServedGallery:
         if fold or exclude_self:
             raise UsageError(
                 "a gallery on a server cannot fold copies nor leave out the file that asks",
-                "Files and their contents are known to a gallery in a folder alone.",
+                _COPY,
             )
         box = one_box(bbox, len(images))
         done: dict[int, QueryResult] = {}
@@ -275,6 +272,15 @@ class ServedGallery:
         return [show_path(n) for n in found]
 
 
+def cosine_alone(address: str, rank: str | None, judged: bool) -> str:
+    """ "cosine"; raises UsageError for rankings and verdicts that take local codes, which a served gallery does not keep."""
+    if rank not in (None, "cosine") or judged:
+        raise UsageError(
+            f"{address} is a served gallery, which keeps no local codes", "Its answers follow the cosine alone."
+        )
+    return "cosine"
+
+
 def _name(row: Row) -> str:
     """What a picture is called: its file's path, or its key. Where a path is not UTF-8, its URI."""
     if row.file is None:
@@ -291,7 +297,3 @@ def storable(path: str) -> str:
     except UnicodeEncodeError:
         return local_uri(path)
     return path
-
-
-def _id(name: str) -> int:
-    return int.from_bytes(key_of(name)[:8], "big") >> 1

@@ -53,6 +53,8 @@ def write_explanations(
                     why.query_terms,
                     why.terms,
                     why.points,
+                    why.query_attention,
+                    why.attention,
                 )
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -54,6 +53,7 @@ NO_MATCH = 3  # exit status
 )
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
+@click.option("--heat", is_flag=True, help="On the sheet: in colours, what each place adds to the similarity.")
 @click.option("--explain", metavar="FILE.html", help="Also write a page that shows why each answer matched.")
 @click.option(
     "--rerank",
@@ -88,6 +88,7 @@ def command(
     form: str,
     null: bool,
     sheet: str | None,
+    heat: bool,
     explain: str | None,
     rerank: str | None,
     rank: str | None,
@@ -114,7 +115,8 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    with _opened(index, engine, reranker is not None, quiet) as gallery:
+    closer = reranker is not None or fold or exclude_self or heat or explain is not None
+    with _opened(index, engine, closer, quiet) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
@@ -123,12 +125,12 @@ def command(
             from retrieval.views.sheet import check_sheet_path
 
             check_sheet_path(sheet)
+        if heat and sheet is None:
+            raise UsageError("--heat goes with --sheet FILE")
         if explain is not None:
             from retrieval.cli.explain import check_page_path
 
             check_page_path(explain)
-            if not isinstance(gallery, Gallery):
-                raise UsageError("--explain goes with a gallery in a folder", "It reads the pictures that matched.")
         by = gallery.rank_by(rank, reranker is not None, min_probability is not None)
         if require_match and by == "cosine":
             raise UsageError(
@@ -180,7 +182,9 @@ def command(
         if failed == len(files) and failed == 1:
             return 1
         if sheet is not None:
-            _write_sheet(gallery, answered, sheet, piped)
+            from retrieval.cli.sheet import write_sheet
+
+            write_sheet(gallery, answered, sheet, piped, heat)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if explain is not None:
             from retrieval.cli.explain import write_explanations
@@ -195,8 +199,8 @@ def command(
     return NO_MATCH if require_match and unmatched else 0
 
 
-def _opened(index: str | None, engine: str, reranked: bool, quiet: bool) -> Gallery | ServedGallery:
-    """The gallery in a folder or on a server."""
+def _opened(index: str | None, engine: str, closer: bool, quiet: bool) -> Gallery | ServedGallery:
+    """The gallery in a folder or on a server; of that a copy, where it is to be looked at closer than a ranking needs."""
     from retrieval.gallery.gallery import Gallery
 
     def warn(message: str) -> None:
@@ -205,11 +209,13 @@ def _opened(index: str | None, engine: str, reranked: bool, quiet: bool) -> Gall
     address = served_address(index)
     if address is None:
         return Gallery.open(index, engine=engine, warn=warn)
+    if closer:
+        from retrieval.cli.copied import copy_of
+
+        return copy_of(address, engine, quiet)
     from retrieval.backends.served import ServedGallery
 
-    served = ServedGallery.open(address, engine=engine, say=warn)
-    served.rank_by(None, reranked)
-    return served
+    return ServedGallery.open(address, engine=engine, say=warn)
 
 
 def _piped() -> bytes:
@@ -260,7 +266,7 @@ class _Printer:
                 {
                     "query": result.query,
                     "bbox": box,
-                    "index": str(self.gallery.folder),
+                    "index": str(getattr(self.gallery, "address", self.gallery.folder)),
                     "model": fingerprint,
                     **({} if self.rerank is None else {"rerank": self.rerank}),
                     "results": matches,
@@ -314,20 +320,3 @@ def _no_match(result: QueryResult) -> str:
     if result.filtered:
         return f"no match for {safe(result.query)} that --min-score and --min-probability let through.{rest}"
     return f"no match: nothing here shows what is on {safe(result.query)}.{rest}"
-
-
-def _caption(match: Match) -> str:
-    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or 'other'}, {match.probability:.0%}"
-
-
-def _write_sheet(gallery: Gallery | ServedGallery, results: list[QueryResult], path: str, piped: bytes) -> None:
-    from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
-
-    rows = [
-        SheetRow(
-            SheetCell(piped if r.query == STANDARD_INPUT else r.query, "", os.path.basename(r.query), bbox=r.bbox),
-            [SheetCell(m.path, _caption(m), os.path.basename(m.path)) for m in r.matches],
-        )
-        for r in results
-    ]
-    save_sheet(contact_sheet(rows, exif=gallery.spec.image.exif), path)

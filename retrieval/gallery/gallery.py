@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.model import Model
+from retrieval.describe.precision import Precision, in_precision
 from retrieval.errors import GalleryDamaged, GalleryError, UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture, add_pictures
@@ -38,6 +39,7 @@ from retrieval.gallery.work import SyncReport
 from retrieval.messages import Bars, Update, no_bars
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
+from retrieval.pictures.scan import pictures_in
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,36 @@ class Gallery(AskedGallery):
 
     @classmethod
     def create(
-        cls, folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32", local: bool = True
+        cls,
+        folder: str | os.PathLike[str],
+        model: Model,
+        *,
+        dtype: str = "float32",
+        local: bool = True,
+        precision: Precision | None = None,
+        calibrate_on: Sequence[str | os.PathLike[str]] = (),
     ) -> Gallery:
         """A new, empty gallery that describes with this very ``model``.
 
         ``dtype``: how vectors are stored, "float32" or "float16" (half the size). ``local``: whether it keeps a local index,
-        by which the same thing is found and verified.
+        by which the same thing is found and verified. ``precision``: what the network computes in, "auto", "fp32", "bf16" or
+        "int8" (default: what ``model`` does); the loss is measured on the pictures ``calibrate_on`` (files and folders), see
+        :func:`retrieval.describe.precision.in_precision`.
 
-        Raises GalleryError when the folder already holds a gallery or something else, or cannot be made.
+        Raises GalleryError when the folder already holds a gallery or something else, or cannot be made; UsageError,
+        ModelError where the precision cannot be had.
         """
         folder = Path(folder)
+        if precision not in (None, model.precision):
+            with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as work:
+                reduced = in_precision(
+                    model, precision, pictures_in([os.fspath(path) for path in calibrate_on]), Path(work) / "int8"
+                )
+                gallery = cls.create(folder, reduced, dtype=dtype, local=local)
+            if reduced.precision != "int8":
+                return gallery
+            gallery.close()  # its model lay in the temporary folder
+            return cls.open(folder, engine=model.engine_name, warn=model.say)
         if dtype not in ("float32", "float16"):
             raise UsageError(f"vectors are stored as float32 or float16, not {dtype}")
         if (folder / "gallery.json").exists():
@@ -157,12 +179,15 @@ class Gallery(AskedGallery):
         include: Sequence[str] = (),
         restore: bool = False,
         rehash: bool = False,
+        thumbnails: bool = False,
     ) -> SyncReport:
         """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
         patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`); ``include``: of these patterns no
         longer."""
         self.configure_exclude(exclude, include)
-        return synchronise(self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash)
+        return synchronise(
+            self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash, thumbnails=thumbnails
+        )
 
     def add(
         self,

@@ -74,6 +74,7 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
     catalog: Catalog | None = None
     try:
         catalog = Catalog(path, writable=True)
+        catalog.make_indexes_anew()
         _count_vectors(catalog, folder, description, done)
         _count_anew(catalog, done)
         try:

@@ -27,6 +27,7 @@ from retrieval.gallery.reading import read_noted
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.targets import targets_of
+from retrieval.gallery.thumbnails import ThumbnailCache
 from retrieval.gallery.work import SyncReport, Work
 from retrieval.messages import no_update
 
@@ -42,11 +43,12 @@ def synchronise(
     workers: int | None = None,
     restore: bool = False,
     rehash: bool = False,
+    thumbnails: bool = False,
 ) -> SyncReport:
     """Bring ``gallery`` in line with ``paths`` (folders or files; None: all that was indexed before).
 
     ``restore``: pictures that were taken out of the gallery come back; ``rehash``: every file's content is looked at, also
-    where size, times and inode say that it is the same.
+    where size, times and inode say that it is the same; ``thumbnails``: small pictures of new ones are kept for the page.
     ``progress(done, total)`` is called as pictures are dealt with. Interrupted at any moment, the gallery holds all
     that was committed, and the next run continues. Raises GalleryLocked, GalleryError, UsageError.
     """
@@ -61,7 +63,8 @@ def synchronise(
         for target in targets_of(gallery, catalog, paths):
             plan.add(target)
         plan.look_for_moved()
-        run = _Run(gallery, catalog, report, plan, local)
+        kept = ThumbnailCache(gallery.folder, gallery.spec.image.exif) if thumbnails else None
+        run = _Run(gallery, catalog, report, plan, local, kept)
         version = catalog.number("version")
         with run.local or nullcontext():
             run.describe(progress or no_update, workers)
@@ -109,6 +112,7 @@ class _Run:
         report: SyncReport,
         plan: Plan,
         local: LocalIndex | None,
+        thumbnails: ThumbnailCache | None,
     ) -> None:
         self.gallery = gallery
         self.catalog = catalog
@@ -116,6 +120,7 @@ class _Run:
         self.store: VectorStore = gallery.store(catalog)
         self.work = plan.work
         self.vanished = plan.vanished
+        self.thumbnails = thumbnails
         self.local = None if local is None else Collector(local, gallery.spec)
         self._moved_from = plan.moved_from
         self._origins_known: set[str] = set()
@@ -173,6 +178,8 @@ class _Run:
             picture = imaging.load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
             if self.local is not None and codeless:
                 self.local.look(work.digest, picture.array, source)
+            if self.thumbnails is not None:
+                self.thumbnails.put(work.digest, picture.array, (picture.width, picture.height))
         except ImageError:
             if known:  # it was read before: its vector stays
                 return None

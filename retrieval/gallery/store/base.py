@@ -124,6 +124,11 @@ class CatalogFile:
         if result != "ok":
             raise GalleryDamaged(f"{self.path} is damaged: {result.splitlines()[-1]:.200}", REPAIR)
 
+    def make_indexes_anew(self) -> None:
+        """What finds entries, from the entries. Raises GalleryDamaged where these contradict each other."""
+        with self._errors():
+            self._connection.execute("REINDEX")
+
     def check_head(self) -> None:
         """Raises GalleryDamaged where numbers and folders are not what was written."""
         with self._errors():
