@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import faiss
@@ -178,6 +178,24 @@ def test_the_recall_of_all_shards_is_that_of_a_loop(subject: VectorGallery, monk
     assert note.recall == pytest.approx(min(np.mean(hits[way::3]) for way in range(3)), abs=1e-4)
     assert note.recall < 0.97
     assert note.milliseconds is not None
+
+
+def test_where_all_together_find_less_each_looks_further(
+    subject: VectorGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [shard.effort for shard in note_of(subject).shards]
+    told = iter([0.5, 0.55, 0.91])
+    monkeypatch.setattr(ann.ann_recall, "together", lambda parts, trial: (next(told), 1.0))
+    with subject.gallery.writing() as catalog:  # as if it had been measured long ago
+        note = ann_note.find(subject.gallery.folder / "ann", catalog.log_state())
+        assert note is not None
+        ann_note.write_note(subject.gallery.folder / "ann", replace(note, measured=3))
+    subject.add(clustered(40, seed=1))
+    note = note_of(subject)
+    assert note.recall == 0.91
+    assert all(effort is not None for effort in before)
+    assert [shard.effort for shard in note.shards[:3]] == [e + 2 for e in before if e is not None]
+    assert not subject.refresh(), "and stays"
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from retrieval.cli.common import index_option, print_json, say, verbosity_option
 from retrieval.messages import human_bytes, safe
 
 if TYPE_CHECKING:
-    from retrieval.gallery.gallery import GalleryInfo
+    from retrieval.gallery.facts import GalleryInfo
 
 
 @click.command("info")

@@ -22,7 +22,7 @@ from retrieval.cli.expand import STANDARD_INPUT, expand_pictures
 from retrieval.cli.streams import write_path
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.address import served_address
-from retrieval.gallery.opened import require_same_model
+from retrieval.gallery.same_model import require_same_model
 from retrieval.messages import safe
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from retrieval.gallery.store.vectors import VectorStore
 
 # Up to so many vectors a file is always brought up to date: that is done before one notices.
 _SMALL = 16_384
+_LOUDER = 8  # times that all shards look a tenth further, so that together they reach what each has reached alone
 _STALE_SHARE = 20  # of a shard's pictures a twentieth may be masked, then it is made afresh
 
 
@@ -180,8 +181,24 @@ class SearchIndex:
         exact = all(shard.kind == "flat" for shard in shards)
         trial = ann_recall.Trial(self.store, ids[held], rows[held], count=5 if exact else ann_recall.QUERIES)
         recall, milliseconds = ann_recall.together(parts, trial)
+        for _ in range(_LOUDER):
+            if recall >= self.target:
+                break
+            parts = [replace(part, note=_louder(part.note)) for part in parts]
+            recall, milliseconds = ann_recall.together(parts, trial)
         queries = 0 if exact else len(trial.queries)
-        return replace(note, recall=recall, milliseconds=milliseconds, queries=queries, measured=note.count)
+        return replace(
+            note,
+            shards=tuple(part.note for part in parts),
+            recall=recall,
+            milliseconds=milliseconds,
+            queries=queries,
+            measured=note.count,
+        )
+
+
+def _louder(shard: ShardNote) -> ShardNote:
+    return replace(shard, effort=None if shard.effort is None else math.ceil(1.1 * shard.effort))
 
 
 def searched_beside(count: int, dim: int) -> int:
