@@ -13,11 +13,12 @@ from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
-from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows, one_box
+from retrieval.gallery.answers import Match, QueryResult, one_box
 from retrieval.gallery.folding import Sifter
 from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.nearest import nearest, nearest_rows
 from retrieval.gallery.searched import SearchedGallery, metadata_of
 from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.selection import ids_below

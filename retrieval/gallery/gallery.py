@@ -19,6 +19,7 @@ from retrieval.errors import UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery import removing
 from retrieval.gallery.adding import Picture, add_pictures
+from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.asking import AskedGallery
 from retrieval.gallery.creating import create_folder
 from retrieval.gallery.description import read_description
@@ -26,7 +27,7 @@ from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
 from retrieval.gallery.facts import GalleryInfo, facts_of
-from retrieval.gallery.opened import DEFAULT_FOLDER, OpenedGallery
+from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.selection import select
 from retrieval.gallery.sync import synchronise
 from retrieval.gallery.work import SyncReport

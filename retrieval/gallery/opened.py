@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.files.whole import remove_unfinished
-from retrieval.gallery.address import is_served, shown
+from retrieval.gallery.address import locate
 from retrieval.gallery.description import read_description
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
@@ -33,22 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _FEW_CHANGES = 1000
-DEFAULT_FOLDER = ".retrieval"
 INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
-
-
-def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
-    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
-    named = index or os.environ.get("RETRIEVE_INDEX")
-    if is_served(named):
-        raise UsageError(
-            f"{shown(os.fspath(named or ''))} is a served gallery, with which this command cannot work",
-            "index (of parts), query, info and remove can.",
-        )
-    if named:
-        return Path(named)
-    here = Path(start).absolute()
-    return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)
 
 
 class OpenedGallery(GallerySettings):

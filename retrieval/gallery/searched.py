@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from retrieval.errors import GalleryDamaged, UsageError, whole_number
 from retrieval.files.paths import show_path
-from retrieval.gallery.answers import Match, nearest, nearest_rows
+from retrieval.gallery.answers import Match
 from retrieval.gallery.fusing import Sample
+from retrieval.gallery.nearest import nearest, nearest_rows
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import candidates
 from retrieval.gallery.search.index import open_source
