@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import faiss
@@ -174,10 +174,28 @@ def test_the_recall_of_all_shards_is_that_of_a_loop(subject: VectorGallery, monk
             true = [i for i, _ in subject.brute(query, 11) if i != own][:10]
             found = source.candidates(query, 10, 0)
             hits.append(len(set(found.ids.tolist()) & set(true)) / 10)
-    assert note.queries == len(trial.queries) == 300
+    assert note.queries == len(trial.queries) == 900
     assert note.recall == pytest.approx(min(np.mean(hits[way::3]) for way in range(3)), abs=1e-4)
     assert note.recall < 0.97
     assert note.milliseconds is not None
+
+
+def test_where_all_together_find_less_each_looks_further(
+    subject: VectorGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [shard.effort for shard in note_of(subject).shards]
+    told = iter([0.5, 0.55, 0.91])
+    monkeypatch.setattr(ann.ann_recall, "together", lambda parts, trial: (next(told), 1.0))
+    with subject.gallery.writing() as catalog:  # as if it had been measured long ago
+        note = ann_note.find(subject.gallery.folder / "ann", catalog.log_state())
+        assert note is not None
+        ann_note.write_note(subject.gallery.folder / "ann", replace(note, measured=3))
+    subject.add(clustered(40, seed=1))
+    note = note_of(subject)
+    assert note.recall == 0.91
+    assert all(effort is not None for effort in before)
+    assert [shard.effort for shard in note.shards[:3]] == [e + 2 for e in before if e is not None]
+    assert not subject.refresh(), "and stays"
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------
@@ -253,6 +271,45 @@ def test_shards_that_shrank_become_one(subject: VectorGallery, everywhere: None)
     assert subject.answer(clustered(1)[0], 5) == []
     subject.add(clustered(30, seed=3))
     right(subject, queries=2)
+
+
+def test_a_shard_that_is_empty_leaves_nothing_to_its_neighbours(subject: VectorGallery, everywhere: None) -> None:
+    before = files(subject)
+    subject.remove(list(range(1, 385)))
+    note = consistent(subject)
+    assert [(shard.first, shard.count) for shard in note.shards] == [(0, 383), (768, 383)]
+    assert files(subject).items() <= before.items()
+    assert subject.gallery.info().changes == 0
+    subject.remove(list(range(1000, COUNT + 1)))
+    subject.remove(list(range(768, 1000)))
+    assert len(consistent(subject).shards) == 1
+    subject.add(clustered(20, seed=3))
+    consistent(subject)
+    right(subject)
+
+
+def test_info_tells_of_all_files(
+    subject: VectorGallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.cli import main as cli
+
+    note = note_of(subject)
+    subject.gallery.close()
+    out = []
+    for more in ([], ["--format", "json"]):
+        monkeypatch.setattr("sys.argv", ["retrieve", "info", "--index", str(subject.gallery.folder), *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        out.append(capsys.readouterr().out)
+    assert "in 3 files" in out[0]
+    assert f"recall@10 {note.recall:.3f} (target 0.9, 900 queries)" in out[0]
+    told = json.loads(out[1])
+    assert Path(told["ann"]).name == "1.json"
+    search = told["search"]
+    assert (search["vectors"], search["recall"], search["effort"]) == (COUNT, note.recall, None)
+    assert [file["vectors"] for file in search["files"]] == [384, 383, 383]
+    assert search["bytes"] == sum(size for _, size in files(subject).values())
 
 
 def test_many_edited_pictures_bring_their_shards_in_line(subject: VectorGallery, everywhere: None) -> None:
@@ -535,5 +592,5 @@ def test_a_gallery_of_a_shards_rows_keeps_one_file(tmp_path: Path, everywhere: N
     subject.add(clustered(60, seed=9))  # more than a shard's
     assert len(consistent(subject).shards) == 2
     assert first.items() <= files(subject).items()
-    assert note_of(subject).queries == 300
+    assert note_of(subject).queries == len(subject.truth)
     right(subject)

@@ -32,7 +32,7 @@ def command(
     from retrieval.describe.model import load_model
     from retrieval.gallery.address import DEFAULT_FOLDER, locate
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.opened import require_same_model
+    from retrieval.gallery.same_model import require_same_model
 
     folder = locate(index) or Path(DEFAULT_FOLDER)
     tell = lambda message: say(safe(message), quiet)  # noqa: E731

@@ -128,7 +128,7 @@ def command(
     from retrieval.errors import UsageError
     from retrieval.gallery.address import DEFAULT_FOLDER, locate, served_address
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.opened import require_same_model
+    from retrieval.gallery.same_model import require_same_model
     from retrieval.gallery.search.kind import check_request
     from retrieval.parts.manifest import is_parts
     from retrieval.pictures.foreign import passed_over

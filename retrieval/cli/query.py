@@ -124,7 +124,7 @@ def command(
     with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
         here = None if isinstance(gallery, ResidentGallery) else gallery
         if here is not None and (model or size or scales):
-            from retrieval.gallery.opened import require_same_model
+            from retrieval.gallery.same_model import require_same_model
 
             require_same_model(here, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)

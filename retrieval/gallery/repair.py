@@ -12,9 +12,9 @@ from typing import Any
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
 from retrieval.files.paths import show_path
 from retrieval.files.whole import sync_folder
+from retrieval.gallery.description import read_description
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
-from retrieval.gallery.opened import read_description
 from retrieval.gallery.search.intact import SUFFIX as SEEN
 from retrieval.gallery.search.note import remove_index
 from retrieval.gallery.settings import write_description

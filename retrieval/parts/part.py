@@ -28,6 +28,7 @@ from retrieval.messages import first_line
 from retrieval.parts.items import Item
 from retrieval.parts.manifest import Manifest
 from retrieval.ranking.asmk import LocalCodes, standard_codebook
+from retrieval.system.collector import at_rest
 
 _KEY = b"retrieval"
 _FILE = "file://"
@@ -146,7 +147,7 @@ def read_part(manifest: Manifest, shard: int) -> Part | None:
     if found is None:
         return None
     table, _, vectors = found
-    with _damage(manifest.part(shard)):
+    with _damage(manifest.part(shard)), at_rest():
         vector = table.column("vector").combine_chunks()
         places: Sequence[int | None] = range(len(vectors))
         if vector.null_count:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import GalleryError
-from retrieval.gallery import compaction, sync
+from retrieval.gallery import compaction, describing
 from retrieval.gallery.derive import derive_gallery, fit_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local import index as local_index
@@ -49,8 +49,8 @@ class Scene:
 def small() -> None:
     """Commits, compaction, local blocks, search indexes and their shards of so few pictures that small galleries have several of
     each."""
-    sync.COMMIT_PICTURES = 5
-    sync.COMMIT_SECONDS = 1e9
+    describing.COMMIT_PICTURES = 5
+    describing.COMMIT_SECONDS = 1e9
     compaction._COMPACT_ROWS = 4
     ann_kind.FEWEST = 8
     cutting.SHARD_ROWS = 9

@@ -31,6 +31,7 @@ from retrieval.gallery.store.vectors import VectorStore
 
 # Up to so many vectors a file is always brought up to date: that is done before one notices.
 _SMALL = 16_384
+_LOUDER = 8  # times that all shards look a tenth further, so that together they reach what each has reached alone
 _STALE_SHARE = 20  # of a shard's pictures a twentieth may be masked, then it is made afresh
 
 
@@ -69,14 +70,19 @@ class SearchIndex:
         shards: list[ShardNote] = []
         for stretch in plan:
             shards += self._made(maker, log, stretch, len(plan) > 1)
-        shards = [s for s in shards if s.count] or shards[:1]
-        for i in range(len(shards)):  # what nothing lies in any more belongs to the shard behind it
-            shards[i] = replace(shards[i], first=0 if i == 0 else (shards[i - 1].last or 0) + 1)
+        taken_in = [(shard.seq, shard.first, shard.last) for shard in shards]
+        shards = [shard for shard in shards if shard.count] or shards[:1]
+        for i, shard in enumerate(shards):  # where nothing lies any more belongs to the shard behind it
+            shards[i] = replace(shard, first=0 if i == 0 else (shards[i - 1].last or 0) + 1)
         if note is not None and tuple(shards) == note.shards:
             with suppress(OSError):
                 ann_note.tidy(self.folder, note)
             return False
-        self._keep(log, self._together(log, tuple(shards), note))
+        note = self._together(log, tuple(shards), note)
+        ann_note.write_note(self.folder, note)
+        ann_note.tidy(self.folder, note)
+        with self.catalog.writing():
+            self.catalog.forget_changes(log.end, taken_in)
         return True
 
     # -- what is due ---------------------------------------------------------------------------------------------
@@ -141,11 +147,12 @@ class SearchIndex:
         parts = max(1, math.ceil(len(ids) / cutting.SHARD_ROWS))
         if parts > 1 and len(ids) > ann_making.LONG:
             self.say(f"making the search index for {len(ids)} pictures in {parts} files")
-        made = []
+        made, first = [], stretch.first
         for part, where in enumerate(np.array_split(np.arange(len(ids)), parts), 1):
-            end = int(ids[where[-1]]) if len(where) else max(stretch.first - 1, 0)
+            end = int(ids[where[-1]]) if len(where) else max(first - 1, 0)
             last = end if part < parts or stretch.last is None else stretch.last
-            made.append(maker.built(log, ids[where], rows[where], last, small=several))
+            made.append(replace(maker.built(log, ids[where], rows[where], last, small=several), first=first))
+            first = last + 1
         return made
 
     def _together(self, log: LogState, shards: tuple[ShardNote, ...], before: IndexNote | None) -> IndexNote:
@@ -172,17 +179,26 @@ class SearchIndex:
         ids, rows = self.catalog.searchable()
         held = ~np.isin(ids, changed)
         exact = all(shard.kind == "flat" for shard in shards)
-        trial = ann_recall.Trial(self.store, ids[held], rows[held], count=5 if exact else ann_recall.TOGETHER)
+        trial = ann_recall.Trial(self.store, ids[held], rows[held], count=5 if exact else ann_recall.QUERIES)
         recall, milliseconds = ann_recall.together(parts, trial)
+        for _ in range(_LOUDER):
+            if recall >= self.target:
+                break
+            parts = [replace(part, note=_louder(part.note)) for part in parts]
+            recall, milliseconds = ann_recall.together(parts, trial)
         queries = 0 if exact else len(trial.queries)
-        return replace(note, recall=recall, milliseconds=milliseconds, queries=queries, measured=note.count)
+        return replace(
+            note,
+            shards=tuple(part.note for part in parts),
+            recall=recall,
+            milliseconds=milliseconds,
+            queries=queries,
+            measured=note.count,
+        )
 
-    def _keep(self, log: LogState, note: IndexNote) -> None:
-        """Write the note, drop what belonged to older ones, shorten the log: in this order."""
-        ann_note.write_note(self.folder, note)
-        ann_note.tidy(self.folder, note)
-        with self.catalog.writing():
-            self.catalog.forget_changes(log.end, [(s.seq, s.first, s.last) for s in note.shards])
+
+def _louder(shard: ShardNote) -> ShardNote:
+    return replace(shard, effort=None if shard.effort is None else math.ceil(1.1 * shard.effort))
 
 
 def searched_beside(count: int, dim: int) -> int:
@@ -222,8 +238,13 @@ def sound_note(folder: Path, catalog: Catalog) -> IndexNote | None:
     """The note of the present index, None where there is none. Raises GalleryDamaged where one of its files is not as it was
     written."""
     note = ann_note.find(folder, catalog.log_state())
-    for shard in note.shards if note else ():
-        ann_file.check(folder, shard)
+    try:
+        for shard in note.shards if note else ():
+            ann_file.check(folder, shard)
+    except GalleryDamaged:
+        if ann_note.find(folder, catalog.log_state()) == note:
+            raise
+        return None  # a writer replaced it meanwhile
     return note
 
 
