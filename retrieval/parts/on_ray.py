@@ -89,6 +89,8 @@ def describe_on_ray(
                     report.pictures += ray.get(reference)
                     report.described += 1
                     done += 1
+                except ray.exceptions.LocalRayletDiedError as error:  # every further shard would meet it
+                    raise ConnectionError("its node has died") from error
                 except ray.exceptions.RayError as error:
                     trouble = _reason(error)
                     tries[shard] += 1
@@ -129,6 +131,11 @@ def _shut_down(ray: Any, address: str, options: dict[str, Any]) -> Iterator[None
         raise GalleryError(f"{'ray' if address == 'local' else address} cannot be had: {first_line(error)}") from error
     try:
         yield
+    except ConnectionError as error:
+        raise GalleryError(
+            f"{'ray' if address == 'local' else address} is gone: {first_line(error)}",
+            "What is described stays. Run the same command again.",
+        ) from error
     finally:
         ray.shutdown()
 
