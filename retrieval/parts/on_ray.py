@@ -21,6 +21,7 @@ from retrieval.errors import GalleryError, UsageError
 from retrieval.messages import Say, Update, first_line, no_update, say_nothing
 from retrieval.parts.manifest import prepare, read_manifest
 from retrieval.parts.part import check_pyarrow
+from retrieval.parts.places import is_remote
 from retrieval.parts.run import SHARD_PICTURES, TRIES, PartsReport, is_done
 from retrieval.parts.shards import describe_shard
 
@@ -77,7 +78,7 @@ def describe_on_ray(
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_described)
         tries = dict.fromkeys(waiting, 0)
         running: dict[Any, int] = {}
-        place = os.path.abspath(folder)
+        place = str(manifest.shelf) if is_remote(os.fspath(folder)) else os.path.abspath(folder)
         while waiting or running:
             while waiting and len(running) < _room(ray, workers, cpus, gpus):
                 shard = waiting.pop(0)
