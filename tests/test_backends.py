@@ -454,8 +454,11 @@ class TestCommands:
         assert "pictures  5" in self.run("info", *index)
         assert "1 pictures taken out" in self.run("remove", photos[2], *index)
         assert json.loads(self.run("info", *index, "--format", "json"))["images"] == 4
-        with pytest.raises(UsageError, match="served gallery"):
-            self.run("query", photos[1], "--rank", "fused", *index)
+        for option in (("--rank", "fused"), ("--min-probability", "0.5"), ("--rank", "local", "--fold")):
+            with pytest.raises(UsageError, match="served gallery, which keeps no local codes"):
+                self.run("query", photos[1], *option, *index)
+        with pytest.raises(UsageError, match="--require-match needs verdicts"):
+            self.run("query", photos[1], "--require-match", *index)
         with pytest.raises(UsageError, match="served gallery"):
             self.run("export", tmp_path / "a.npy", *index)
         photos[3].unlink()
@@ -513,3 +516,56 @@ class TestCommands:
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(UsageError, match=rf"retrieval\[{extra}\]"):
             connect(address, description())
+
+
+def test_a_server_that_restarts(tmp_path):
+    """A gallery that is open goes on: reads and writes are done again, a listing goes on where it was; at last it is told."""
+    server = Postgres(tmp_path)
+    try:
+        gallery = ServedGallery.create(server.address("album"), fake_model())
+        some = entries(np.random.default_rng(1), 30)
+        gallery.backend.upsert(some)
+        query = np.ones((1, DIM), np.float32)
+        before = gallery.search(query, 5)
+        asked = {
+            "search": lambda: gallery.search(query, 5) == before,
+            "names": lambda: list(gallery.backend.names()) == [e.name for e in some],
+            "upsert": lambda: gallery.backend.upsert(some[:3]) is None and len(gallery) == 30,
+            "under": lambda: len(gallery.search(query, 40, under="/many")[0]) == 30,
+            "describe": lambda: gallery.backend.describe({"effort": 256}) is None,
+        }
+        for name, ask in asked.items():
+            server.kill()
+            starter = threading.Timer(0.5, server.start)  # while it is asked
+            starter.start()
+            try:
+                assert ask() is not False, name
+            finally:
+                starter.join()
+        assert connect(server.address("album")).description["effort"] == 256
+        server.kill()
+        with pytest.raises(GalleryError) as caught:
+            gallery.search(query, 5)
+        assert "\n" not in str(caught.value)
+        server.start()
+        gallery.close()
+        with pytest.raises(GalleryError):  # what was closed stays closed
+            gallery.search(query, 5)
+    finally:
+        server.stop()
+
+
+def test_a_listing_of_many_blocks(servers, monkeypatch):
+    """Names that share a beginning longer than the index holds come once each, in order."""
+    import retrieval.backends.postgres as postgres
+
+    monkeypatch.setattr(postgres, "_NAMES", 7)
+    backend = connect(servers("postgres").address(f"test{next(_number)}"), description())
+    rng = np.random.default_rng(8)
+    for number, folder in enumerate(["/b", "/" + "a" * 700, "/" + "a" * 700 + "/c", "/ä"]):
+        backend.upsert(entries(rng, 20, 100 * number, folder))
+    found = list(backend.names())
+    assert found == sorted(set(found), key=str.encode)
+    assert len(found) == 80
+    assert len(list(backend.names("/" + "a" * 700))) == 40
+    backend.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +16,14 @@ import pytest
 from fakes import fake_model
 from textures import write_textures
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from ray_attack.families import Family
+
 from retrieval import load_model
 from retrieval.errors import UsageError
 from retrieval.gallery.gallery import Gallery
+from retrieval.parts import on_ray
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts
 from retrieval.parts.on_ray import describe_on_ray
@@ -29,14 +35,14 @@ HERE = Path(__file__).parent
 class Driver:
     """A driver in a process of its own, with the Ray that it starts."""
 
-    def __init__(self, folder, parts, shard_size):
+    def __init__(self, folder, parts, shard_size, **environment):
         paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "ray_driver.py"), str(folder), str(parts), str(shard_size)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | environment,
         )
         self.lines = []
 
@@ -108,6 +114,54 @@ def test_worker_and_driver_are_killed(tmp_path):
         assert list(a) == list(b)
         assert np.array_equal(a.vectors(), b.vectors())
         assert a.search(a.vectors()[:3], 5) == b.search(b.vectors()[:3], 5)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_killed_driver(tmp_path):
+    """Slow: Ray starts. A cluster that the environment names, and that is none any more, is not asked."""
+    pytest.importorskip("ray")
+    write_textures(tmp_path / "photos", 24)
+    with tempfile.TemporaryDirectory(prefix="r") as short:  # Ray's sockets lie below it
+        own = {"RAY_TMPDIR": short, "RAY_ADDRESS": "127.0.0.1:1"}
+        driver = Driver(tmp_path / "photos", tmp_path / "parts", 4, **own)
+        try:
+            with Family(driver.process.pid) as family:
+                assert driver.until(lambda line: line.startswith("1 6"))
+                assert len(family.alive()) > 3
+                driver.process.kill()
+                driver.process.wait()
+                assert family.left_after(60) == []
+        finally:
+            driver.end()
+        assert os.listdir(short) == []
+
+
+def test_the_reaper_ends_who_holds_the_folder(tmp_path):
+    """Not its parent, though that holds it too, and nobody else."""
+    code = "import sys, time; file = open(sys.argv[1], 'w'); print('open', flush=True); time.sleep(600)"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "other").mkdir()
+    held = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name / "log")], stdout=subprocess.PIPE)
+        for name in ("ray", "other")
+    ]
+    try:
+        for process in held:
+            process.stdout.readline()
+        command = [sys.executable, "-c", "import reaper; reaper._PATIENCE = 0.1; reaper.main()", str(tmp_path / "ray")]
+        with open(tmp_path / "ray" / "own", "w"):
+            path = os.pathsep.join([str(Path(on_ray.__file__).parent)])
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path}, check=True, timeout=60
+            )
+        assert held[0].wait(10) == -9
+        assert held[1].poll() is None
+        assert not (tmp_path / "ray").exists()
+    finally:
+        for process in held:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def test_without_the_extra(tmp_path, monkeypatch):

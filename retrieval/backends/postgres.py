@@ -2,7 +2,8 @@
 
 ``postgresql://USER@HOST:PORT/DATABASE/NAME``: the table is ``retrieval_NAME``. Who is let in is libpq's matter: PGPASSWORD,
 ~/.pgpass and its other ways. The index is of ``vector`` up to 2,000 dimensions, of ``halfvec`` up to 4,000; beyond, every vector
-is looked at. Vectors themselves are float32 always.
+is looked at. Vectors themselves are float32 always. A connection that is lost is opened again: all that is written is the same
+written twice.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
+from retrieval.backends.lasting import ConnectionLost, lasting
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
 from retrieval.messages import first_line
@@ -28,6 +30,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _LEAST_INDEXED = 10_000  # below, looking at every vector is as fast
 _MOST_EFFORT = 1000  # pgvector's own limit
 _FEW = 500
+_NAMES = 10_000
 _PREFIX = 600  # characters of a name in its index: an entry holds at most 2,704 bytes
 
 
@@ -46,7 +49,9 @@ class PostgresBackend:
                 "It is postgresql://USER@HOST:PORT/DATABASE/NAME; NAME is lower-case letters, digits and _.",
             )
         self.table = f"retrieval_{name}"
-        self._connect(parts._replace(path=f"/{database}").geturl())
+        self._url = parts._replace(path=f"/{database}").geturl()
+        self._connection: Any = None  # see restore
+        self._connect()
         try:
             self.description = self._opened(name, description)
             self.dim = int(self.description["dim"])
@@ -54,7 +59,7 @@ class PostgresBackend:
             self.close()
             raise
 
-    def _connect(self, url: str) -> None:
+    def _connect(self) -> None:
         try:
             import psycopg
             from pgvector.psycopg import register_vector
@@ -65,18 +70,26 @@ class PostgresBackend:
         logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what goes wrong is raised
         self._error: type[Exception] = psycopg.Error
         with self._errors():
-            self._connection = psycopg.connect(url, autocommit=True)
-            known = self._connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone()
+            connection = psycopg.connect(self._url, autocommit=True)
+            known = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone()
             if known is None:
-                self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-            register_vector(self._connection)
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            register_vector(connection)
+            self._connection = connection
+
+    def restore(self) -> None:
+        """See :func:`retrieval.backends.lasting.lasting`; what was closed on purpose stays closed."""
+        if self._connection.broken and self._url:
+            self._connect()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except self._error as error:
-            raise GalleryError(f"{shown(self.address)}: {_without_secret(error, self.address)}") from None
+            lost = self._connection is not None and self._connection.broken
+            kind = ConnectionLost if lost else GalleryError
+            raise kind(f"{shown(self.address)}: {_without_secret(error, self.address)}") from None
 
     def _opened(self, name: str, description: dict[str, Any] | None) -> dict[str, Any]:
         with self._errors(), self._connection.transaction():
@@ -110,6 +123,7 @@ class PostgresBackend:
 
     # -- entries -------------------------------------------------------------------------------------------------
 
+    @lasting
     def upsert(self, entries: Sequence[Entry]) -> None:
         query = (
             f"INSERT INTO {self.table} VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (key) DO UPDATE SET "
@@ -123,11 +137,13 @@ class PostgresBackend:
         with self._errors(), self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.executemany(query, rows)
 
+    @lasting
     def delete(self, names: Sequence[str]) -> None:
         with self._errors(), self._connection.transaction():
             for part in _parts(names):
                 self._connection.execute(f"DELETE FROM {self.table} WHERE key = ANY(%s)", ([_key(n) for n in part],))
 
+    @lasting
     def seen(self, names: Sequence[str]) -> dict[str, Seen]:
         found: dict[str, Seen] = {}
         with self._errors():
@@ -137,6 +153,7 @@ class PostgresBackend:
                 found.update((name, Seen(*rest)) for name, *rest in rows)
         return found
 
+    @lasting
     def entries(self, names: Sequence[str]) -> list[Entry]:
         found: list[Entry] = []
         with self._errors():
@@ -150,6 +167,7 @@ class PostgresBackend:
                     found.append(Entry(name, digest, size, mtime_ns, width, height, numbers))
         return found
 
+    @lasting
     def has(self, hashes: Sequence[str]) -> set[str]:
         found: set[str] = set()
         with self._errors():
@@ -159,12 +177,23 @@ class PostgresBackend:
         return found
 
     def names(self, under: str | None = None) -> Iterator[str]:
-        where, values = _below(under)
-        with self._errors(), self._connection.transaction(), self._connection.cursor("names") as cursor:
-            cursor.execute(f"SELECT name FROM {self.table}{where} ORDER BY substr(name, 1, {_PREFIX}), name", values)
-            for (name,) in cursor:
-                yield name
+        after: tuple[str, ...] = ()
+        while block := self._names(under, after):
+            yield from block
+            after = (block[-1],)
 
+    @lasting
+    def _names(self, under: str | None, after: tuple[str, ...]) -> list[str]:
+        """The next names, in order."""
+        where, values = _below(under)
+        if after:
+            where += f"{' AND' if where else ' WHERE'} (substr(name, 1, {_PREFIX}), name) > (%s, %s)"
+            values += [after[0][:_PREFIX], after[0]]
+        query = f"SELECT name FROM {self.table}{where} ORDER BY substr(name, 1, {_PREFIX}), name LIMIT {_NAMES}"
+        with self._errors():
+            return [name for (name,) in self._connection.execute(query, values)]
+
+    @lasting
     def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
         where, values = _below(under)
         query = f"SELECT name FROM {self.table}{where}{' AND' if where else ' WHERE'} key > %s ORDER BY key LIMIT %s"
@@ -172,6 +201,7 @@ class PostgresBackend:
             rows = self._connection.execute(query, [*values, uuid.UUID(bytes=after), limit])
             return [name for (name,) in rows]
 
+    @lasting
     def vectors(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
         found: dict[str, npt.NDArray[np.float32]] = {}
         with self._errors():
@@ -181,6 +211,7 @@ class PostgresBackend:
                 found.update((name, np.asarray(_numbers(vector), np.float32)) for name, vector in rows)
         return found
 
+    @lasting
     def count(self, under: str | None = None) -> int:
         where, values = _below(under)
         with self._errors():
@@ -199,6 +230,7 @@ class PostgresBackend:
     def exact(self, vectors: npt.NDArray[np.float32], k: int, under: str | None = None) -> list[Candidates]:
         return [self._search(vector, k, {"enable_indexscan": "off"}, "vector", under) for vector in vectors]
 
+    @lasting
     def _search(
         self, vector: npt.NDArray[np.float32], k: int, settings: dict[str, Any], column: str, under: str | None = None
     ) -> Candidates:
@@ -215,6 +247,7 @@ class PostgresBackend:
         vectors = np.array([_numbers(v) for _, v in rows], np.float32).reshape(len(rows), self.dim)
         return Candidates([name for name, _ in rows], vectors, len(rows) < wanted)
 
+    @lasting
     def sample(self, count: int) -> Candidates:
         with self._errors():
             query = f"SELECT name, vector FROM {self.table} ORDER BY key LIMIT %s"
@@ -225,6 +258,7 @@ class PostgresBackend:
         """What the index is of; "" where it can be of nothing."""
         return f"vector({self.dim})" if self.dim <= 2000 else f"halfvec({self.dim})" if self.dim <= 4000 else ""
 
+    @lasting
     def settle(self) -> None:
         if not self._cast() or self.count() < _LEAST_INDEXED:
             return
@@ -236,6 +270,7 @@ class PostgresBackend:
             )
             self._connection.execute(f"ANALYZE {self.table}")
 
+    @lasting
     def describe(self, changes: dict[str, Any]) -> None:
         merged = {**self.description, **changes}
         with self._errors():
@@ -244,12 +279,14 @@ class PostgresBackend:
             )
         self.description = merged
 
+    @lasting
     def bytes_on_disk(self) -> int | None:
         with self._errors():
             found = self._connection.execute("SELECT pg_total_relation_size(%s::regclass)", (self.table,)).fetchone()
-        return None if found is None else int(found[0])
+        return int(found[0]) if found else None
 
     def close(self) -> None:
+        self._url = ""
         self._connection.close()
 
 

@@ -10,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
-from retrieval.files.whole import sync_folder, whole_file
 from retrieval.gallery.settings import description_checksum
 from retrieval.messages import first_line, safe
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
+from retrieval.parts.shelves import Shelf, shelf_at, write_to
 from retrieval.parts.sources import KINDS, Input, Source, look_at
 from retrieval.ranking.asmk import standard_codebook
 
@@ -32,13 +30,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """``folder``: where manifest and parts lie. ``codebook``: name of the one whose local codes the parts hold, or None."""
+    """``shelf``: where manifest and parts lie. ``codebook``: name of the one whose local codes the parts hold, or None."""
 
-    folder: Path
+    shelf: Shelf
     source: str
     kind: str
     spec: ModelSpec
-    checkpoint: Path | None
+    checkpoint: str | None
     codebook: str | None
     shards: list[list[Input]]
 
@@ -46,8 +44,17 @@ class Manifest:
     def fingerprint(self) -> str:
         return self.spec.fingerprint
 
+    @property
+    def folder(self) -> Path:
+        """Of parts that lie on this machine."""
+        return Path(str(self.shelf))
+
+    def name_of_part(self, shard: int) -> str:
+        return f"part-{shard:05d}.parquet"
+
     def part(self, shard: int) -> Path:
-        return self.folder / f"part-{shard:05d}.parquet"
+        """Of parts that lie on this machine."""
+        return self.folder / self.name_of_part(shard)
 
     def inputs_hash(self, shard: int) -> str:
         """What a part carries of its shard's inputs."""
@@ -55,7 +62,7 @@ class Manifest:
 
     def model(self, engine: str = "auto") -> Model:
         """The model that describes, as a new gallery of these parts needs it."""
-        return Model(self.spec, self.checkpoint, engine)
+        return Model(self.spec, None if self.checkpoint is None else self.shelf.local(self.checkpoint), engine)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -64,34 +71,35 @@ class Manifest:
             "kind": self.kind,
             "model": self.spec.to_dict(),
             "fingerprint": self.fingerprint,
-            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
+            "checkpoint": self.checkpoint,
             "codebook": self.codebook,
             "shards": self.shards,
         }
 
 
 def is_parts(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder has a manifest of parts."""
-    return os.path.isfile(os.path.join(folder, NAME))
+    """Whether a folder, or a URI, has a manifest of parts."""
+    return shelf_at(folder).has(NAME)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Raises GalleryError where there is none or one of a later program, GalleryDamaged."""
-    path = Path(folder) / NAME
+    shelf = shelf_at(folder)
+    path = f"{shelf}/{NAME}"
     try:
-        data = json.loads(path.read_text("ascii"))
+        data = json.loads(shelf.read(NAME).decode("ascii"))
         if data["format"] > FORMAT:
             raise GalleryError(
                 f"{path} has format {data['format']}; this program knows up to {FORMAT}", "Update the program."
             )
         if data.pop("check", None) != description_checksum(data):
             raise ValueError("it is not what was written")
-        checkpoint = None if data["checkpoint"] is None else path.with_name(Path(data["checkpoint"]).name)
+        checkpoint = None if data["checkpoint"] is None else Path(data["checkpoint"]).name
         spec = ModelSpec.from_dict(data["model"])
         if spec.fingerprint != data["fingerprint"]:
             raise ValueError("the model does not have the fingerprint written beside it")
         _check(data)
-        return Manifest(path.parent, data["source"], data["kind"], spec, checkpoint, data["codebook"], data["shards"])
+        return Manifest(shelf, data["source"], data["kind"], spec, checkpoint, data["codebook"], data["shards"])
     except FileNotFoundError as error:
         raise GalleryError(
             f"there are no parts in {folder}", "Make them: retrieve describe SOURCE --out PARTS."
@@ -126,11 +134,11 @@ def prepare(
 
     Raises UsageError (no such source, another one than the manifest's), GalleryMismatch (another model), GalleryError.
     """
-    folder = Path(folder)
-    if not is_parts(folder):
-        if folder.exists() and (not folder.is_dir() or any(_foreign(path) for path in folder.iterdir())):
-            raise GalleryError(f"{folder} is not empty and holds no parts", "Name an empty or new folder with --out.")
-        _make(look_at(source), folder, model, shard_size, multiple, local)
+    shelf = shelf_at(folder)
+    if not shelf.has(NAME):
+        if _is_anothers(shelf):
+            raise GalleryError(f"{shelf} is not empty and holds no parts", "Name an empty or new folder with --out.")
+        _make(look_at(source), shelf, model, shard_size, multiple, local)
     found = read_manifest(folder)
     if found.fingerprint != model.fingerprint:
         raise GalleryMismatch(
@@ -145,44 +153,25 @@ def prepare(
     return found
 
 
-def _foreign(path: Path) -> bool:
-    """What no other worker that has just begun would leave."""
-    return not (path.name in (NAME, FILE_NAME) or (path.name.startswith(".") and path.suffix == ".tmp"))
+def _is_anothers(shelf: Shelf) -> bool:
+    """Whether there is what no other worker that has just begun would leave."""
+    try:
+        return any(not (n in (NAME, FILE_NAME) or (n[0] == "." and n.endswith(".tmp"))) for n in shelf.names())
+    except NotADirectoryError:
+        return True
 
 
-def _make(source: Source, folder: Path, model: Model, shard_size: int, multiple: int, local: bool) -> None:
+def _make(source: Source, shelf: Shelf, model: Model, shard_size: int, multiple: int, local: bool) -> None:
     if model.precision != "fp32":
         raise UsageError(f"parts are described in fp32, not in {model.precision}")
     shards = source.shards(shard_size, multiple)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = None
         if model.checkpoint is not None:  # parts are complete in themselves, as a gallery is
-            checkpoint = folder / FILE_NAME
-            with whole_file(checkpoint) as file:
-                shutil.copyfile(model.checkpoint, file)
+            held = Path(model.checkpoint).read_bytes()
+            shelf.keep(FILE_NAME, lambda file: write_to(file, held))
+        checkpoint = None if model.checkpoint is None else FILE_NAME
         codebook = standard_codebook().name if local else None
-        made = Manifest(folder, source.place, source.kind, model.spec, checkpoint, codebook, shards).to_dict()
-        _write_once(folder / NAME, json.dumps({**made, "check": description_checksum(made)}) + "\n")
+        made = Manifest(shelf, source.place, source.kind, model.spec, checkpoint, codebook, shards).to_dict()
+        shelf.keep_once(NAME, json.dumps({**made, "check": description_checksum(made)}) + "\n")
     except OSError as error:
-        raise GalleryError(f"cannot write parts in {folder}: {error.strerror or error}") from error
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Write a file, whole, unless it is there already: somebody else's stays."""
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(beside, "x", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(beside, path)
-        except FileExistsError:
-            return
-        except OSError:  # no second names here: the moment between the two is the price
-            if not path.exists():
-                os.replace(beside, path)
-        sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        raise GalleryError(f"cannot write parts in {shelf}: {error.strerror or error}") from error

@@ -67,7 +67,7 @@ def require_fingerprint(manifest: Manifest, gallery: str, spec: ModelSpec) -> No
     """Raises GalleryMismatch for parts of another model than the gallery's."""
     if manifest.fingerprint != spec.fingerprint:
         raise GalleryMismatch(
-            f"the parts in {manifest.folder} hold descriptors of {manifest.spec.name} (fingerprint {manifest.fingerprint}), "
+            f"the parts in {manifest.shelf} hold descriptors of {manifest.spec.name} (fingerprint {manifest.fingerprint}), "
             f"the gallery {gallery} those of {spec.name} ({spec.fingerprint})"
         )
 

@@ -21,6 +21,7 @@ from retrieval.errors import GalleryError, UsageError
 from retrieval.messages import Say, Update, first_line, no_update, say_nothing
 from retrieval.parts.manifest import prepare, read_manifest
 from retrieval.parts.part import check_pyarrow
+from retrieval.parts.places import is_remote
 from retrieval.parts.run import SHARD_PICTURES, TRIES, PartsReport, is_done
 from retrieval.parts.shards import describe_shard
 
@@ -77,7 +78,7 @@ def describe_on_ray(
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_described)
         tries = dict.fromkeys(waiting, 0)
         running: dict[Any, int] = {}
-        place = os.path.abspath(folder)
+        place = str(manifest.shelf) if is_remote(os.fspath(folder)) else os.path.abspath(folder)
         while waiting or running:
             while waiting and len(running) < _room(ray, workers, cpus, gpus):
                 shard = waiting.pop(0)
@@ -89,6 +90,8 @@ def describe_on_ray(
                     report.pictures += ray.get(reference)
                     report.described += 1
                     done += 1
+                except ray.exceptions.LocalRayletDiedError as error:  # every further shard would meet it
+                    raise ConnectionError("its node has died") from error
                 except ray.exceptions.RayError as error:
                     trouble = _reason(error)
                     tries[shard] += 1
@@ -129,6 +132,11 @@ def _shut_down(ray: Any, address: str, options: dict[str, Any]) -> Iterator[None
         raise GalleryError(f"{'ray' if address == 'local' else address} cannot be had: {first_line(error)}") from error
     try:
         yield
+    except ConnectionError as error:
+        raise GalleryError(
+            f"{'ray' if address == 'local' else address} is gone: {first_line(error)}",
+            "What is described stays. Run the same command again.",
+        ) from error
     finally:
         ray.shutdown()
 

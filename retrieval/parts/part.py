@@ -16,14 +16,12 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import GalleryDamaged, UsageError
-from retrieval.files.whole import sync_folder, whole_file
 from retrieval.messages import first_line
 from retrieval.parts.items import Item
 from retrieval.parts.manifest import Manifest
@@ -92,7 +90,7 @@ def check_pyarrow() -> None:
 
 
 def write_part(manifest: Manifest, shard: int, items: Sequence[Item]) -> None:
-    """Raises OSError."""
+    """Raises OSError, GalleryError of a store."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -121,12 +119,13 @@ def write_part(manifest: Manifest, shard: int, items: Sequence[Item]) -> None:
         "codes": pa.array([item.codes for item in items], pa.binary()),
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
-    with whole_file(manifest.part(shard)) as file:
-        # A dictionary of floats, and their compression, take longer to read and save nothing.
-        plain = [name for name in table.column_names if name != "vector"]
-        packed = {name: "NONE" if name == "vector" else "SNAPPY" for name in table.column_names}
-        pq.write_table(table, file, write_page_checksum=True, use_dictionary=plain, compression=packed)
-    sync_folder(manifest.folder)
+    # A dictionary of floats, and their compression, take longer to read and save nothing.
+    plain = [name for name in table.column_names if name != "vector"]
+    packed = {name: "NONE" if name == "vector" else "SNAPPY" for name in table.column_names}
+    manifest.shelf.keep(
+        manifest.name_of_part(shard),
+        lambda file: pq.write_table(table, file, write_page_checksum=True, use_dictionary=plain, compression=packed),
+    )
 
 
 def _text(name: str) -> str:
@@ -147,7 +146,7 @@ def read_part(manifest: Manifest, shard: int) -> Part | None:
     if found is None:
         return None
     table, _, vectors = found
-    with _damage(manifest.part(shard)), at_rest():
+    with _damage(manifest, shard), at_rest():
         vector = table.column("vector").combine_chunks()
         places: Sequence[int | None] = range(len(vectors))
         if vector.null_count:
@@ -168,13 +167,11 @@ def _table(manifest: Manifest, shard: int) -> tuple[Any, dict[str, Any], npt.NDA
     """A part as Arrow has it, what it says of itself, and its vectors (V, D). Raises GalleryDamaged."""
     import pyarrow.parquet as pq
 
-    path = manifest.part(shard)
-    if not path.exists():
-        return None
-    with _damage(path):
-        if not path.is_file():
-            raise ValueError("it is no file")
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with _damage(manifest, shard):
+        source = manifest.shelf.source(manifest.name_of_part(shard))
+        if source is None:
+            return None
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             table = file.read(use_threads=False)  # a part is small: threads cost more than they gain
         about = _about(manifest, shard, table.schema.metadata or {})
         if table.num_rows != int(about["count"]) or int(about["errors"]) != table.column("vector").null_count:
@@ -200,13 +197,14 @@ def _floats(values: Any) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(manifest: Manifest, shard: int) -> Iterator[None]:
     """Whatever a file that is no part makes the libraries raise, in one line."""
     try:
         yield
     except _TROUBLE as error:
         raise GalleryDamaged(
-            f"{path} is no part of these ({first_line(error)})", "Delete it and run the same `retrieve describe` again."
+            f"{manifest.shelf}/{manifest.name_of_part(shard)} is no part of these ({first_line(error)})",
+            "Delete it and run the same `retrieve describe` again.",
         ) from error
 
 

@@ -1,8 +1,9 @@
 """Ends what is left of a Ray that `describe --on ray` started, should its driver be killed: some of Ray's helpers never do.
 
-``python reaper.py FOLDER`` reads its standard input, which ends with the driver. Then every process of this user that holds a
-file below FOLDER open, as all of Ray's do, has a few seconds to end by itself; and FOLDER, which has Ray's logs, goes. It is
-run as a file and needs the standard library alone. Processes are found in /proc, so on Linux; elsewhere nothing is ended.
+``python reaper.py FOLDER`` reads its standard input, which ends with the driver, or when that is done with Ray. Then every other
+process of this user that holds a file below FOLDER open, as all of Ray's do, has a few seconds to end by itself; and FOLDER,
+which has Ray's logs, goes. It is run as a file and needs the standard library alone. Processes are found in /proc, so on
+Linux; elsewhere nothing is ended.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _LOOK = 0.2
 
 
 def holders(folder: str) -> list[int]:
-    """Processes other than this one that have a file below ``folder`` open."""
+    """Processes other than this one and its parent that have a file below ``folder`` open."""
     below, found = os.path.join(folder, ""), []
     for name in os.listdir("/proc") if os.path.isdir("/proc/self/fd") else []:
-        if not name.isdecimal() or int(name) == os.getpid():
+        if not name.isdecimal() or int(name) in (os.getpid(), os.getppid()):
             continue
         with suppress(OSError):  # another user's, or gone
             for number in os.listdir(f"/proc/{name}/fd"):
@@ -33,9 +34,9 @@ def holders(folder: str) -> list[int]:
     return found
 
 
-def reap(folder: str, patience: float = _PATIENCE) -> None:
-    """Until no process holds ``folder`` any more; after ``patience`` seconds they are killed."""
-    end = time.monotonic() + patience
+def reap(folder: str) -> None:
+    """Until no process holds ``folder`` any more; after a few seconds they are killed."""
+    end = time.monotonic() + _PATIENCE
     while left := holders(folder):
         if time.monotonic() > end:
             for pid in left:
@@ -45,6 +46,10 @@ def reap(folder: str, patience: float = _PATIENCE) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
     sys.stdin.buffer.read()
     reap(os.path.realpath(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

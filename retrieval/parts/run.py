@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, ModelError, UsageError
+from retrieval.errors import GalleryDamaged, GalleryError, ModelError, UsageError
 from retrieval.messages import Say, Update, first_line, no_update, say_nothing
 from retrieval.parts.manifest import Manifest, prepare
 from retrieval.parts.part import check_pyarrow, part_counts
@@ -17,7 +16,6 @@ from retrieval.parts.shards import describe_shard
 SHARD_PICTURES = 1000
 TRIES = 3
 _WAIT_SECONDS = 0.5
-_LEFT_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def describe_parts(
     if not 1 <= own <= processes:
         raise UsageError(f"the share {own}/{processes} is not one of 1/{processes} to {processes}/{processes}")
     manifest = prepare(source, folder, model, shard_size=shard_size, multiple=processes, local=local)
-    _remove_old_unfinished(manifest)
+    manifest.shelf.tidy()
     mine = range(own - 1, len(manifest.shards), processes)
     report = PartsReport(len(mine))
     for number, shard in enumerate(mine):
@@ -106,6 +104,10 @@ def describe_parts(
                 break
             except (ModelError, UsageError):  # the next shard would meet the same
                 raise
+            except GalleryError as error:  # the store of the parts, which was tried three times already
+                report.failed[shard] = error.message
+                say(f"shard {shard}: {error.message}")
+                break
             except Exception as error:  # each file system has errors of its own
                 trouble = first_line(error)
                 say(f"shard {shard}: {trouble} (try {attempt + 1} of {TRIES})")
@@ -123,11 +125,3 @@ def is_done(manifest: Manifest, shard: int) -> bool:
         return part_counts(manifest, shard) is not None
     except GalleryDamaged:
         return False
-
-
-def _remove_old_unfinished(manifest: Manifest) -> None:
-    """What killed processes left; what is young may be another process's, at work."""
-    for path in manifest.folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
-                path.unlink()
