@@ -356,6 +356,7 @@ def test_names_as_they_are_shown() -> None:
     assert (local_path("file://host/x.png"), local_path("file:///a%20b.png")) == (None, "/a b.png")
 
 
+@pytest.mark.slow  # a browser
 @pytest.mark.parametrize("kind", ["postgres", "milvus"])
 def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
     write_pictures(tmp_path / "in", 6, sizes=((400, 300),))
