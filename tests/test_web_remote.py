@@ -33,6 +33,7 @@ from retrieval import Gallery, load_model
 from retrieval.backends.base import Entry, before_id, id_of
 from retrieval.backends.indexing import index_folders
 from retrieval.backends.served import ServedGallery, connect
+from retrieval.cli.main import cli
 from retrieval.gallery.answers import Match
 from retrieval.pictures.content import read_content
 from retrieval.web.connections import Connections
@@ -390,6 +391,29 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
             page.select_option("#which", index=1)  # the gallery in a folder has all of it
             page.wait_for_selector("nav a[href='/duplicates']:visible")
             page.close()
+
+
+def test_query_explains_answers_of_a_served_gallery(servers: Any, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 3, sizes=((120, 90),))
+    address = servers("postgres").address(f"why{next(_number)}")
+    with ServedGallery.create(address, load_model(MODEL, size=64, engine="torch")) as gallery:
+        index_folders(gallery, [str(tmp_path / "in")])
+    (tmp_path / "in" / "0002.png").unlink()
+    page, sheet = tmp_path / "why.html", tmp_path / "sheet.png"
+    words = [
+        "query",
+        str(tmp_path / "in" / "0000.png"),
+        "--index",
+        address,
+        "--engine",
+        "torch",
+        "--explain",
+        str(page),
+    ]
+    assert cli.main([*words, "--sheet", str(sheet), "--heat"], standalone_mode=False) in (0, None)
+    assert page.read_text().count("<article>") == 2  # that whose file is gone is left out
+    assert "cosine 1.0000" in page.read_text()
+    assert Image.open(sheet).size[0] > 300
 
 
 @pytest.mark.slow  # a process that imports torch

@@ -130,9 +130,6 @@ def command(
             from retrieval.cli.explain import check_page_path
 
             check_page_path(explain)
-        if (heat or explain is not None) and not isinstance(gallery, Gallery):
-            which = "--explain" if explain is not None else "--heat"
-            raise UsageError(f"{which} goes with a gallery in a folder", "It reads the pictures that matched.")
         by = gallery.rank_by(rank, reranker is not None, min_probability is not None)
         if require_match and by == "cosine":
             raise UsageError(
@@ -191,7 +188,6 @@ def command(
         if explain is not None:
             from retrieval.cli.explain import write_explanations
 
-            assert isinstance(gallery, Gallery)
             write_explanations(gallery, answered, explain, piped, STANDARD_INPUT)
             say(f"why they matched: {safe(explain)}", quiet)
         if not found_any and not len(gallery):

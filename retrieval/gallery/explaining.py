@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.adding import Picture
+from retrieval.gallery.answers import Match
 from retrieval.gallery.local.pictures import large_enough
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.opened import OpenedGallery
@@ -59,6 +60,11 @@ class PairExplaining:
         attentions = found.attentions or (None, None)
         return WhyMatched(found.cosine, found.first, found.second, ours, theirs, None, *attentions)
 
+    def explain_match(self, image: Picture, match: Match, bbox: Sequence[float] | None = None) -> WhyMatched:
+        """``match`` for the query ``image``, or its ``bbox``, by the file that the match is called by, as of a served gallery.
+        Raises ImageError for a picture that cannot be read here, UsageError, ModelError."""
+        return self.explain(self.model.load(image, bbox), self.model.load(match.path))
+
     def prepare(self) -> Explainer:
         """Load the network now, so that the first explanation need not wait for it. Raises what :meth:`explain` raises."""
         with self._turn:
@@ -99,6 +105,10 @@ class Explaining:
             raise ImageError(f"picture {number} of the gallery: {error.message}", error.hint) from error
         found = self.pairs.explain(ours, theirs)
         return replace(found, points=self._points(ours, theirs, image, bbox, record))
+
+    def explain_match(self, image: Picture, match: Match, bbox: Sequence[float] | None = None) -> WhyMatched:
+        """See :meth:`explain`."""
+        return self.explain(image, match.id, bbox)
 
     def prepare(self) -> None:
         """See :meth:`PairExplaining.prepare`."""
