@@ -385,6 +385,25 @@ def test_all_of_hundreds_are_met_as_one_scrolls(browser: Any, tmp_path: Path) ->
         page.close()
 
 
+def test_back_leads_to_where_one_was_in_a_long_list(browser: Any, tmp_path: Path) -> None:
+    with of_vectors(tmp_path, 3000) as many, on_a_port([many]) as address:
+        page = browser.new_page(base_url=address, viewport={"width": 1000, "height": 700})
+        start(page)
+        page.wait_for_selector(".card .name")
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
+        page.wait_for_timeout(100)
+        until(page, f"({IN_SIGHT})()")
+        at = page.evaluate("scrollY")
+        card = page.locator(".card", has_text="key 0015").first
+        name = card.locator(".name").text_content()
+        card.locator(".thumb").click()
+        assert answers(page)[0] == name
+        page.go_back()
+        until(page, f"Math.abs(scrollY - {at}) < 2 && ({IN_SIGHT})()")
+        assert name in page.evaluate(SEEN)
+        page.close()
+
+
 @pytest.mark.slow  # a hundred thousand keys are written first
 def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Path) -> None:
     with of_vectors(tmp_path, 100_000) as many, on_a_port([many]) as address:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import random
 import re
 import signal
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -39,6 +41,7 @@ from retrieval.pictures.content import read_content
 from retrieval.web.connections import Connections
 from retrieval.web.errors import ApiError
 from retrieval.web.names import ELSEWHERE, Names, local_path
+from retrieval.web.uploads import JSON
 
 _number = itertools.count()
 SECRET = "s3cret-pass"
@@ -310,6 +313,26 @@ def test_no_credential_is_ever_told(
     assert all(SECRET not in record.getMessage() for record in ours)
 
 
+def test_a_milvus_that_restarts(tmp_path: Path, photos: Path) -> None:
+    """Gone it is 503, and it answers again when it is back."""
+    server = Milvus(tmp_path)
+    try:
+        with filled(server.address("album"), photos) as gallery, asked([gallery]) as client:
+            number = id_by_path(client, "photos/a/0001.png")
+            before = told(client, "/api/search", id=number)
+            server.kill()
+            down = client.get("/api/search", params={"id": number})
+            assert (down.status_code, down.json()["error"]["code"]) == (503, "gallery_unavailable")
+            server.start()
+            for _ in range(60):  # its client waits a little before it tries again
+                if client.get("/api/stats").status_code == 200:
+                    break
+                time.sleep(0.5)
+            assert told(client, "/api/search", id=number) == before
+    finally:
+        server.stop()
+
+
 def test_many_at_once_on_connections_of_their_own(client: Any, photos: Path) -> None:
     bodies = [(photos / "a" / f"000{i}.png").read_bytes() for i in range(4)]
     expected = [pairs(client.post("/api/search", content=body).json()) for body in bodies]
@@ -443,6 +466,79 @@ def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Pat
         said = "".join(process.communicate(timeout=60))
     assert SECRET not in said + page
     assert process.returncode == 130
+
+
+def test_requests_that_make_no_sense(client: Any, photos: Path) -> None:
+    """Values that no route expects, those that engines have words for among them: no answer is a 500 or a 503."""
+    rng = random.Random(1)
+    number = str(id_by_path(client, "photos/a/0001.png"))
+    last = str((1 << 53) - 1)
+    ids = [number, "0", "-1", "1", last, str(1 << 53), str(1 << 70), "x", "1.5", ""]
+    folders = [
+        "photos",
+        "photos/a",
+        "photos/%",
+        "photos/_",
+        'photos/"a',
+        "photos/a' OR 1=1 --",
+        "photos/\u0000",
+        "photos/💥",
+        "",
+        "/",
+    ]
+    folders += [
+        "photos/b_x",
+        "photos/b%5Fx",
+        "photos//a",
+        "photos/./a",
+        "photos/../..",
+        "p" * 3000,
+        "photos/" + "ü" * 2000,
+        "photos/\\",
+    ]
+    values = {
+        "id": ids,
+        "query": ids,
+        "after": ids,
+        "under": folders,
+        "k": ["1", "3", "0", "2000", "100000", "-1"],
+        "box": ["", "0,0,9,9", "1,1,1,1", "-5,-5,5,5", "nan,0,1,1"],
+        "limit": ["1", "500", "501"],
+        "offset": ["0", "1"],
+        "min_score": ["0", "1", "-1", "2"],
+        "count": ["1", "3", "5000", "0"],
+        "side": ["320", "1280", "5"],
+        "heads": ["true", "x"],
+        "gallery": ["", "nowhere", "a" * 201],
+    }
+    vector = json.dumps({"vector": [1.0] * DIM}).encode()
+    bodies = [b"", b"\0", vector, b'{"vector": [1]}', (photos / "a" / "0001.png").read_bytes()]
+    routes = [
+        "/api/search",
+        "/api/images",
+        f"/api/images/{number}",
+        "/api/thumbnails/{id}",
+        "/api/images/{id}",
+        "/api/map",
+    ]
+    seen: set[int] = set()
+    for _ in range(400):
+        path = rng.choice([*routes, "/api/duplicates", "/api/stats"]).replace("{id}", rng.choice(ids[:-1]))
+        parameters = {name: rng.choice(some) for name, some in values.items() if rng.random() < 0.35}
+        if "gallery" in parameters and rng.random() < 0.7:
+            del parameters["gallery"]
+        if path == "/api/search" and rng.random() < 0.5:
+            body = rng.choice(bodies)
+            answer = client.post(
+                path, params=parameters, content=body, headers={"Content-Type": rng.choice([JSON, "image/png"])}
+            )
+        else:
+            answer = client.get(path, params=parameters)
+        seen.add(answer.status_code)
+        assert answer.status_code in (200, 404, 405, 413, 415, 422, 400), (path, parameters, answer.text)
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"code", "message"}
+    assert {200, 404, 422} <= seen
 
 
 def test_the_api_keeps_its_form(client: Any) -> None:
