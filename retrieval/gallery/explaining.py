@@ -20,7 +20,7 @@ from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
 
 if TYPE_CHECKING:
-    from retrieval.describe.explain import Explainer
+    from retrieval.describe.explain import Explainer, Seen
     from retrieval.describe.model import Model
 
 
@@ -51,12 +51,16 @@ class PairExplaining:
         self.model = model
         self._explainer: Explainer | None = None
         self._turn = threading.Lock()
+        self._asked: tuple[npt.NDArray[np.uint8], Seen] | None = None  # one query has many answers
 
     def explain(self, ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> WhyMatched:
         """Of two pictures, uint8 (H, W, 3), as :meth:`Model.load` gives them; without points. Raises UsageError for a model that
         cannot be told by cells, ModelError."""
         explainer = self.prepare()
-        found = explainer.explain(explainer.see(ours), explainer.see(theirs))
+        asked = self._asked
+        if asked is None or not np.array_equal(asked[0], ours):
+            asked = self._asked = ours, explainer.see(ours)
+        found = explainer.explain(asked[1], explainer.see(theirs))
         attentions = found.attentions or (None, None)
         return WhyMatched(found.cosine, found.first, found.second, ours, theirs, None, *attentions)
 

@@ -142,7 +142,8 @@ class Remote:
         return self.connections.ask(len)
 
     def state(self) -> object:
-        return self.count()
+        """Its count; that a picture was replaced is noticed within ten minutes."""
+        return self.count(), time.monotonic() // 600
 
     def listing(self, after: int, limit: int, under: str | None, offset: int | None = None) -> dict[str, Any]:
         """So many pictures by ascending id, from the first after ``after`` on; never by ``offset``, which is not offered."""
