@@ -67,6 +67,9 @@ class Backend(Protocol):
     def seen(self, names: Sequence[str]) -> dict[str, Seen]:
         """What is known of these names."""
 
+    def entries(self, names: Sequence[str]) -> list[Entry]:
+        """Those that there are of these names, with their vectors, in no order that counts."""
+
     def has(self, hashes: Sequence[str]) -> set[str]:
         """Which of these content hashes have a vector."""
 

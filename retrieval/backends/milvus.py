@@ -31,6 +31,7 @@ _LONGEST_NAME = 4096
 _LONGEST_DESCRIPTION = 60_000
 _GALLERIES = "retrieval_galleries"  # a row a gallery: what was kept with it when it was made
 _STRONG = "Strong"
+_NUMBERS = ("size", "mtime_ns", "width", "height")
 
 
 class MilvusBackend:
@@ -102,7 +103,7 @@ class MilvusBackend:
                 found = self._described() or description
             if description is not None and not self._client.has_collection(self.collection):
                 texts = {"key": 32, "name": _LONGEST_NAME, "hash": 64}
-                self._make(self.collection, texts, ("size", "mtime_ns", "width", "height"), int(found["dim"]))
+                self._make(self.collection, texts, _NUMBERS, int(found["dim"]))
             self._client.load_collection(self.collection)
         return found
 
@@ -168,6 +169,16 @@ class MilvusBackend:
             for row in self._query(f"key in {json.dumps(keys)}", ["name", *fields]):
                 width, height = (None if row[side] < 0 else row[side] for side in ("width", "height"))
                 found[row["name"]] = Seen(row["hash"], row["size"], row["mtime_ns"], width, height)
+        return found
+
+    def entries(self, names: Sequence[str]) -> list[Entry]:
+        found: list[Entry] = []
+        for part in _parts(names):
+            keys = [key_of(name).hex() for name in part]
+            rows = self._query(f"key in {json.dumps(keys)}", ["name", "hash", *_NUMBERS, "vector"])
+            for row, vector in zip(rows, self._vectors(rows), strict=True):
+                width, height = (None if row[side] < 0 else int(row[side]) for side in ("width", "height"))
+                found.append(Entry(row["name"], row["hash"], row["size"], row["mtime_ns"], width, height, vector))
         return found
 
     def has(self, hashes: Sequence[str]) -> set[str]:

@@ -137,6 +137,19 @@ class PostgresBackend:
                 found.update((name, Seen(*rest)) for name, *rest in rows)
         return found
 
+    def entries(self, names: Sequence[str]) -> list[Entry]:
+        found: list[Entry] = []
+        with self._errors():
+            for part in _parts(names):
+                query = (
+                    f"SELECT name, hash, size, mtime_ns, width, height, vector FROM {self.table} WHERE key = ANY(%s)"
+                )
+                rows = self._connection.execute(query, ([_key(n) for n in part],), binary=True)
+                for name, digest, size, mtime_ns, width, height, vector in rows:
+                    numbers = np.asarray(_numbers(vector), np.float32)
+                    found.append(Entry(name, digest, size, mtime_ns, width, height, numbers))
+        return found
+
     def has(self, hashes: Sequence[str]) -> set[str]:
         found: set[str] = set()
         with self._errors():

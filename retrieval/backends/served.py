@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from retrieval.gallery.adding import Picture
 
 DEFAULT_EFFORT = 128
+_COPY = "A copy can: retrieval.backends.copied.CopiedGallery.of(gallery)."
 _MOST_CANDIDATES = 10_000
 
 
@@ -163,12 +164,8 @@ class ServedGallery:
     def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
         """ "cosine"; raises UsageError for what a served gallery cannot do."""
         if reranked:
-            raise UsageError(f"{self.folder} is a served gallery, and cannot look twice", "Leave out --rerank.")
-        if rank not in (None, "cosine") or judged:
-            raise UsageError(
-                f"{self.folder} is a served gallery, which keeps no local codes", "Its answers follow the cosine alone."
-            )
-        return "cosine"
+            raise UsageError(f"{self.folder} is a served gallery, and cannot look twice", _COPY)
+        return cosine_alone(self.folder, rank, judged)
 
     def search(
         self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
@@ -211,7 +208,7 @@ class ServedGallery:
         if fold or exclude_self:
             raise UsageError(
                 "a gallery on a server cannot fold copies nor leave out the file that asks",
-                "Files and their contents are known to a gallery in a folder alone.",
+                _COPY,
             )
         box = one_box(bbox, len(images))
         done: dict[int, QueryResult] = {}
@@ -273,6 +270,15 @@ class ServedGallery:
         if not dry_run:
             self.backend.delete(found)
         return [show_path(n) for n in found]
+
+
+def cosine_alone(address: str, rank: str | None, judged: bool) -> str:
+    """ "cosine"; raises UsageError for rankings and verdicts that take local codes, which a served gallery does not keep."""
+    if rank not in (None, "cosine") or judged:
+        raise UsageError(
+            f"{address} is a served gallery, which keeps no local codes", "Its answers follow the cosine alone."
+        )
+    return "cosine"
 
 
 def _name(row: Row) -> str:

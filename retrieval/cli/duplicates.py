@@ -65,13 +65,14 @@ def command(
 ) -> int:
     """Find copies in a gallery, between two galleries, or of new FILEs (files, folders, quoted globs) in the gallery.
 
-    Every picture of a group was compared with the group's best one. Nothing is deleted, and no file is changed.
+    Every picture of a group was compared with the group's best one. Nothing is deleted, and no file is changed. Of a gallery
+    on a server names and vectors are fetched; its pictures are read where they lie.
     """
+    from retrieval.cli.copied import opened
     from retrieval.cli.expand import expand_pictures
     from retrieval.errors import RetrievalError, UsageError
     from retrieval.files.whole import write_whole
     from retrieval.gallery.duplicates.keep import superfluous
-    from retrieval.gallery.gallery import Gallery
 
     if (keep is None) != (out is None):
         raise UsageError("--keep best and --out FILE go together")
@@ -88,8 +89,8 @@ def command(
         say(f"warning: {safe(message)}", quiet)
 
     with ExitStack() as stack:
-        gallery = stack.enter_context(Gallery.open(index, engine=engine, warn=warn))
-        second = None if other is None else stack.enter_context(Gallery.open(other, warn=warn))
+        gallery = stack.enter_context(opened(index, engine, quiet))
+        second = None if other is None else stack.enter_context(opened(other, engine, quiet))
         named = expand_pictures(files) if files else None
         found = gallery.duplicates(level, second, named, bars=lambda label: progress_bar(label, quiet))  # type: ignore[arg-type]
         for name, reason in found.unread.items():

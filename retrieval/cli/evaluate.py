@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from retrieval.cli.common import engine_option, model_options, say, verbosity_options
+from retrieval.gallery.address import is_served
 from retrieval.messages import progress_bar, safe
+
+if TYPE_CHECKING:
+    from retrieval.backends.copied import CopiedGallery
 
 
 @click.command("evaluate")
 @click.argument("dataset", required=False, metavar="[DATASET|GROUNDTRUTH]")
 @model_options
 @engine_option
-@click.option("--gallery", metavar="DIR", help="Keep the gallery's descriptors here (default: in the user's cache).")
+@click.option(
+    "--gallery",
+    metavar="DIR|ADDRESS",
+    help="Keep the gallery's descriptors here (default: in the user's cache); a served one is read and not written.",
+)
 @click.option("--distractors", is_flag=True, help="Rank all other pictures of --gallery too, as wrong answers.")
 @click.option("--data", default="data", show_default=True, metavar="DIR", help="The folder of downloaded sets.")
 @click.option("--images", metavar="DIR", help="The folder of the pictures, where it is not found by itself.")
@@ -108,6 +117,8 @@ def command(
     else:
         if truncated:
             raise UsageError("--truncated goes with --ranks")
+        if is_served(options["gallery"]):
+            options["gallery"] = _fetched(options["gallery"], dataset, data, images, options, quiet)
         result = evaluate(
             dataset,
             rerank=rerankers,
@@ -124,3 +135,19 @@ def command(
         say(f"saved: {safe(save)}", quiet)
     title = f"{result.truth.name}: {len(result.truth.queries)} queries, {len(result.pictures)} pictures, {result.title}"
     print_results(final, result.measured, title, form, bootstrap)
+
+
+def _fetched(
+    address: str, dataset: str, data: str, images: str | None, options: dict[str, Any], quiet: bool
+) -> CopiedGallery:
+    """What a served gallery has of a set's pictures, or all of it where its other pictures are wrong answers."""
+    from retrieval.backends.served import storable
+    from retrieval.cli.copied import copy_of
+    from retrieval.datasets.load import load_truth
+
+    names = None
+    if not options["distractors"]:
+        truth = load_truth(dataset, data, images)
+        wanted = (*truth.gallery, *(query.image for query in truth.queries))
+        names = [storable(os.path.abspath(os.path.join(truth.root, path))) for path in wanted]
+    return copy_of(address, options["engine"], quiet, names)

@@ -115,7 +115,8 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    with _opened(index, engine, reranker is not None, quiet) as gallery:
+    closer = reranker is not None or fold or exclude_self or heat or explain is not None
+    with _opened(index, engine, closer, quiet) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
@@ -197,8 +198,8 @@ def command(
     return NO_MATCH if require_match and unmatched else 0
 
 
-def _opened(index: str | None, engine: str, reranked: bool, quiet: bool) -> Gallery | ServedGallery:
-    """The gallery in a folder or on a server."""
+def _opened(index: str | None, engine: str, closer: bool, quiet: bool) -> Gallery | ServedGallery:
+    """The gallery in a folder or on a server; of that a copy, where it is to be looked at closer than a ranking needs."""
     from retrieval.gallery.gallery import Gallery
 
     def warn(message: str) -> None:
@@ -207,11 +208,13 @@ def _opened(index: str | None, engine: str, reranked: bool, quiet: bool) -> Gall
     address = served_address(index)
     if address is None:
         return Gallery.open(index, engine=engine, warn=warn)
+    if closer:
+        from retrieval.cli.copied import copy_of
+
+        return copy_of(address, engine, quiet)
     from retrieval.backends.served import ServedGallery
 
-    served = ServedGallery.open(address, engine=engine, say=warn)
-    served.rank_by(None, reranked)
-    return served
+    return ServedGallery.open(address, engine=engine, say=warn)
 
 
 def _piped() -> bytes:
@@ -262,7 +265,7 @@ class _Printer:
                 {
                     "query": result.query,
                     "bbox": box,
-                    "index": str(self.gallery.folder),
+                    "index": str(getattr(self.gallery, "address", self.gallery.folder)),
                     "model": fingerprint,
                     **({} if self.rerank is None else {"rerank": self.rerank}),
                     "results": matches,

@@ -18,6 +18,7 @@ from retrieval.evaluation.set_cache import open_gallery
 from retrieval.evaluation.weighed import WeighedRankings, local_index_for
 from retrieval.evaluation.whitened import whitening_on
 from retrieval.gallery.fusing import RANKS
+from retrieval.gallery.gallery import Gallery
 from retrieval.messages import Bars, Say, no_bars, say_nothing
 from retrieval.models.whitening import Whitening
 from retrieval.models.whitening_origin import leak, require_scales
@@ -76,7 +77,7 @@ def evaluate(
     exif: bool | None = None,
     rerank: str | Sequence[str] = (),
     rank: str | Sequence[str] = ("cosine",),
-    gallery: str | None = None,
+    gallery: str | Gallery | None = None,
     distractors: bool = False,
     whiten_on: str | None = None,
     whiten_dim: int | None = None,
@@ -89,8 +90,9 @@ def evaluate(
     """Describe a set, rank it and measure mAP and mP@k by the protocols of Revisited Oxford and Paris.
 
     ``dataset``: a ground truth, its path, a folder with a sub-folder a class, a list, or the name of a downloaded set.
-    ``model``: a name or path (default: auto). ``gallery``: a folder that keeps the descriptors (default: in the user's
-    cache); with ``distractors`` its other pictures are ranked too. ``exif`` None: the model's rule, off for published sets.
+    ``model``: a name or path (default: auto). ``gallery``: a folder that keeps the descriptors (default: in the user's cache),
+    or an open gallery, which is closed; with ``distractors`` its other pictures are ranked too. ``exif`` None: the model's
+    rule, off for published sets.
     ``rank``: what rankings follow, "cosine", "local" (the local index) or "fused" (both, as queries are answered).
     Raises UsageError, DatasetError, ModelError, GalleryError.
     """

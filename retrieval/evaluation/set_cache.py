@@ -55,7 +55,7 @@ def kept_queries(gallery: Gallery) -> dict[str, np.ndarray]:
 def open_gallery(
     truth: GroundTruth,
     dataset: str,
-    folder: str | None,
+    folder: str | Gallery | None,
     model: str | None,
     size: int | None,
     scales: tuple[float, ...] | None,
@@ -63,16 +63,16 @@ def open_gallery(
     exif: bool | None,
     say: Say,
 ) -> Gallery:
-    """The gallery that keeps a set's descriptors: the one named, or one in the user's cache."""
+    """The gallery that keeps a set's descriptors: the one named or given, or one in the user's cache."""
     if exif is None and (truth.name in SETS or dataset.lower().endswith(".pkl")):
         exif = False  # the benchmarks' boxes and published figures know no orientation
-    if folder is not None and (Path(folder) / "gallery.json").exists():
-        cache = open_cache(Path(folder), None, engine=engine, warn=say)
+    if isinstance(folder, Gallery) or (folder is not None and (Path(folder) / "gallery.json").exists()):
+        cache = folder if isinstance(folder, Gallery) else open_cache(Path(folder), None, engine=engine, warn=say)
         require_same_model(cache, model, size, scales, say)
         if exif is not None and cache.spec.image.exif != exif:
             words = ("with", "--exif") if cache.spec.image.exif else ("without", "--no-exif")
             raise UsageError(
-                f"the gallery {folder} was made {words[0]} EXIF orientation",
+                f"the gallery {getattr(cache, 'address', folder)} was made {words[0]} EXIF orientation",
                 f"Name another gallery, or say {words[1]} to use it as it is.",
             )
         return cache

@@ -27,7 +27,8 @@ from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
 from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, OpenedGallery, read_description
-from retrieval.gallery.search import file as ann_file
+from retrieval.gallery.search import index as ann
+from retrieval.gallery.search.note import IndexNote
 from retrieval.gallery.selection import find_root, select
 from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog, Record
@@ -54,8 +55,9 @@ class LocalInfo:
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What :meth:`Gallery.info` tells; sizes in bytes. ``search``: the note of the search index in ``index_file``, and
-    ``changes``: how many pictures changed since it was written (they are searched beside it)."""
+    """What :meth:`Gallery.info` tells; sizes in bytes. ``search``: the note of the search index; ``index_file``: its file,
+    or the note that names them where there are several shards; ``changes``: how many pictures changed since (they are searched
+    beside it)."""
 
     path: str
     spec: ModelSpec
@@ -70,7 +72,7 @@ class GalleryInfo:
     index_file: str | None
     ann: str
     recall: float
-    search: ann_file.IndexNote | None
+    search: IndexNote | None
     changes: int
     precision: str = "fp32"
     precision_loss: dict[str, Any] | None = None
@@ -362,13 +364,11 @@ class Gallery(AskedGallery):
                 catalog.searchable_count(),
             )
             try:
-                note = ann_file.find(self.folder / "ann", catalog.log_state())
-                if note is not None:
-                    ann_file.check(self.folder / "ann", note)
+                note = ann.sound_note(self.folder / "ann", catalog)
             except GalleryDamaged as damage:
                 self.warn(str(damage))
                 note = None
-            changes = catalog.count_changes(note.seq) if note else 0
+            changes = ann.changes_beside(catalog, note) if note else 0
         store.check_sizes(count)
         return GalleryInfo(
             path=show_path(os.path.abspath(self.folder)),
@@ -382,7 +382,7 @@ class Gallery(AskedGallery):
             troubled=troubled,
             bytes_vectors=store.bytes_on_disk(),
             bytes_total=sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
-            index_file=str(ann_file.index_path(self.folder / "ann", note.version)) if note else None,
+            index_file=str(ann.index_file(self.folder / "ann", note)) if note else None,
             ann=self.search_kind,
             recall=self.search_recall,
             search=note,

@@ -112,7 +112,7 @@ class _Merge:
 
     def take(self, part: Part) -> None:
         """Write what a part holds besides names, and note these for the next commit."""
-        placed = dict(zip(self._names.of_rows(part.rows), part.rows, strict=True))
+        placed = dict(zip(self._names.of_part(part), part.rows, strict=True))
         if len(self._placed) + len(placed) > COMMIT_PICTURES or not placed.keys().isdisjoint(self._placed):
             self.commit()
         if self._coded is not None and self.local is not None:

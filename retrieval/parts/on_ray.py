@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from retrieval.describe.model import Model
@@ -19,6 +25,7 @@ from retrieval.parts.run import SHARD_PICTURES, TRIES, PartsReport, is_done
 from retrieval.parts.shards import describe_shard
 
 _LOCAL = "ray"
+_LONGEST_BASE = 30  # characters
 _PATIENCE = 5.0  # seconds until the number of workers is looked at again
 
 _models: dict[tuple[str, str], Model] = {}  # in a worker: kept from shard to shard
@@ -66,8 +73,7 @@ def describe_on_ray(
     progress(done, len(manifest.shards))
     if not waiting:
         return report
-    started = _join(ray, where)
-    try:
+    with _joined(ray, where):
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_described)
         tries = dict.fromkeys(waiting, 0)
         running: dict[Any, int] = {}
@@ -93,25 +99,54 @@ def describe_on_ray(
                         report.failed[shard] = trouble
                         done += 1
                 progress(done, len(manifest.shards))
-    finally:
-        if started:
-            ray.shutdown()
     return report
 
 
-def _join(ray: Any, where: str) -> bool:
-    """Whether Ray was started or joined here; a program that has done so keeps its own."""
+@contextmanager
+def _joined(ray: Any, where: str) -> Iterator[None]:
+    """Ray, started or joined for as long as the block runs; a program that has done so keeps its own."""
     if ray.is_initialized():
-        return False
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if where == _LOCAL:
-        options["include_dashboard"] = False
+    if where != _LOCAL:
+        with _shut_down(ray, where, options):
+            yield
+        return
+    with (
+        _own_folder() as folder,
+        _shut_down(ray, "local", {**options, "include_dashboard": False, "_temp_dir": folder}),
+    ):
+        yield
+
+
+@contextmanager
+def _shut_down(ray: Any, address: str, options: dict[str, Any]) -> Iterator[None]:
     try:
-        ray.init(address="local" if where == _LOCAL else where, **options)
+        ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise GalleryError(f"{where} cannot be had: {first_line(error)}") from error
-    return True
+        raise GalleryError(f"{'ray' if address == 'local' else address} cannot be had: {first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_folder() -> Iterator[str]:
+    """A folder for one Ray's sockets and logs, and a process that ends what is left of it, however this one ends."""
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    # A socket's whole path has at most 107 bytes, of which Ray takes some 60.
+    folder = os.path.realpath(tempfile.mkdtemp(prefix="ray-", dir=base if len(base) < _LONGEST_BASE else "/tmp"))
+    command = [sys.executable, "-I", str(Path(__file__).with_name("reaper.py")), folder]
+    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # out of Ctrl-C's reach
+    try:
+        yield folder
+    finally:
+        assert reaper.stdin is not None
+        reaper.stdin.close()
+        reaper.wait()
 
 
 def _room(ray: Any, workers: int | None, cpus: float, gpus: float) -> int:
