@@ -115,7 +115,7 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else parse_reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    closer = reranker is not None or fold or exclude_self or heat or explain is not None
+    closer = reranker is not None or fold or exclude_self
     with _opened(index, engine, closer, quiet) as gallery:
         require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
