@@ -27,6 +27,7 @@ from browser import chromium
 from engines_served import Milvus, Postgres
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 from PIL import Image
+from test_web_page import IN_SIGHT, until
 from tiny import MODEL, RETRIEVE, knowing_tiny
 from web_album import asked, on_a_port
 
@@ -415,6 +416,37 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
             assert page.locator(".tile").count() == 2
             page.select_option("#which", index=1)  # the gallery in a folder has all of it
             page.wait_for_selector("nav a[href='/duplicates']:visible")
+            page.close()
+
+
+@pytest.mark.slow  # a browser
+def test_a_long_list_of_a_served_gallery(servers: Any) -> None:
+    """One page after the other, as one scrolls; no page is asked for twice."""
+    rng = np.random.default_rng(0)
+    names = [f"/nowhere/{i:04d}.png" for i in range(230)]
+    with (
+        ServedGallery.create(servers("postgres").address(f"long{next(_number)}"), fake_model()) as gallery,
+        chromium() as browser,
+    ):
+        vectors = rng.normal(size=(len(names), DIM)).astype(np.float32)
+        gallery.backend.upsert([Entry(n, "0" * 64, 1, 1, 4, 3, v) for n, v in zip(names, vectors, strict=True)])
+        with on_a_port([gallery]) as base:
+            page = browser.new_page(base_url=base)
+            page.set_default_timeout(20_000)
+            wanted: list[str] = []
+            page.on("request", lambda one: wanted.append(one.url) if "/api/images" in one.url else None)
+            page.goto("/")
+            page.wait_for_selector(".card .name")
+            met: set[str] = set()
+            for _ in range(200):
+                met |= set(page.locator("#grid .name").all_text_contents())
+                if len(met) == len(names):
+                    break
+                page.evaluate("scrollBy(0, 500)")
+                page.wait_for_timeout(40)
+                until(page, f"({IN_SIGHT})()")
+            assert met == {Path(name).name for name in names}
+            assert len(wanted) == len(set(wanted)) == 3
             page.close()
 
 
