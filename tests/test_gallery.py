@@ -15,8 +15,8 @@ from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from retrieval.gallery import compaction, opened
+from retrieval.gallery.address import locate
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.opened import locate
 from retrieval.gallery.repair import repair
 from retrieval.gallery.store import vectors
 

@@ -339,6 +339,7 @@ def test_a_reader_without_the_right_to_write_sees_later_changes(
         "UPDATE images SET root = 77 WHERE id = 2",
         "UPDATE images SET path = 5 WHERE id = 2",
         "UPDATE images SET hash = x'00ff' WHERE id = 2",
+        "UPDATE images SET hash = CAST(x'61ff' AS TEXT) WHERE id = 2",
         "UPDATE images SET size = 'big' WHERE id = 2",
         "DELETE FROM roots",
         "UPDATE roots SET path = 7 WHERE id = 1",

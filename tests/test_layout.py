@@ -26,7 +26,7 @@ FLOORS = [
     ["describe"],
     ["gallery"],
     ["evaluation", "parts"],
-    ["training", "benchmarks", "backends"],
+    ["training", "benchmarks", "backends", "resident"],
     ["web"],
     ["cli"],
 ]

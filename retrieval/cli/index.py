@@ -126,9 +126,9 @@ def command(
     """
     from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
-    from retrieval.gallery.address import served_address
+    from retrieval.gallery.address import DEFAULT_FOLDER, locate, served_address
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
+    from retrieval.gallery.opened import require_same_model
     from retrieval.gallery.search.kind import check_request
     from retrieval.parts.manifest import is_parts
     from retrieval.pictures.foreign import passed_over

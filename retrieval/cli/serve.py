@@ -53,6 +53,7 @@ def command(
 
     Only this machine can ask unless --host says otherwise; then every request needs the token that is printed
     ($RETRIEVE_TOKEN, or a new one). Files are never changed, and only pictures of the gallery are shown.
+    Meanwhile `retrieve query` asks it instead of loading the model, which saves most of its time.
     """
     missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not _installed(name)]
     if missing:
@@ -60,6 +61,7 @@ def command(
     from retrieval.backends.served import ServedGallery
     from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
+    from retrieval.resident.answer import answering
     from retrieval.web.serve import listen, serve
     from retrieval.web.settings import WebSettings, given_token
 
@@ -94,6 +96,7 @@ def command(
 
                 webbrowser.open(page)
 
+        stack.enter_context(answering([gallery for gallery in galleries if isinstance(gallery, Gallery)]))
         try:
             serve(galleries, settings, listener, ready)
         except OSError as error:

@@ -15,11 +15,12 @@ from retrieval.describe.extraction import describe_all
 from retrieval.errors import GalleryDamaged, ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture
-from retrieval.gallery.answers import Match, QueryResult, nearest, nearest_rows, one_box
+from retrieval.gallery.answers import Match, QueryResult, one_box
 from retrieval.gallery.folding import Sifter
 from retrieval.gallery.fusing import CANDIDATES, RANKS, Sample, Weigher
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.nearest import nearest, nearest_rows
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import candidates
 from retrieval.gallery.search.index import open_source

@@ -22,11 +22,12 @@ from retrieval.describe.precision import Precision, in_precision
 from retrieval.errors import GalleryDamaged, GalleryError, UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.adding import Picture, add_pictures
+from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.asking import AskedGallery
 from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
-from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, OpenedGallery, read_description
+from retrieval.gallery.opened import INT8_FOLDER, OpenedGallery, read_description
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search.note import IndexNote
 from retrieval.gallery.selection import find_root, select

@@ -14,9 +14,9 @@ import numpy as np
 
 from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import PRECISIONS
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError
 from retrieval.files.whole import remove_unfinished
-from retrieval.gallery.address import is_served, shown
+from retrieval.gallery.address import locate
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
@@ -35,22 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _FEW_CHANGES = 1000
-DEFAULT_FOLDER = ".retrieval"
 INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
-
-
-def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
-    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
-    named = index or os.environ.get("RETRIEVE_INDEX")
-    if is_served(named):
-        raise UsageError(
-            f"{shown(os.fspath(named or ''))} is a served gallery, with which this command cannot work",
-            "index (of parts), query, info and remove can.",
-        )
-    if named:
-        return Path(named)
-    here = Path(start).absolute()
-    return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)
 
 
 class OpenedGallery(GallerySettings):
