@@ -18,6 +18,7 @@ from retrieval import Gallery, UsageError, load_model
 from retrieval.cli.main import cli
 from retrieval.describe.attention import has_attention
 from retrieval.describe.explain import Explainer
+from retrieval.gallery.explaining import Explaining
 from retrieval.models.backbones import fit_to_patches
 
 
@@ -88,6 +89,29 @@ def test_watching_changes_nothing() -> None:
     assert found.attentions is not None
     both = model.engine().describe(np.stack([pixels, picture(1, (96, 96))]))
     assert found.cosine == pytest.approx(float(both[0] @ both[1]), abs=1e-5)
+
+
+def test_galleries_described_with_openvino_are_explained_with_torch(tmp_path: Path) -> None:
+    write_textures(tmp_path / "photos", 3)
+    model = load_model("deit_tiny-cls@random:0", size=96, engine="openvino")
+    with Gallery.create(tmp_path / ".retrieval", model, local=False) as gallery:
+        gallery.index([tmp_path / "photos"])
+        match = gallery.query(tmp_path / "photos" / "0001.png", k=3).matches[2]
+        explaining = Explaining(gallery)
+        why = explaining.explain(tmp_path / "photos" / "0001.png", match.id)
+        assert why.cosine == pytest.approx(match.score, abs=2e-3)
+        assert why.attention is not None
+        assert why.attention.shape[0] == 3
+        # The query is looked at once for all its answers.
+        seen: list[Any] = []
+        explainer = explaining.pairs.prepare()
+        see = explainer.see
+        explainer.see = lambda picture: (seen.append(picture), see(picture))[1]  # type: ignore[method-assign]
+        again = [explaining.explain(tmp_path / "photos" / "0001.png", number) for number in (match.id, 1, 2)]
+        assert len(seen) == 3
+        assert again[0].cosine == why.cosine
+        explaining.explain(tmp_path / "photos" / "0002.png", match.id)
+        assert len(seen) == 5
 
 
 def test_of_several_scales_the_largest_is_told() -> None:

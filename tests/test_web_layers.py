@@ -95,3 +95,16 @@ def test_what_was_chosen_stays_for_the_next_answer(page: Any) -> None:
     page.click("#after" if page.locator("#after").is_enabled() else "#before")
     page.wait_for_selector("#detail[data-ready]:not([data-ready='2'])")
     assert page.locator("#layer").input_value() == "1"
+
+
+@pytest.mark.slow  # axe-core looks at every element, twice
+def test_no_serious_fault_for_people_with_aids(page: Any, address: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
+    for scheme in ("light", "dark"):
+        context = page.context.browser.new_context(base_url=address, color_scheme=scheme, bypass_csp=True)
+        other = context.new_page()
+        other.set_default_timeout(20_000)
+        shown(other, "cls")
+        found = axe.Axe().run(other).response["violations"]
+        assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+        context.close()

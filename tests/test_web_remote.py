@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import re
+import random
 import signal
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -26,18 +27,21 @@ from browser import chromium
 from engines_served import Milvus, Postgres
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 from PIL import Image
+from test_web_page import IN_SIGHT, until
 from tiny import MODEL, RETRIEVE, knowing_tiny
 from web_album import asked, on_a_port
 
 from retrieval import Gallery, load_model
 from retrieval.backends.base import Entry, before_id, id_of
 from retrieval.backends.indexing import index_folders
-from retrieval.backends.served import ServedGallery, connect
+from retrieval.backends.served import ServedGallery
+from retrieval.cli.main import cli
 from retrieval.gallery.answers import Match
 from retrieval.pictures.content import read_content
 from retrieval.web.connections import Connections
 from retrieval.web.errors import ApiError
 from retrieval.web.names import ELSEWHERE, Names, local_path
+from retrieval.web.uploads import JSON
 
 _number = itertools.count()
 SECRET = "s3cret-pass"
@@ -274,6 +278,7 @@ def test_no_credential_is_ever_told(
     servers: Any, photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL on its own socket lets anybody in: the password is in the address, and need not be right."""
+    psycopg = pytest.importorskip("psycopg")
     server = servers("postgres")
     address = server.address(f"secret{next(_number)}").replace("postgres:@", f"postgres:{SECRET}@")
     assert SECRET in address
@@ -296,9 +301,11 @@ def test_no_credential_is_ever_told(
         end_connections(address)
         assert told(client, "/api/search", id=number)["results"][0]["id"] == number  # on a new one
         end_connections(address)
-        away = re.sub(r"host=[^&]+", f"host={photos}", address)  # no server listens there
-        assert away != address
-        monkeypatch.setattr("retrieval.web.connections.connect", lambda _: connect(away))
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise psycopg.OperationalError(f"connection to {address} failed")
+
+        monkeypatch.setattr(psycopg, "connect", refuse)
         down = client.get("/api/search", params={"id": number})
         assert (down.status_code, down.json()["error"]["code"]) == (503, "gallery_unavailable")
         monkeypatch.undo()
@@ -307,6 +314,26 @@ def test_no_credential_is_ever_told(
         assert all(SECRET not in text and "postgresql:" not in text for text in texts)
     ours = [r for r in caplog.records if r.name.startswith("retrieval") and r.exc_info is None]
     assert all(SECRET not in record.getMessage() for record in ours)
+
+
+def test_a_milvus_that_restarts(tmp_path: Path, photos: Path) -> None:
+    """Gone it is 503, and it answers again when it is back."""
+    server = Milvus(tmp_path)
+    try:
+        with filled(server.address("album"), photos) as gallery, asked([gallery]) as client:
+            number = id_by_path(client, "photos/a/0001.png")
+            before = told(client, "/api/search", id=number)
+            server.kill()
+            down = client.get("/api/search", params={"id": number})
+            assert (down.status_code, down.json()["error"]["code"]) == (503, "gallery_unavailable")
+            server.start()
+            for _ in range(60):  # its client waits a little before it tries again
+                if client.get("/api/stats").status_code == 200:
+                    break
+                time.sleep(0.5)
+            assert told(client, "/api/search", id=number) == before
+    finally:
+        server.stop()
 
 
 def test_many_at_once_on_connections_of_their_own(client: Any, photos: Path) -> None:
@@ -356,6 +383,7 @@ def test_names_as_they_are_shown() -> None:
     assert (local_path("file://host/x.png"), local_path("file:///a%20b.png")) == (None, "/a b.png")
 
 
+@pytest.mark.slow  # a browser
 @pytest.mark.parametrize("kind", ["postgres", "milvus"])
 def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
     write_pictures(tmp_path / "in", 6, sizes=((400, 300),))
@@ -391,6 +419,60 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
             page.close()
 
 
+@pytest.mark.slow  # a browser
+def test_a_long_list_of_a_served_gallery(servers: Any) -> None:
+    """One page after the other, as one scrolls; no page is asked for twice."""
+    rng = np.random.default_rng(0)
+    names = [f"/nowhere/{i:04d}.png" for i in range(230)]
+    with (
+        ServedGallery.create(servers("postgres").address(f"long{next(_number)}"), fake_model()) as gallery,
+        chromium() as browser,
+    ):
+        vectors = rng.normal(size=(len(names), DIM)).astype(np.float32)
+        gallery.backend.upsert([Entry(n, "0" * 64, 1, 1, 4, 3, v) for n, v in zip(names, vectors, strict=True)])
+        with on_a_port([gallery]) as base:
+            page = browser.new_page(base_url=base)
+            page.set_default_timeout(20_000)
+            wanted: list[str] = []
+            page.on("request", lambda one: wanted.append(one.url) if "/api/images" in one.url else None)
+            page.goto("/")
+            page.wait_for_selector(".card .name")
+            met: set[str] = set()
+            for _ in range(200):
+                met |= set(page.locator("#grid .name").all_text_contents())
+                if len(met) == len(names):
+                    break
+                page.evaluate("scrollBy(0, 500)")
+                page.wait_for_timeout(40)
+                until(page, f"({IN_SIGHT})()")
+            assert met == {Path(name).name for name in names}
+            assert len(wanted) == len(set(wanted)) == 3
+            page.close()
+
+
+def test_query_explains_answers_of_a_served_gallery(servers: Any, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 3, sizes=((120, 90),))
+    address = servers("postgres").address(f"why{next(_number)}")
+    with ServedGallery.create(address, load_model(MODEL, size=64, engine="torch")) as gallery:
+        index_folders(gallery, [str(tmp_path / "in")])
+    (tmp_path / "in" / "0002.png").unlink()
+    page, sheet = tmp_path / "why.html", tmp_path / "sheet.png"
+    words = [
+        "query",
+        str(tmp_path / "in" / "0000.png"),
+        "--index",
+        address,
+        "--engine",
+        "torch",
+        "--explain",
+        str(page),
+    ]
+    assert cli.main([*words, "--sheet", str(sheet), "--heat"], standalone_mode=False) in (0, None)
+    assert page.read_text().count("<article>") == 2  # that whose file is gone is left out
+    assert "cosine 1.0000" in page.read_text()
+    assert Image.open(sheet).size[0] > 300
+
+
 @pytest.mark.slow  # a process that imports torch
 def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 3)
@@ -418,6 +500,79 @@ def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Pat
         said = "".join(process.communicate(timeout=60))
     assert SECRET not in said + page
     assert process.returncode == 130
+
+
+def test_requests_that_make_no_sense(client: Any, photos: Path) -> None:
+    """Values that no route expects, those that engines have words for among them: no answer is a 500 or a 503."""
+    rng = random.Random(1)
+    number = str(id_by_path(client, "photos/a/0001.png"))
+    last = str((1 << 53) - 1)
+    ids = [number, "0", "-1", "1", last, str(1 << 53), str(1 << 70), "x", "1.5", ""]
+    folders = [
+        "photos",
+        "photos/a",
+        "photos/%",
+        "photos/_",
+        'photos/"a',
+        "photos/a' OR 1=1 --",
+        "photos/\u0000",
+        "photos/💥",
+        "",
+        "/",
+    ]
+    folders += [
+        "photos/b_x",
+        "photos/b%5Fx",
+        "photos//a",
+        "photos/./a",
+        "photos/../..",
+        "p" * 3000,
+        "photos/" + "ü" * 2000,
+        "photos/\\",
+    ]
+    values = {
+        "id": ids,
+        "query": ids,
+        "after": ids,
+        "under": folders,
+        "k": ["1", "3", "0", "2000", "100000", "-1"],
+        "box": ["", "0,0,9,9", "1,1,1,1", "-5,-5,5,5", "nan,0,1,1"],
+        "limit": ["1", "500", "501"],
+        "offset": ["0", "1"],
+        "min_score": ["0", "1", "-1", "2"],
+        "count": ["1", "3", "5000", "0"],
+        "side": ["320", "1280", "5"],
+        "heads": ["true", "x"],
+        "gallery": ["", "nowhere", "a" * 201],
+    }
+    vector = json.dumps({"vector": [1.0] * DIM}).encode()
+    bodies = [b"", b"\0", vector, b'{"vector": [1]}', (photos / "a" / "0001.png").read_bytes()]
+    routes = [
+        "/api/search",
+        "/api/images",
+        f"/api/images/{number}",
+        "/api/thumbnails/{id}",
+        "/api/images/{id}",
+        "/api/map",
+    ]
+    seen: set[int] = set()
+    for _ in range(400):
+        path = rng.choice([*routes, "/api/duplicates", "/api/stats"]).replace("{id}", rng.choice(ids[:-1]))
+        parameters = {name: rng.choice(some) for name, some in values.items() if rng.random() < 0.35}
+        if "gallery" in parameters and rng.random() < 0.7:
+            del parameters["gallery"]
+        if path == "/api/search" and rng.random() < 0.5:
+            body = rng.choice(bodies)
+            answer = client.post(
+                path, params=parameters, content=body, headers={"Content-Type": rng.choice([JSON, "image/png"])}
+            )
+        else:
+            answer = client.get(path, params=parameters)
+        seen.add(answer.status_code)
+        assert answer.status_code in (200, 404, 405, 413, 415, 422, 400), (path, parameters, answer.text)
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"code", "message"}
+    assert {200, 404, 422} <= seen
 
 
 def test_the_api_keeps_its_form(client: Any) -> None:

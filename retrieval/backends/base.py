@@ -79,9 +79,6 @@ class Backend(Protocol):
     def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
         """At most so many names by ascending key, from the first key (16 bytes) after ``after`` on."""
 
-    def vectors(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        """Of those of these names that are there, float32 (D,)."""
-
     def count(self, under: str | None = None) -> int:
         """How many entries there are, in all or under a folder."""
 

@@ -199,14 +199,6 @@ class MilvusBackend:
                 break
         return found[:limit]
 
-    def vectors(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        found: dict[str, npt.NDArray[np.float32]] = {}
-        for part in _parts(names):
-            keys = [key_of(name).hex() for name in part]
-            rows = self._query(f"key in {json.dumps(keys)}", ["name", "vector"])
-            found.update((row["name"], np.asarray(row["vector"], np.float32)) for row in rows)
-        return found
-
     def count(self, under: str | None = None) -> int:
         if under is not None:
             return sum(len(block) for block in self._scan(under, ["name"]))

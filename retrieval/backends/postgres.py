@@ -202,16 +202,6 @@ class PostgresBackend:
             return [name for (name,) in rows]
 
     @lasting
-    def vectors(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        found: dict[str, npt.NDArray[np.float32]] = {}
-        with self._errors():
-            for part in _parts(names):
-                query = f"SELECT name, vector FROM {self.table} WHERE key = ANY(%s)"
-                rows = self._connection.execute(query, ([_key(n) for n in part],), binary=True)
-                found.update((name, np.asarray(_numbers(vector), np.float32)) for name, vector in rows)
-        return found
-
-    @lasting
     def count(self, under: str | None = None) -> int:
         where, values = _below(under)
         with self._errors():

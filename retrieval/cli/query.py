@@ -118,7 +118,7 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else _reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    closer = reranker is not None or fold or exclude_self or heat or explain is not None
+    closer = reranker is not None or fold or exclude_self
     own = engine != "auto" or model or size or scales or rerank or sheet or explain  # what takes a gallery of one's own
     resident = _resident(index, under) if server and not own else None
     with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
@@ -201,12 +201,10 @@ def command(
 
             write_sheet(here, answered, sheet, piped, heat)
             say(f"contact sheet: {safe(sheet)}", quiet)
-        if explain is not None:
+        if explain is not None and here is not None:
             from retrieval.cli.explain import write_explanations
-            from retrieval.gallery.gallery import Gallery
 
-            assert isinstance(gallery, Gallery)
-            write_explanations(gallery, answered, explain, piped, STANDARD_INPUT)
+            write_explanations(here, answered, explain, piped, STANDARD_INPUT)
             say(f"why they matched: {safe(explain)}", quiet)
         if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from retrieval.cli.common import say
 from retrieval.cli.expand import STANDARD_INPUT
+from retrieval.cli.explain import explaining_of
 from retrieval.errors import ImageError
-from retrieval.gallery.explaining import Explaining, WhyMatched
+from retrieval.gallery.explaining import Explaining, PairExplaining, WhyMatched
 from retrieval.messages import safe
 from retrieval.views.heatmap import looks
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
@@ -29,8 +30,8 @@ def write_sheet(
     gallery: Gallery | ServedGallery, results: Sequence[QueryResult], path: str, piped: bytes, heat: bool
 ) -> None:
     """A line for each query. ``heat``: over the query what its cells add to the cosine with its first answer, over answers what
-    theirs add; attention, for a model that describes by its class token alone. ``heat`` takes a gallery in a folder."""
-    explaining = Explaining(gallery) if heat else None  # type: ignore[arg-type]
+    theirs add; attention, for a model that describes by its class token alone."""
+    explaining = explaining_of(gallery) if heat else None
     rows = []
     for result in results:
         source: Any = piped if result.query == STANDARD_INPUT else result.query
@@ -50,11 +51,13 @@ def write_sheet(
     save_sheet(contact_sheet(rows, exif=gallery.spec.image.exif), path)
 
 
-def _why(explaining: Explaining | None, source: Any, match: Match, result: QueryResult) -> WhyMatched | None:
+def _why(
+    explaining: Explaining | PairExplaining | None, source: Any, match: Match, result: QueryResult
+) -> WhyMatched | None:
     if explaining is None:
         return None
     try:
-        return explaining.explain(source, match.id, result.bbox)
+        return explaining.explain_match(source, match, result.bbox)
     except ImageError as error:
         say(f"retrieve: {safe(match.path)}: {error}")
         return None

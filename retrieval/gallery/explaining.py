@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.adding import Picture
+from retrieval.gallery.answers import Match
 from retrieval.gallery.local.pictures import large_enough
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
 
 if TYPE_CHECKING:
-    from retrieval.describe.explain import Explainer
+    from retrieval.describe.explain import Explainer, Seen
     from retrieval.describe.model import Model
 
 
@@ -50,14 +51,23 @@ class PairExplaining:
         self.model = model
         self._explainer: Explainer | None = None
         self._turn = threading.Lock()
+        self._asked: tuple[npt.NDArray[np.uint8], Seen] | None = None  # one query has many answers
 
     def explain(self, ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> WhyMatched:
         """Of two pictures, uint8 (H, W, 3), as :meth:`Model.load` gives them; without points. Raises UsageError for a model that
         cannot be told by cells, ModelError."""
         explainer = self.prepare()
-        found = explainer.explain(explainer.see(ours), explainer.see(theirs))
+        asked = self._asked
+        if asked is None or not np.array_equal(asked[0], ours):
+            asked = self._asked = ours, explainer.see(ours)
+        found = explainer.explain(asked[1], explainer.see(theirs))
         attentions = found.attentions or (None, None)
         return WhyMatched(found.cosine, found.first, found.second, ours, theirs, None, *attentions)
+
+    def explain_match(self, image: Picture, match: Match, bbox: Sequence[float] | None = None) -> WhyMatched:
+        """``match`` for the query ``image``, or its ``bbox``, by the file that the match is called by, as of a served gallery.
+        Raises ImageError for a picture that cannot be read here, UsageError, ModelError."""
+        return self.explain(self.model.load(image, bbox), self.model.load(match.path))
 
     def prepare(self) -> Explainer:
         """Load the network now, so that the first explanation need not wait for it. Raises what :meth:`explain` raises."""
@@ -99,6 +109,10 @@ class Explaining:
             raise ImageError(f"picture {number} of the gallery: {error.message}", error.hint) from error
         found = self.pairs.explain(ours, theirs)
         return replace(found, points=self._points(ours, theirs, image, bbox, record))
+
+    def explain_match(self, image: Picture, match: Match, bbox: Sequence[float] | None = None) -> WhyMatched:
+        """See :meth:`explain`."""
+        return self.explain(image, match.id, bbox)
 
     def prepare(self) -> None:
         """See :meth:`PairExplaining.prepare`."""

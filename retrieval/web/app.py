@@ -39,7 +39,8 @@ def create_app(galleries: Sequence[Gallery | ServedGallery], settings: WebSettin
     app = FastAPI(
         title="retrieval",
         version=__version__,
-        description="Find pictures by pictures: the same thing, how sure that is, and why.",
+        description="Find pictures by pictures: the same thing, how sure that is, and why. A gallery that a server keeps offers "
+        "less: see `offers` of `/api/stats`; the rest is refused with the code `not_offered`.",
         docs_url=None,  # their scripts would come from another host
         redoc_url=None,
         openapi_url="/api/openapi.json",

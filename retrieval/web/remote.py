@@ -142,7 +142,8 @@ class Remote:
         return self.connections.ask(len)
 
     def state(self) -> object:
-        return self.count()
+        """Its count; that a picture was replaced is noticed within ten minutes."""
+        return self.count(), time.monotonic() // 600
 
     def listing(self, after: int, limit: int, under: str | None, offset: int | None = None) -> dict[str, Any]:
         """So many pictures by ascending id, from the first after ``after`` on; never by ``offset``, which is not offered."""
@@ -223,10 +224,10 @@ class Remote:
         asked = source if isinstance(source, int) else None
         if isinstance(source, int) and box is None:
             name, _ = self.entry(source)
-            vectors = self.connections.ask(lambda gallery: gallery.backend.vectors([name]))
-            if name not in vectors:
+            entries = self.connections.ask(lambda gallery: gallery.backend.entries([name]))
+            if not entries:  # taken out meanwhile
                 raise ApiError(404, f"There is no picture {source} in this gallery.", "no_such_picture")
-            return self._by(vectors[name], k, below, least, names, asked)
+            return self._by(entries[0].vector, k, below, least, names, asked)
         if isinstance(source, int):
             picture = self.content(source)
         else:

@@ -130,7 +130,7 @@ export async function follow(here, rows) {
     const large = (id) => `/api/thumbnails/${id}?${new URLSearchParams({ ...(here.gallery && { gallery: here.gallery }), side: "1280" })}`;
     const [asked, answer] = await Promise.all([sent ? load(sent.url) : here.id ? load(large(here.id)) : null, load(large(here.show))]);
     if (signal.aborted) return;
-    now.lost = lost();
+    now.lost = [sent || here.id ? lost() : "", lost()];
     now.query = asked;
     now.answer = answer;
     now.box = await boxOn(asked, here, sent);

@@ -35,7 +35,7 @@ export function listing(first, { gallery, under, places, signal, changed, failed
       pages.set(page, told.pictures);
       next = told.next;
       known += places ? 0 : told.pictures.length;
-      if (places) for (const old of [...pages.keys()].slice(0, Math.max(0, pages.size - KEPT))) pages.delete(old);
+      if (places) for (const old of [...pages.keys()].slice(0, Math.max(0, pages.size - KEPT))) if (old) pages.delete(old); // the first tells the height of rows
     } catch (error) {
       if (error.name !== "AbortError") failed(error.message);
       return;

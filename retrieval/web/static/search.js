@@ -183,11 +183,13 @@ function filtered(here, anew = false) {
   }
   if (query) {
     grid.show({ count: kept.length, item: (i) => kept[i], tall: () => kept.find((row) => row.copies), card });
+    if (anew && here.scrolled) scrollTo(0, here.scrolled);
     return;
   }
   const { signal } = asking, places = offers("places");
   const pages = listing(answer, { gallery: here.gallery, under: here.under, places, signal, changed: grid.soon, failed: (message) => { $("more").textContent = message; } });
   grid.show(Object.assign(pages, { card }));
+  if (here.scrolled) scrollTo(0, here.scrolled);
   if (places && grid.most() < answer.total) $("more").textContent = `The first ${number(grid.most())} are listed; choose a folder to see others.`;
 }
 

@@ -40,7 +40,7 @@ function nothing(context, [x, y, w, h], text) {
 }
 
 /** `query` and `answer`: images, or null where they are `lost`; `box`: the part of the query that asked, or null; `why`: of the server, or null; `heat`: cells to lay over both, or null. */
-export function paint(canvas, { query, answer, box, why, heat, points, lost = "" }) {
+export function paint(canvas, { query, answer, box, why, heat, points, lost = ["", ""] }) {
   const wide = canvas.clientWidth || 800;
   const stacked = wide < 560;
   const cut = box ?? [0, 0, query?.naturalWidth ?? 4, query?.naturalHeight ?? 3];
@@ -65,8 +65,8 @@ export function paint(canvas, { query, answer, box, why, heat, points, lost = ""
   const context = canvas.getContext("2d");
   context.scale(dense, dense);
   context.imageSmoothingQuality = "high";
-  if (query) context.drawImage(query, cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1], ...first); else nothing(context, first, lost);
-  if (answer) context.drawImage(answer, ...second); else nothing(context, second, lost);
+  if (query) context.drawImage(query, cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1], ...first); else nothing(context, first, lost[0]);
+  if (answer) context.drawImage(answer, ...second); else nothing(context, second, lost[1]);
   if (heat) {
     for (const [grid, [x, y, w, h]] of [[heat.query, first], [heat.picture, second]]) {
       context.drawImage(cells(grid), x, y, w, h);
