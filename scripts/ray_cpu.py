@@ -4,8 +4,8 @@
 
 Both run one after the other, as often as ``--rounds`` says, in turn; the least of each is told. User and system seconds are
 those of the processes that describe: for Ray its workers, start-up and all; the driver, which imports and waits, and Ray's own
-processes (raylet, GCS, agents, log monitor) are told apart. Processes are looked at ten times a second, so of each its last tenth may
-be missing.
+processes (raylet, GCS, agents, log monitor) are told apart. Processes are looked at ten times a second, so of each its last tenth
+may be missing.
 """
 
 from __future__ import annotations
