@@ -62,6 +62,7 @@ def test_a_class_token_has_attention_alone(page: Any, address: str) -> None:
     ]
     assert "one token describes each" in (page.locator("#why").text_content() or "")
     assert page.locator("#warm").text_content() == "most"
+    assert not page.locator("#points").is_visible()
     seen = [page.evaluate(PIXELS)]
     for head in ("0", "2"):  # the first asks the server for all heads
         page.select_option("#layer", head)

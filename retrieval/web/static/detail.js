@@ -50,6 +50,7 @@ function layers() {
   $("layer").replaceChildren(...named.map(([value, text]) => h("option", { value }, text)));
   if (named.some(([value]) => value === before)) $("layer").value = before;
   $("layerbox").hidden = !attention;
+  $("points").parentElement.hidden = !now.why.points; // without a local index there are none
 }
 
 /** Of single heads the numbers are asked for when one is chosen. */
