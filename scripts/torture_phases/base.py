@@ -23,8 +23,8 @@ class Outcome:
 class Phase:
     """``trial(rng, folder)`` damages something and sees what becomes of it; whatever it raises is a failure. All chance comes
     from ``rng``; ``folder`` is empty at a batch's start and may be used as one likes. A ``numbered`` one gets its number too,
-    to try everything in turn. ``environment()``: variables that its process takes from its start; ``prepare()``: what a batch does
-    before its first trial, on no trial's time."""
+    to try everything in turn. ``environment()``: variables that its process takes from its start; ``prepare()``: what a batch
+    does before its first trial, on no trial's time."""
 
     name: str
     what: str
