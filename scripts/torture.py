@@ -86,6 +86,7 @@ def trial(phase: Phase, number: int, seed: int, folder: Path, *, reraise: bool =
 def run_batch(phase: Phase, first: int, last: int, seed: int) -> None:
     """Trials ``first`` to ``last`` - 1, a line of JSON on standard output for each; at the end, the memory that they took."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        phase.prepare()
         for number in range(first, last):
             started = time.monotonic()
             outcome = trial(phase, number, seed, Path(folder))

@@ -23,7 +23,8 @@ class Outcome:
 class Phase:
     """``trial(rng, folder)`` damages something and sees what becomes of it; whatever it raises is a failure. All chance comes
     from ``rng``; ``folder`` is empty at a batch's start and may be used as one likes. A ``numbered`` one gets its number too,
-    to try everything in turn. ``environment()``: variables that its process takes from its start."""
+    to try everything in turn. ``environment()``: variables that its process takes from its start; ``prepare()``: what a batch
+    does before its first trial, on no trial's time."""
 
     name: str
     what: str
@@ -32,6 +33,7 @@ class Phase:
     most_seconds: float = 20.0
     numbered: bool = False
     environment: Callable[[], dict[str, str]] = dict
+    prepare: Callable[[], object] = dict
 
 
 def generator(seed: int, phase: str, number: int) -> np.random.Generator:

@@ -28,6 +28,7 @@ def act(rehearsal: Rehearsed, here: Path, first: int = 0) -> calls.Callable[[cal
 @functools.cache
 def points() -> list[tuple[str, int]]:
     """Every call of every scene."""
+    scenes.small()
     scratch = Path(calls.tempfile.mkdtemp(prefix="torture-points-"))
     found = []
     for name in scenes.SCENES:
@@ -122,5 +123,6 @@ PHASE = Phase(
     300,
     trial,
     numbered=True,
+    prepare=points,
     environment=calls.environment,
 )

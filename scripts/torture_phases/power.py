@@ -13,5 +13,6 @@ PHASE = Phase(
     300,
     functools.partial(kills.trial, power=True),
     numbered=True,
+    prepare=kills.points,
     environment=calls.environment,
 )
