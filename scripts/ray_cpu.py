@@ -2,10 +2,10 @@
 
     python scripts/ray_cpu.py /photos --pictures 2000           # drawn from all below /photos by a seed
 
-Both run one after the other, as often as ``--rounds`` says, in turn; the least of each is told. User and system seconds are those of
-the processes that describe: for Ray its workers, start-up and all; the driver, which imports and waits, and Ray's daemons
-(raylet, GCS, agents, log monitor) are told apart. Processes are looked at ten times a second, so of each its last tenth may
-be missing.
+Both run one after the other, as often as ``--rounds`` says, in turn; the least of each is told. User and system seconds are
+those of the processes that describe: for Ray its workers, start-up and all; the driver, which imports and waits, and Ray's
+daemons (raylet, GCS, agents, log monitor) are told apart. Processes are looked at ten times a second, so of each its last
+tenth may be missing.
 """
 
 from __future__ import annotations
