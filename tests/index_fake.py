@@ -6,11 +6,11 @@ from pathlib import Path
 from fakes import FakeEngine, fake_gallery
 
 from retrieval.errors import RetrievalError
-from retrieval.gallery import sync
+from retrieval.gallery import describing
 
 if __name__ == "__main__":
     # Small commits, so that a kill can hit any step of many of them.
-    sync.COMMIT_PICTURES = 5
+    describing.COMMIT_PICTURES = 5
     engine = FakeEngine(float(sys.argv[3]))
     print("begun", flush=True)  # all is imported: what a kill hits from here on is ours
     try:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -23,7 +24,9 @@ from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import intact
 from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search import note as ann_note
 from retrieval.gallery.search import recall as ann_recall
+from retrieval.gallery.search.note import IndexNote
 from retrieval.gallery.store.catalog import Catalog
 
 COUNT = 3000
@@ -89,10 +92,16 @@ def ids_in(path: Path) -> list[int]:
     )
 
 
-def note_of(subject: VectorGallery) -> ann_file.IndexNote:
+def note_of(subject: VectorGallery) -> IndexNote:
     note = subject.gallery.info().search
     assert note is not None
     return note
+
+
+def index_of(subject: VectorGallery, mapped: bool = True) -> Any:
+    """The FAISS index of a gallery with one shard."""
+    (shard,) = note_of(subject).shards
+    return ann_file.read(subject.gallery.folder / "ann", shard, mapped=mapped)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ def test_less_is_looked_at_than_there_is(prepared: VectorGallery) -> None:
     note = note_of(prepared)
     assert note.effort is not None
     assert note.effort < 64
-    index = ann_file.read(prepared.gallery.folder / "ann", note)
+    index = index_of(prepared)
     queries = clustered(50, seed=3)
     few = ann_search.search(index, queries, 10, 1)
     all_ = ann_search.search(index, queries, 10, 1 << 20)
@@ -155,7 +164,7 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
     catalog = prepared.gallery.catalog
     ids, rows = catalog.searchable()
     trial = ann_recall.Trial(prepared.gallery.store(), ids, rows, count=30)
-    index = ann_file.read(prepared.gallery.folder / "ann", note_of(prepared))
+    index = index_of(prepared)
     recalls = trial.recalls(index, 3, 20)
     for n, (query, own) in enumerate(zip(trial.queries, trial.own, strict=True)):
         best = [i for i, _ in prepared.brute(query, 11) if i != own][:10]
@@ -175,7 +184,7 @@ def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target:
     assert note.effort is not None
     ids, rows = subject.gallery.catalog.searchable()
     trial = ann_recall.Trial(subject.gallery.store(), ids, rows)
-    index = ann_file.read(subject.gallery.folder / "ann", note)
+    index = index_of(subject)
 
     def surely(effort: int) -> float:
         recalls = trial.recalls(index, effort, 999)[:, -1]
@@ -208,7 +217,7 @@ def test_lists_hold_the_leading_directions_where_vectors_have_some(tmp_path: Pat
     note = note_of(subject)
     kept = int(note.factory.split(",")[0].removeprefix("PCA"))
     centred = vectors.astype(np.float64) - vectors.mean(0)
-    index = ann_file.read(subject.gallery.folder / "ann", note)
+    index = index_of(subject)
     turned = faiss.downcast_VectorTransform(faiss.downcast_index(index).chain.at(0))
     basis = faiss.vector_to_array(turned.A).reshape(kept, 96).astype(np.float64)
     np.testing.assert_allclose(basis @ basis.T, np.eye(kept), atol=1e-5)
@@ -302,14 +311,13 @@ def test_add_remove_and_add_again_equals_a_fresh_gallery(
     subject.remove([*range(100, 250), *added[:50]])
     subject.add(old[99:249])
     subject.change(300, old[0])
-    note = note_of(subject)
     info = subject.gallery.info()
     for query in [*clustered(30, seed=2), old[120], old[0], old[299]]:
         same(subject.answer(query, 20), subject.brute(query, 20))
     # The file and the changes beside it are together what the catalog holds.
     assert info.index_file is not None
     with Catalog(subject.gallery.catalog_path).reading():
-        changed, rows = subject.gallery.catalog.changes_since(note.seq)
+        changed, rows = subject.gallery.catalog.changes_since(0)
     held = (set(ids_in(Path(info.index_file))) - set(changed.tolist())) if "RR" not in kind else None
     live = set(changed[rows >= 0].tolist())
     assert held is None or held | live == set(subject.truth)
@@ -400,7 +408,7 @@ def test_members_without_a_path_are_missed(tmp_path: Path, templates: Templates)
     catalog = subject.gallery.catalog
     ids, rows = catalog.searchable()
     trial = ann_recall.Trial(subject.gallery.store(), ids, rows, count=10)
-    index = ann_file.read(subject.gallery.folder / "ann", note_of(subject), mapped=False)
+    index = index_of(subject, mapped=False)
     assert trial.missed(index, 64, 42) == 0
     graph = ann_kind.core(index).hnsw
     links = faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
@@ -410,7 +418,7 @@ def test_members_without_a_path_are_missed(tmp_path: Path, templates: Templates)
 
 def test_another_target_is_measured_on_the_same_file(subject: VectorGallery) -> None:
     before = note_of(subject)
-    path = ann_file.index_path(subject.gallery.folder / "ann", before.version)
+    path = ann_file.shard_path(subject.gallery.folder / "ann", before.shards[0])
     written = path.stat().st_mtime_ns
     subject.add(clustered(10, seed=1))
     subject.gallery.configure_search(recall=0.7)
@@ -463,8 +471,8 @@ def test_a_reader_of_an_older_state_is_not_shown_a_newer_file(subject: VectorGal
         assert catalog.searchable_count() == COUNT  # its view of the catalog begins here
         subject.add(clustered(100, seed=1))
         assert note_of(subject).count == COUNT + 100
-        assert ann_file.find(subject.gallery.folder / "ann", catalog.log_state()) is None
-    assert ann_file.find(subject.gallery.folder / "ann", catalog.log_state()) is not None
+        assert ann_note.find(subject.gallery.folder / "ann", catalog.log_state()) is None
+    assert ann_note.find(subject.gallery.folder / "ann", catalog.log_state()) is not None
     catalog.close()
 
 
@@ -489,9 +497,9 @@ def stop_at(patch: pytest.MonkeyPatch, place: str) -> None:
 
     target, name, broken = {
         "file": (os, "fsync", stop),
-        "note": (ann_file, "write_note", stop),
+        "note": (ann_note, "write_note", stop),
         "rename of the file": (os, "replace", replace),
-        "tidy": (ann_file, "tidy", stop),
+        "tidy": (ann_note, "tidy", stop),
         "log": (Catalog, "forget_changes", stop),
     }[place]
     patch.setattr(target, name, broken)
@@ -636,14 +644,18 @@ def test_a_file_cut_short_under_a_reader_ends_nothing(kind: str, tmp_path: Path,
 def test_a_missing_file_or_note_is_made_again(subject: VectorGallery) -> None:
     folder = subject.gallery.folder / "ann"
     query = clustered(1, seed=2)[0]
-    for remove in (lambda: shutil.rmtree(folder), (folder / "1.json").unlink, (folder / "1.faiss").unlink):
-        remove()
+    for pattern, said in (("", 0), ("*.json", 0), ("*.faiss", 2)):
+        shutil.rmtree(folder) if not pattern else next(folder.glob(pattern)).unlink()
         with Gallery.open(subject.gallery.folder, warn=subject.warnings.append) as opened:
             same([(m.id, m.score) for m in opened.search(query[None], 10)[0]], subject.brute(query, 10))
-        assert subject.gallery.info().search is None
+            assert opened.info().search is None
+        assert len(subject.warnings) == said, "a file that a note names is missed"
+        assert all(".faiss is missing" in warning for warning in subject.warnings)
+        subject.warnings.clear()
         assert subject.refresh()
         assert note_of(subject).count == COUNT
-    assert subject.warnings == []
+        assert len(subject.warnings) == said / 2
+        subject.warnings.clear()
 
 
 def test_an_index_of_another_catalog_is_not_taken(subject: VectorGallery, tmp_path: Path) -> None:
@@ -700,7 +712,7 @@ def test_the_kind_stays_with_the_gallery_until_another_is_named(subject: VectorG
     assert again.refresh()
     note = note_of(again)
     assert (note.kind, note.recall) == ("flat", 1.0)
-    index = faiss.read_index(str(folder / "ann" / "1.faiss"))
+    index = faiss.read_index(str(again.gallery.info().index_file))
     assert index.ntotal == COUNT
     again.gallery.close()
 

@@ -392,6 +392,29 @@ def test_an_engine_with_streams_gets_as_many_batches_at_a_time() -> None:
         np.testing.assert_array_equal(results[i], FakeEngine().describe(images[i][None])[0])
 
 
+def test_the_last_pictures_are_shared_out_among_the_streams() -> None:
+    class Engine:
+        name, dim, batch_pixels, streams = "fake", 2, 1000, 2
+
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def describe(self, images: np.ndarray) -> np.ndarray:
+            self.sizes.append(len(images))
+            return np.tile(np.float32([1, 0]), (len(images), 1))
+
+    engine = Engine()
+    pictures = [np.zeros((4, width, 3), np.uint8) for width in (4, 5, 6, 4, 5, 6)]
+    done = list(describe_all(range(6), lambda i: pictures[i], lambda: engine))
+    assert sorted(result.item for result in done) == list(range(6))
+    assert sorted(engine.sizes) == [
+        1,
+        1,
+        2,
+        2,
+    ]  # three batches of two would keep one stream for four, the other for two
+
+
 def test_a_failure_in_one_of_the_streams_is_raised() -> None:
     class Broken(FakeEngine):
         streams = 2

@@ -21,6 +21,7 @@ from retrieval.engines import choose, half
 from retrieval.engines.base import Engine
 from retrieval.engines.openvino import tail
 from retrieval.engines.openvino.prepared import load_model as converted
+from retrieval.errors import UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.loading import build_network
@@ -209,6 +210,21 @@ def test_auto_takes_what_was_measured_to_be_harmless(
     assert status == 0, said
     assert json.loads((tmp_path / "gallery" / "gallery.json").read_text())["precision"] == wanted
     assert wanted in said
+
+
+def test_a_library_asks_for_a_precision_as_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if(monkeypatch, True)
+    paths = write_pictures(tmp_path / "pictures", 16)
+    for name, where in (("files", paths), ("folder", [tmp_path / "pictures"])):
+        with Gallery.create(tmp_path / name, load_model(MODEL), precision="bf16", calibrate_on=where) as gallery:
+            assert gallery.model.precision == "bf16"
+            assert gallery.model.loss is not None
+            assert gallery.model.loss.pictures == 16
+    with pytest.raises(UsageError, match="precision is one of"):
+        Gallery.create(tmp_path / "c", load_model(MODEL), precision="fp8", calibrate_on=paths)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="at least 16 pictures, and 0"):
+        Gallery.create(tmp_path / "c", load_model(MODEL), precision="bf16")
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_loss_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,9 +129,6 @@ def test_tokens_of_a_transformer(pooling: str) -> None:
 
 
 def test_what_is_no_sum_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="class token alone"):
-        Explainer(load_model("deit_tiny-cls@random:1", size=64, engine="torch"))
-
     class Squared(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) ** 2
@@ -231,3 +228,19 @@ def test_heat_maps_are_warm_cold_and_plain() -> None:
     np.testing.assert_array_equal(strengths(np.zeros((2, 2))), np.zeros((2, 2)))
     with pytest.raises(UsageError):
         overlay(grey[..., 0], np.ones((2, 2)))
+
+
+def test_a_sheet_shows_what_each_place_adds(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the sheet with heat differs from the plain one, and by how much, follows the terms: warm places are redder."""
+    photo = str(next((album / "album").glob("*.png"), None) or next(album.rglob("*.png")))
+    arguments = ["query", photo, "--index", str(album / ".retrieval"), "-k", "2", "-q"]
+    sheets = []
+    for more in ([], ["--heat"]):
+        out = album / f"sheet{len(more)}.png"
+        assert cli.main([*arguments, "--sheet", str(out), *more], standalone_mode=False) in (0, None)
+        sheets.append(np.asarray(Image.open(out).convert("RGB"), float))
+    changed = np.abs(sheets[0] - sheets[1]).sum(axis=2) > 0
+    columns = changed.any(axis=0)
+    assert (np.diff(columns.astype(int)) == 1).sum() == 3  # the query and two answers, nothing else
+    with pytest.raises(UsageError, match="--sheet"):
+        cli.main([*arguments, "--heat"], standalone_mode=False)

@@ -14,9 +14,9 @@ from fakes import FakeEngine, fake_gallery, fake_model, write_pictures
 from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
-from retrieval.gallery import compaction, opened
+from retrieval.gallery import compaction, settings
+from retrieval.gallery.address import locate
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.opened import locate
 from retrieval.gallery.repair import repair
 from retrieval.gallery.store import vectors
 
@@ -477,7 +477,7 @@ def test_what_cannot_be_restored_is_said(tmp_path: Path, gallery: Gallery) -> No
 def test_a_later_format_is_refused(gallery: Gallery) -> None:
     path = gallery.folder / "gallery.json"
     data = json.loads(path.read_text())
-    data["format"] = opened.FORMAT + 1
+    data["format"] = settings.FORMAT + 1
     path.write_text(json.dumps(data))
     with pytest.raises(GalleryError, match="Update"):
         Gallery.open(gallery.folder)

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +339,7 @@ def test_a_reader_without_the_right_to_write_sees_later_changes(
         "UPDATE images SET root = 77 WHERE id = 2",
         "UPDATE images SET path = 5 WHERE id = 2",
         "UPDATE images SET hash = x'00ff' WHERE id = 2",
+        "UPDATE images SET hash = CAST(x'61ff' AS TEXT) WHERE id = 2",
         "UPDATE images SET size = 'big' WHERE id = 2",
         "DELETE FROM roots",
         "UPDATE roots SET path = 7 WHERE id = 1",
@@ -370,3 +371,61 @@ def test_damaged_entries_are_named_and_mended(gallery: Gallery, tmp_path: Path, 
     found = [m for m in mended.query(paths[3]).matches if m.path != "key"]
     assert [(m.path, m.score) for m in found] == [(m.path, m.score) for m in expected if m.path != "key"]
     assert described(mended) - before == 1  # the query: no vector was lost
+
+
+@pytest.mark.parametrize(
+    ("rule", "was", "now"),
+    [
+        ("entry_in", "key", "k\u00e5y"),
+        ("entry_changed", "crc = NULL", "crc = crc"),
+        ("images_troubled", "IS NOT NULL", "IS NULL"),
+    ],
+)
+def test_a_damaged_rule_of_the_catalog_is_written_anew(
+    gallery: Gallery, tmp_path: Path, rule: str, was: str, now: str
+) -> None:
+    write_pictures(tmp_path / "album", 6)
+    gallery.configure_search("hnsw", 0.9)
+    gallery.index(["album"])
+    gallery.close()
+    with closing(sqlite3.connect(gallery.catalog_path, isolation_level=None)) as damaged:
+        damaged.execute("PRAGMA writable_schema = ON")
+        damaged.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ?", (was, now, rule))
+    paths = write_pictures(tmp_path / "album" / "more", 3, seed=1)
+    (tmp_path / "album" / "bad.png").write_bytes(b"no picture")
+    opened = fake_gallery(gallery.folder)
+    opened.index(["album"])
+    for path in paths:
+        assert Path(opened.query(path).matches[0].path).resolve() == path
+    info = opened.info()
+    assert (info.images, len(info.troubled)) == (9, 1)
+    with opened.writing() as catalog:
+        catalog.check()
+
+
+def test_an_index_of_rows_that_knows_of_none_is_named_and_mended(gallery: Gallery, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path / "album", 6)
+    gallery.index(["album"])
+    expected = [(m.path, m.score) for m in gallery.query(paths[3]).matches]
+    gallery.close()
+    with closing(sqlite3.connect(gallery.catalog_path, isolation_level=None)) as damaged:
+        for sql in (
+            "CREATE INDEX images_by_row ON images (row) WHERE id < 0",
+            "CREATE INDEX images_by_row ON images (row)",
+        ):
+            damaged.execute(
+                "PRAGMA writable_schema = ON"
+            )  # SQLite makes an empty index, and then takes it for a whole one
+            damaged.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'images_by_row'", (sql,))
+            damaged.execute("PRAGMA writable_schema = RESET")
+            if "WHERE" in sql:
+                damaged.execute("REINDEX images_by_row")
+    for asked in (lambda g: g.query(paths[3]), lambda g: g.info()):
+        with (
+            fake_gallery(gallery.folder) as opened,
+            pytest.raises(GalleryDamaged, match="pictures with a vector 0 are found"),
+        ):
+            asked(opened)
+    repair(gallery.folder)
+    with fake_gallery(gallery.folder) as opened:
+        assert [(m.path, m.score) for m in opened.query(paths[3]).matches] == expected

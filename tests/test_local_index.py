@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from fakes import FakeEngine, fake_gallery, fake_model
 from PIL import Image
 from textures import texture, turned, write_textures
 
-from retrieval import Gallery, ImageError, UsageError
+from retrieval import Gallery, GalleryDamaged, ImageError, UsageError
 from retrieval.describe.model import Model
 from retrieval.gallery import compaction
 from retrieval.gallery.derive import derive_gallery, fit_gallery
@@ -22,6 +24,7 @@ from retrieval.gallery.local import collecting, querying, tail
 from retrieval.gallery.local import index as local_index
 from retrieval.gallery.local.block import is_block
 from retrieval.gallery.local.index import LocalIndex
+from retrieval.gallery.repair import repair
 from retrieval.pictures import imaging
 from retrieval.ranking.asmk import similarity, standard_codebook
 from retrieval.ranking.geometry import local_features
@@ -674,3 +677,29 @@ def test_a_part_that_is_gone_is_missed(tmp_path: Path) -> None:
         gallery.warn = said.append
         gallery.info()
     assert len(said) == 1
+
+
+def test_an_index_of_contents_that_leaves_a_picture_out_is_named_and_mended(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 9)
+    view = turned(texture(5, (240, 180), 60))
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.configure_search("hnsw", 0.9)
+        gallery.index([tmp_path / "album"])
+        wanted = answers(gallery, view, 3)
+    with closing(sqlite3.connect(gallery.catalog_path, isolation_level=None)) as catalog:
+        whole = "CREATE INDEX images_by_hash ON images (hash)"
+        less = f"{whole} WHERE path != '{wanted[0][0]}'"
+        catalog.execute(
+            "PRAGMA writable_schema = ON"
+        )  # SQLite makes the smaller index, and then takes it for the whole one
+        catalog.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'images_by_hash'", (less,))
+        catalog.execute("PRAGMA writable_schema = RESET")
+        catalog.execute("REINDEX images_by_hash")
+        catalog.execute("PRAGMA writable_schema = ON")
+        catalog.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'images_by_hash'", (whole,))
+    with fake_gallery(tmp_path / "g") as gallery, pytest.raises(GalleryDamaged, match="index of contents"):
+        gallery.query(view, k=3)
+    repair(tmp_path / "g")
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index()
+        assert answers(gallery, view, 3) == wanted

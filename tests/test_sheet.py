@@ -17,7 +17,9 @@ from PIL import Image, ImageColor, ImageFont
 
 from retrieval.errors import RetrievalError, UsageError
 from retrieval.views import sheet as module
+from retrieval.views.heatmap import overlay
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
+from retrieval.views.wording import fitted
 
 COLOURS = [(10, 200, 30), (200, 10, 150), (20, 30, 220), (240, 160, 10), (0, 180, 200), (120, 60, 10), (90, 0, 90)]
 GREEN, RED, GREY = (ImageColor.getrgb(colour) for colour in module._FRAMES.values())
@@ -177,7 +179,7 @@ def test_any_name_can_be_written(free_type: bool, monkeypatch: pytest.MonkeyPatc
 
 @given(st.text("abcXYZ_1", max_size=60), st.integers(0, 40))
 def test_long_names_lose_their_middle(text: str, width: int) -> None:
-    short = module._fitted(text, width, len)
+    short = fitted(text, width, len)
     if len(text) <= width:
         assert short == text
     elif width < 3:
@@ -309,3 +311,28 @@ def test_a_sheet_of_paintings(shared_data: Path) -> None:
     assert sheet.width > 11 * 160
     frame = (np.asarray(sheet) == GREEN).all(axis=2)
     assert frame.sum() > 11 * 4 * 60
+
+
+def test_heat_lies_over_the_picture_or_its_box() -> None:
+    """Grey pictures: warm on the hot half, dark on the other, and plain outside of the box."""
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    cell = plain((128, 128, 128))
+    heat = np.array([[1.0, 0.0]])
+    plainly = contact_sheet([SheetRow(SheetCell(cell), [SheetCell(cell)])])
+    hot = contact_sheet([SheetRow(SheetCell(cell, bbox=(150, 0, 300, 100)), [SheetCell(cell, heat=heat)])])
+    boxed = contact_sheet([SheetRow(SheetCell(cell, bbox=(150, 0, 300, 100), heat=heat), [SheetCell(cell, heat=heat)])])
+    changed = np.asarray(hot) != np.asarray(boxed)
+    rows, columns = np.nonzero(changed.any(axis=2))
+    query = where(plainly, (128, 128, 128))  # of both pictures: the query is the left one
+    left, top = query[0], query[1]
+    width = (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1)
+    thumb = (154, 103)
+    assert columns.min() >= left + thumb[0] // 2 - 2
+    assert rows.max() <= top + thumb[1] // 2 + 2
+    assert width[0] >= thumb[0] // 2 - 14  # but for the line around the box
+    expected = np.asarray(overlay(grey, heat), int)
+    warm, dark = expected[100, 20], expected[100, 280]
+    assert warm[0] > 180 > dark[0]
+    pixels = np.asarray(hot, int)
+    assert (np.abs(pixels - warm).sum(axis=2) < 12).any()
+    assert (np.abs(pixels - dark).sum(axis=2) < 12).any()

@@ -136,9 +136,10 @@ def test_what_it_cannot_do_is_one_line(folder: Path, here: str, tmp_path: Path) 
     status, said = run(where=tmp_path)
     assert status == 1
     assert "there is no gallery" in said
-    status, said = run("--index", "postgresql://localhost/none")
+    status, said = run("--index", "postgresql://me:hidden@localhost/none")
     assert status == 2
-    assert "galleries in folders alone" in said
+    assert "names no gallery" in said
+    assert "hidden" not in said
     port = here.rstrip("/").rpartition(":")[2]
     status, said = run("--port", port)
     assert status == 1

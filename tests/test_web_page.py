@@ -13,6 +13,7 @@ from textures import write_textures
 pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
 from browser import chromium
+from fakes import DIM, fake_gallery
 from web_album import known, on_a_port
 
 from retrieval import Gallery, load_model
@@ -332,27 +333,118 @@ def test_what_the_page_weighs(page: Any) -> None:
     assert 20_000 < sum(sizes) < 200_000
 
 
-def test_thousands_are_placed_as_one_scrolls(browser: Any, tmp_path: Path) -> None:
-    """Vectors alone: 700 keys; cards come in parts, all of them in the end."""
+def of_vectors(folder: Path, count: int) -> Gallery:
+    """Keys with descriptors, without pictures."""
     import numpy as np
 
-    model = load_model("tiny-gem@random:0", size=64, engine="torch")
-    with Gallery.create(tmp_path / ".retrieval", model, local=False) as many:
-        vectors = np.random.default_rng(0).normal(size=(700, 32)).astype(np.float32)
-        many.add([f"key {i}" for i in range(700)], vector=vectors)
-        with on_a_port([many]) as address:
-            page = browser.new_page(base_url=address)
-            start(page)
-            page.wait_for_selector(".card")
-            assert page.locator(".card").count() < 300
-            for _ in range(60):
-                page.keyboard.press("End")
-                page.wait_for_timeout(30)
-                if page.locator(".card").count() == 700:
-                    break
-            assert page.locator(".card").count() == 700
-            assert len(set(page.locator(".card .name").all_text_contents())) == 700
-            page.close()
+    made = fake_gallery(folder / ".retrieval")
+    vectors = np.random.default_rng(0).normal(size=(count, DIM)).astype(np.float32)
+    made.add([f"key {i:06d}" for i in range(count)], vector=vectors)
+    return made
+
+
+SEEN = """() => [...document.querySelectorAll("#grid .name")].map((one) => one.textContent)"""
+IN_SIGHT = """() => [...document.querySelectorAll("#grid li")].filter((one) => {
+  const { top, bottom } = one.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}).every((one) => one.querySelector(".name"))"""
+
+
+def test_all_of_hundreds_are_met_as_one_scrolls(browser: Any, tmp_path: Path) -> None:
+    with of_vectors(tmp_path, 400) as many, on_a_port([many]) as address:
+        page = browser.new_page(base_url=address, viewport={"width": 1000, "height": 700})
+        start(page)
+        page.wait_for_selector(".card .name")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        met: list[str] = []
+        for y in range(0, height, 700):
+            page.evaluate(f"scrollTo(0, {y})")
+            page.wait_for_timeout(20)
+            until(page, f"({IN_SIGHT})()")
+            shown = page.evaluate(SEEN)
+            assert shown == sorted(shown)
+            assert len(shown) < 60
+            met += shown
+            assert abs(page.evaluate("document.documentElement.scrollHeight") - height) < 3  # nothing jumps
+        assert sorted(set(met)) == [f"key {i:06d}" for i in range(400)]
+        # The arrows go on where the window ends, and the focus comes back with its card.
+        page.evaluate("scrollTo(0, 0)")
+        until(page, "document.querySelector('#grid li').dataset.i === '0'")
+        page.locator(".thumb").first.focus()
+        for _ in range(12):
+            page.keyboard.press("ArrowDown")
+        at = page.evaluate("Number(document.activeElement.closest('li').dataset.i)")
+        assert at == 12 * page.evaluate(
+            "getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length"
+        )
+        page.evaluate("scrollTo(0, 0)")
+        until(page, "document.activeElement === document.body")
+        page.evaluate(f"scrollTo(0, {height})")
+        page.wait_for_timeout(50)
+        page.evaluate(f"scrollTo(0, {height // 4})")
+        page.close()
+
+
+def test_back_leads_to_where_one_was_in_a_long_list(browser: Any, tmp_path: Path) -> None:
+    with of_vectors(tmp_path, 3000) as many, on_a_port([many]) as address:
+        page = browser.new_page(base_url=address, viewport={"width": 1000, "height": 700})
+        start(page)
+        page.wait_for_selector(".card .name")
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
+        page.wait_for_timeout(100)
+        until(page, f"({IN_SIGHT})()")
+        at = page.evaluate("scrollY")
+        card = page.locator(".card", has_text="key 0015").first
+        name = card.locator(".name").text_content()
+        card.locator(".thumb").click()
+        assert answers(page)[0] == name
+        page.go_back()
+        until(page, f"Math.abs(scrollY - {at}) < 2 && ({IN_SIGHT})()")
+        assert name in page.evaluate(SEEN)
+        page.close()
+
+
+@pytest.mark.slow  # a hundred thousand keys are written first
+def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Path) -> None:
+    with of_vectors(tmp_path, 100_000) as many, on_a_port([many]) as address:
+        page = browser.new_page(base_url=address)
+        asked: list[str] = []
+        page.on("request", lambda one: asked.append(one.url) if "/api/images" in one.url else None)
+        start(page)
+        page.wait_for_selector(".card .name")
+        assert "100,000" in (page.locator("#status").text_content() or "")
+        elements = []
+        for part in (0.0, 0.5, 0.25, 0.9, 1.0):
+            page.evaluate(f"scrollTo(0, {part} * document.documentElement.scrollHeight)")
+            page.wait_for_timeout(100)
+            until(page, f"({IN_SIGHT})()")
+            elements.append(page.evaluate("document.querySelectorAll('*').length"))
+            assert page.locator("#grid li").count() < 120
+        assert max(elements) < 1500
+        assert page.evaluate(SEEN)[-1] == "key 099999"
+        assert len(asked) < 15  # only pages that were in sight
+        most = page.evaluate(
+            """async () => {
+              let most = 0;
+              for (let i = 0; i < 200; i++) {
+                scrollBy(0, -2000);
+                await new Promise(requestAnimationFrame);
+                most = Math.max(most, document.querySelectorAll("*").length);
+              }
+              return most;
+            }"""
+        )
+        assert most < 1500
+        # Pages that were left long ago are let go; rows are still measured anew, and what was left comes again.
+        for part in range(70):
+            page.evaluate(f"scrollTo(0, {part / 70} * document.documentElement.scrollHeight)")
+            until(page, f"({IN_SIGHT})()")
+        page.set_viewport_size({"width": 700, "height": 600})
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 3)")
+        until(page, f"({IN_SIGHT})() && document.querySelectorAll('#grid .name').length > 0")
+        page.evaluate("scrollTo(0, 0)")
+        until(page, f"({IN_SIGHT})() && document.querySelector('#grid .name').textContent === 'key 000000'")
+        page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -35,6 +35,8 @@ class Seen:
     hash: str
     size: int
     mtime_ns: int
+    width: int | None = None
+    height: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Candidates:
 
 class Backend(Protocol):
     """A gallery in a served engine. ``description``: what was kept with it when it was made, see :mod:`.served`."""
+
+    address: str
+    """With what is secret in it: see :func:`retrieval.gallery.address.shown`."""
 
     description: dict[str, Any]
     longest_name: int | None
@@ -71,8 +76,11 @@ class Backend(Protocol):
     def names(self, under: str | None = None) -> Iterator[str]:
         """Names of all, or of what lies in a folder or is that very name; ascending as bytes."""
 
-    def count(self) -> int:
-        """How many entries there are."""
+    def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
+        """At most so many names by ascending key, from the first key (16 bytes) after ``after`` on."""
+
+    def count(self, under: str | None = None) -> int:
+        """How many entries there are, in all or under a folder."""
 
     def nearest(self, vector: npt.NDArray[np.float32], k: int, effort: int) -> Candidates:
         """About the ``k`` nearest by the engine's index, which looks the harder the more ``effort``."""
@@ -99,6 +107,16 @@ class Backend(Protocol):
 def key_of(name: str) -> bytes:
     """16 bytes."""
     return hashlib.blake2b(name.encode("utf-8"), digest_size=16).digest()
+
+
+def id_of(name: str) -> int:
+    """What a match is called in a number: the first 53 bits of its key, which any reader of JSON keeps. Ids ascend as keys do."""
+    return int.from_bytes(key_of(name)[:8], "big") >> 11
+
+
+def before_id(number: int) -> bytes:
+    """The greatest key (16 bytes) before those of this id; for 0, a key that no name is likely to have."""
+    return max(min(number << 75, 1 << 128) - 1, 0).to_bytes(16, "big")
 
 
 def folder_range(under: str) -> tuple[str, str, str]:

@@ -20,8 +20,8 @@ import numpy as np
 from retrieval.backends.base import Entry, key_of
 from retrieval.backends.served import ServedGallery, cosine_alone
 from retrieval.gallery.adding import keys_root
+from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.opened import DEFAULT_FOLDER
 from retrieval.gallery.store.catalog import Catalog, Seen
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.messages import Update, no_update

@@ -165,8 +165,10 @@ class MilvusBackend:
         found: dict[str, Seen] = {}
         for part in _parts(names):
             keys = [key_of(name).hex() for name in part]
-            rows = self._query(f"key in {json.dumps(keys)}", ["name", "hash", "size", "mtime_ns"])
-            found.update((row["name"], Seen(row["hash"], row["size"], row["mtime_ns"])) for row in rows)
+            fields = ["hash", "size", "mtime_ns", "width", "height"]
+            for row in self._query(f"key in {json.dumps(keys)}", ["name", *fields]):
+                width, height = (None if row[side] < 0 else row[side] for side in ("width", "height"))
+                found[row["name"]] = Seen(row["hash"], row["size"], row["mtime_ns"], width, height)
         return found
 
     def entries(self, names: Sequence[str]) -> list[Entry]:
@@ -189,7 +191,17 @@ class MilvusBackend:
         found = [row["name"] for block in self._scan(under, ["name"]) for row in block]
         return iter(sorted(found, key=str.encode))
 
-    def count(self) -> int:
+    def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
+        found: list[str] = []
+        for block in self._scan(under, ["name"], f'key > "{after.hex()}"', limit):  # an iterator goes by the key
+            found += [row["name"] for row in block]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def count(self, under: str | None = None) -> int:
+        if under is not None:
+            return sum(len(block) for block in self._scan(under, ["name"]))
         with self._errors():
             found = self._client.query(
                 self.collection, filter="", output_fields=["count(*)"], consistency_level=_STRONG
@@ -203,20 +215,22 @@ class MilvusBackend:
             )
         return rows
 
-    def _scan(self, under: str | None, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
-        """All entries, or those under a folder, in blocks."""
-        condition = "" if under is None else _below(under)
+    def _scan(
+        self, under: str | None, fields: list[str], also: str = "", block: int = _BLOCK
+    ) -> Iterator[list[dict[str, Any]]]:
+        """All entries, or those under a folder, in blocks of about so many, by ascending key."""
+        condition = " and ".join(f"({part})" for part in (also, _below(under) if under is not None else "") if part)
         with self._errors():
             rows = self._client.query_iterator(
                 self.collection,
-                batch_size=_BLOCK,
+                batch_size=min(block, _BLOCK),
                 filter=condition,
                 output_fields=fields,
                 consistency_level=_STRONG,
             )
             try:
-                while block := rows.next():
-                    yield [row for row in block if under is None or _lies_below(row["name"], under)]
+                while found := rows.next():
+                    yield [row for row in found if under is None or _lies_below(row["name"], under)]
             finally:
                 rows.close()
 

@@ -148,9 +148,9 @@ class PostgresBackend:
         found: dict[str, Seen] = {}
         with self._errors():
             for part in _parts(names):
-                query = f"SELECT name, hash, size, mtime_ns FROM {self.table} WHERE key = ANY(%s)"
+                query = f"SELECT name, hash, size, mtime_ns, width, height FROM {self.table} WHERE key = ANY(%s)"
                 rows = self._connection.execute(query, ([_key(n) for n in part],))
-                found.update((name, Seen(digest, size, mtime)) for name, digest, size, mtime in rows)
+                found.update((name, Seen(*rest)) for name, *rest in rows)
         return found
 
     @lasting
@@ -194,9 +194,18 @@ class PostgresBackend:
             return [name for (name,) in self._connection.execute(query, values)]
 
     @lasting
-    def count(self) -> int:
+    def page(self, after: bytes, limit: int, under: str | None = None) -> list[str]:
+        where, values = _below(under)
+        query = f"SELECT name FROM {self.table}{where}{' AND' if where else ' WHERE'} key > %s ORDER BY key LIMIT %s"
         with self._errors():
-            found = self._connection.execute(f"SELECT count(*) FROM {self.table}").fetchone()
+            rows = self._connection.execute(query, [*values, uuid.UUID(bytes=after), limit])
+            return [name for (name,) in rows]
+
+    @lasting
+    def count(self, under: str | None = None) -> int:
+        where, values = _below(under)
+        with self._errors():
+            found = self._connection.execute(f"SELECT count(*) FROM {self.table}{where}", values).fetchone()
         return int(found[0]) if found else 0
 
     # -- search --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.base import Backend, Entry, key_of
+from retrieval.backends.base import Backend, Entry, id_of
 from retrieval.backends.scores import ordered
 from retrieval.backends.tuning import RECALL, tune
 from retrieval.describe.extraction import describe_all
@@ -182,7 +182,7 @@ class ServedGallery:
         least = -np.inf if min_score is None else min_score
         return [
             [
-                Match(place, score, _id(name), show_path(name))
+                Match(place, score, id_of(name), show_path(name))
                 for place, (name, score) in enumerate(self._nearest(query, k, below), 1)
                 if score >= least
             ]
@@ -297,7 +297,3 @@ def storable(path: str) -> str:
     except UnicodeEncodeError:
         return local_uri(path)
     return path
-
-
-def _id(name: str) -> int:
-    return int.from_bytes(key_of(name)[:8], "big") >> 1

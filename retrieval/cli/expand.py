@@ -13,13 +13,13 @@ STANDARD_INPUT = "-"
 
 def expand_pictures(images: tuple[str, ...]) -> list[str]:
     """Files as named; the pictures in folders; what globs match that the shell left alone."""
-    from retrieval.pictures.scan import walk
-
     files: list[str] = []
     for name in images:
         if name == STANDARD_INPUT:
             files.append(name)
         elif os.path.isdir(name):
+            from retrieval.pictures.scan import walk
+
             found = [os.path.join(name, f.path) for f in walk(name).files if f.problem is None]
             if not found:
                 raise UsageError(f"there are no pictures in {safe(name)}")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from retrieval.cli.common import say
 from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.files.whole import write_whole
-from retrieval.gallery.explaining import Explaining
+from retrieval.gallery.explaining import Explaining, PairExplaining
 from retrieval.messages import safe
 from retrieval.views.explanation import ExplainedMatch, explanation_page
 
 if TYPE_CHECKING:
+    from retrieval.backends.served import ServedGallery
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
 
@@ -28,18 +29,25 @@ def check_page_path(path: str) -> None:
         raise UsageError(f"the folder {target.parent} does not exist", "Create it first.")
 
 
+def explaining_of(gallery: Gallery | ServedGallery) -> Explaining | PairExplaining:
+    """What explains matches of a gallery; of a served one by the files of this machine, without points that agree."""
+    from retrieval.gallery.gallery import Gallery
+
+    return Explaining(gallery) if isinstance(gallery, Gallery) else PairExplaining(gallery.model)
+
+
 def write_explanations(
-    gallery: Gallery, results: Sequence[QueryResult], path: str, piped: bytes, standard_input: str
+    gallery: Gallery | ServedGallery, results: Sequence[QueryResult], path: str, piped: bytes, standard_input: str
 ) -> None:
     """The answers to each query, with what made them match. Answers that cannot be shown are named and left out."""
-    explaining = Explaining(gallery)
+    explaining = explaining_of(gallery)
 
     def explained() -> Iterator[ExplainedMatch]:
         for result in results:
             source = piped if result.query == standard_input else result.query
             for match in result.matches:
                 try:
-                    why = explaining.explain(source, match.id, result.bbox)
+                    why = explaining.explain_match(source, match, result.bbox)
                 except ImageError as error:
                     say(f"retrieve: {safe(match.path)}: {error}")
                     continue
@@ -53,6 +61,8 @@ def write_explanations(
                     why.query_terms,
                     why.terms,
                     why.points,
+                    why.query_attention,
+                    why.attention,
                 )
 
     try:

@@ -30,8 +30,9 @@ def command(
     --model. What was added so is kept until it is removed: it is not compared with any folder.
     """
     from retrieval.describe.model import load_model
+    from retrieval.gallery.address import DEFAULT_FOLDER, locate
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
+    from retrieval.gallery.same_model import require_same_model
 
     folder = locate(index) or Path(DEFAULT_FOLDER)
     tell = lambda message: say(safe(message), quiet)  # noqa: E731

@@ -19,10 +19,8 @@ from retrieval.cli.common import (
 from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
-    from retrieval.describe.model import Model
-    from retrieval.gallery.gallery import Gallery
+    from retrieval.describe.precision import Precision
     from retrieval.gallery.work import SyncReport
-    from retrieval.messages import Say
 
 
 @click.command("index")
@@ -76,6 +74,11 @@ if TYPE_CHECKING:
 @click.option(
     "--rehash", is_flag=True, help="Look at the content of every file, also where its size and times are the same."
 )
+@click.option(
+    "--thumbnails",
+    is_flag=True,
+    help="Also keep a small picture of each new one for `retrieve serve`, up to 1 GB in all.",
+)
 @click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
 @click.option("--status", is_flag=True, help="Only tell which shards of PARTS are done, missing and bad.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
@@ -96,7 +99,7 @@ def command(
     tokens: str | None,
     engine: str,
     dtype: str | None,
-    precision: str | None,
+    precision: Precision | None,
     calibrate_on: str | None,
     no_exif: bool,
     ann: str | None,
@@ -106,6 +109,7 @@ def command(
     include: tuple[str, ...],
     restore: bool,
     rehash: bool,
+    thumbnails: bool,
     strict: bool,
     status: bool,
     repair: bool,
@@ -122,9 +126,9 @@ def command(
     """
     from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
-    from retrieval.gallery.address import served_address
+    from retrieval.gallery.address import DEFAULT_FOLDER, locate, served_address
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.opened import DEFAULT_FOLDER, locate, require_same_model
+    from retrieval.gallery.same_model import require_same_model
     from retrieval.gallery.search.kind import check_request
     from retrieval.parts.manifest import is_parts
     from retrieval.pictures.foreign import passed_over
@@ -167,6 +171,7 @@ def command(
             "--include": include,
             "--restore": restore,
             "--rehash": rehash,
+            "--thumbnails": thumbnails,
             "--repair": repair,
         }
         for name in (name for name, given in refused.items() if given):
@@ -215,13 +220,24 @@ def command(
 
             tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
-        measured_on = paths if calibrate_on is None else (calibrate_on,)
-        gallery = _create(folder, chosen, measured_on, dtype or "float32", precision or "fp32", engine, tell)
+        gallery = Gallery.create(
+            folder,
+            chosen,
+            dtype=dtype or "float32",
+            precision=precision,
+            calibrate_on=paths if calibrate_on is None else (calibrate_on,),
+        )
     gallery.configure_search(ann, recall)
     gallery.configure_local(local)
     with gallery, progress_bar("index", quiet) as update:
         report = gallery.index(
-            list(paths) or None, progress=update, exclude=exclude, include=include, restore=restore, rehash=rehash
+            list(paths) or None,
+            progress=update,
+            exclude=exclude,
+            include=include,
+            restore=restore,
+            rehash=rehash,
+            thumbnails=thumbnails,
         )
         images = gallery.catalog.searchable_count()
     for warning in report.warnings:
@@ -251,39 +267,6 @@ def command(
         for line in passed_over(report.foreign):
             print(line)
     return 1 if strict and troubles else 0
-
-
-def _create(
-    folder: Path, model: Model, paths: tuple[str, ...], dtype: str, precision: str, engine: str, warn: Say
-) -> Gallery:
-    """A new gallery; in bf16 and int8 the loss is measured on the pictures in ``paths``, on which int8 is
-    calibrated too."""
-    from retrieval.engines.loss import FEWEST
-    from retrieval.gallery.gallery import Gallery
-    from retrieval.pictures.scan import pictures_in
-    from retrieval.system.processor import has_bf16
-
-    if precision == "auto" and not has_bf16():
-        warn("fp32, for this processor has no instructions for bfloat16")
-        precision = "fp32"
-    if precision == "fp32":
-        return Gallery.create(folder, model, dtype=dtype)
-    pictures = pictures_in(paths)
-    if precision == "auto":
-        if len(pictures) < FEWEST:
-            warn(f"fp32, for {len(pictures)} pictures are too few to measure the loss in bf16 on")
-            return Gallery.create(folder, model, dtype=dtype)
-        reduced = model.in_bf16(pictures, refuse=False, say=warn)
-        harmless = reduced.loss is not None and reduced.loss.harmless
-        warn("bf16, about twice as fast here" if harmless else "fp32, for bf16 loses too much to be taken unasked")
-        return Gallery.create(folder, reduced if harmless else model, dtype=dtype)
-    if precision == "bf16":
-        return Gallery.create(folder, model.in_bf16(pictures), dtype=dtype)
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as work:
-        Gallery.create(folder, model.quantise(pictures, Path(work) / "int8"), dtype=dtype).close()
-    return Gallery.open(folder, engine=engine, warn=warn)
 
 
 def _counts(report: SyncReport) -> list[tuple[str, int]]:

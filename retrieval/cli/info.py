@@ -10,7 +10,7 @@ from retrieval.cli.common import index_option, print_json, say, verbosity_option
 from retrieval.messages import human_bytes, safe
 
 if TYPE_CHECKING:
-    from retrieval.gallery.gallery import GalleryInfo
+    from retrieval.gallery.facts import GalleryInfo
 
 
 @click.command("info")
@@ -111,7 +111,8 @@ def _tell_served(address: str, form: str) -> None:
 
 
 def _search(info: GalleryInfo) -> dict[str, object]:
-    """The search index for JSON; "recall", "milliseconds", "queries" and "measured_at" as last measured on the gallery."""
+    """The search index for JSON; "recall", "milliseconds", "queries" and "measured_at" as last measured on the gallery, of all
+    its files together; "effort" is null where there are several."""
     out: dict[str, object] = {"asked": info.ann, "target": info.recall}
     note = info.search
     if note is not None:
@@ -128,6 +129,18 @@ def _search(info: GalleryInfo) -> dict[str, object]:
             "queries": note.queries,
             "measured_at": note.measured,
             "seconds": note.seconds,
+            "files": [
+                {
+                    "name": f"{shard.name}.faiss",
+                    "factory": shard.factory,
+                    "vectors": shard.count,
+                    "bytes": shard.bytes,
+                    "effort": shard.effort,
+                    "shortlist": shard.shortlist,
+                    "recall": shard.recall,
+                }
+                for shard in note.shards
+            ],
         }
     return out
 
@@ -163,7 +176,8 @@ def _search_line(info: GalleryInfo) -> str:
     if note is None:
         return f"not written yet (asked for: {safe(info.ann)}; search is exact without it)"
     name = "flat, exact" if note.kind == "flat" else safe(note.factory)
-    parts = [f"{name}, {human_bytes(note.bytes)}"]
+    several = f" in {len(note.shards)} files" if len(note.shards) > 1 else ""
+    parts = [f"{name}, {human_bytes(note.bytes)}{several}"]
     if note.queries:
         parts.append(f"recall@{K} {note.recall:.3f} (target {note.target:g}, {note.queries} queries)")
     if note.milliseconds is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from retrieval.cli.common import print_json, say
 from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.opened import require_same_model
+from retrieval.gallery.same_model import require_same_model
 from retrieval.messages import Say, progress_bar, safe
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import MergeReport, merge_parts

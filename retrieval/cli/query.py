@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,21 +14,22 @@ from retrieval.cli.common import (
     engine_option,
     index_option,
     model_options,
-    print_json,
     say,
     verbosity_options,
 )
 from retrieval.cli.expand import STANDARD_INPUT, expand_pictures
-from retrieval.cli.streams import write_path
+from retrieval.cli.rankings import RankingPrinter, no_match
 from retrieval.errors import ImageError, UsageError
-from retrieval.gallery.address import served_address
-from retrieval.gallery.opened import require_same_model
+from retrieval.gallery.address import locate, served_address
 from retrieval.messages import safe
+from retrieval.resident.ask import ResidentGallery, ask_resident
 
 if TYPE_CHECKING:
     from retrieval.backends.served import ServedGallery
-    from retrieval.gallery.answers import Match, QueryResult
+    from retrieval.gallery.answers import QueryResult
     from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.second_look import RerankedSearch
+    from retrieval.ranking.rerank import Reranker
 
 NO_MATCH = 3  # exit status
 
@@ -54,6 +54,7 @@ NO_MATCH = 3  # exit status
 )
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
+@click.option("--heat", is_flag=True, help="On the sheet: in colours, what each place adds to the similarity.")
 @click.option("--explain", metavar="FILE.html", help="Also write a page that shows why each answer matched.")
 @click.option(
     "--rerank",
@@ -74,6 +75,11 @@ NO_MATCH = 3  # exit status
 )
 @click.option("--fold", is_flag=True, help="Name copies of an answer, altered ones too, beside it, not after it.")
 @click.option("--exclude-self", is_flag=True, help="Leave out the file that asks, and its exact copies.")
+@click.option(
+    "--server/--no-server",
+    default=True,
+    help="Let a running `retrieve serve` answer that holds this gallery (default), which saves the start, or not.",
+)
 @click.option("--require-match", is_flag=True, help="Exit status 3 when for some query nothing shows the same thing.")
 @verbosity_options
 def command(
@@ -88,6 +94,7 @@ def command(
     form: str,
     null: bool,
     sheet: str | None,
+    heat: bool,
     explain: str | None,
     rerank: str | None,
     rank: str | None,
@@ -96,6 +103,7 @@ def command(
     min_probability: float | None,
     fold: bool,
     exclude_self: bool,
+    server: bool,
     require_match: bool,
     quiet: bool,
     verbose: int,
@@ -106,17 +114,19 @@ def command(
     Each match is the same thing, likely so, only similar, or none of these (-), with the probability that it is the same;
     scores are cosine similarities. With --rerank, ranks follow the re-ranker's own score, which is printed beside them.
     """
-    from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.second_look import RerankedSearch
-    from retrieval.ranking.rerank import parse_reranker
-
     if null and form != "paths":
         raise UsageError("-0 goes with --format paths")
-    reranker = None if rerank is None else parse_reranker(rerank)
+    reranker = None if rerank is None else _reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    closer = reranker is not None or fold or exclude_self or explain is not None
-    with _opened(index, engine, closer, quiet) as gallery:
-        require_same_model(gallery, model, size, scales, lambda m: say(m, quiet))
+    closer = reranker is not None or fold or exclude_self
+    own = engine != "auto" or model or size or scales or rerank or sheet or explain  # what takes a gallery of one's own
+    resident = _resident(index, under) if server and not own else None
+    with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
+        here = None if isinstance(gallery, ResidentGallery) else gallery
+        if here is not None and (model or size or scales):
+            from retrieval.gallery.same_model import require_same_model
+
+            require_same_model(here, model, size, scales, lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
             raise UsageError("--bbox goes with one query picture", f"{len(files)} were named.")
@@ -124,6 +134,8 @@ def command(
             from retrieval.views.sheet import check_sheet_path
 
             check_sheet_path(sheet)
+        if heat and sheet is None:
+            raise UsageError("--heat goes with --sheet FILE")
         if explain is not None:
             from retrieval.cli.explain import check_page_path
 
@@ -133,12 +145,18 @@ def command(
             raise UsageError(
                 "--require-match needs verdicts", "They need a local index, and no --rerank or --rank cosine."
             )
-        search = (
-            RerankedSearch(gallery, reranker, under) if reranker is not None and isinstance(gallery, Gallery) else None
-        )
+        search = None if reranker is None or here is None else _second_look(here, reranker, under)
         sources = [piped if name == STANDARD_INPUT else name for name in files]
-        printer = _Printer(
-            gallery, form, len(files) > 1, None if reranker is None else reranker.name, null, by != "cosine", fold
+        printer = RankingPrinter(
+            str(getattr(gallery, "address", gallery.folder)),
+            gallery.fingerprint if isinstance(gallery, ResidentGallery) else gallery.spec.fingerprint,
+            gallery.judges if isinstance(gallery, ResidentGallery) else gallery.local is not None,
+            form,
+            len(files) > 1,
+            None if reranker is None else reranker.name,
+            null,
+            by != "cosine",
+            fold,
         )
         answered: list[QueryResult] = []
         failed = unmatched = 0
@@ -162,7 +180,7 @@ def command(
             elif by != "cosine" and not result.found:
                 unmatched += 1
                 if form == "table" and (result.matches or result.filtered or under is None):
-                    say(_no_match(result), quiet)
+                    say(no_match(result), quiet)
             nothing = not (result.matches or result.filtered or result.error or exclude_self)
             if under is not None and nothing and not empty:
                 empty = True
@@ -178,14 +196,15 @@ def command(
             say(f"{search.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
         if failed == len(files) and failed == 1:
             return 1
-        if sheet is not None:
-            _write_sheet(gallery, answered, sheet, piped)
+        if sheet is not None and here is not None:
+            from retrieval.cli.sheet import write_sheet
+
+            write_sheet(here, answered, sheet, piped, heat)
             say(f"contact sheet: {safe(sheet)}", quiet)
-        if explain is not None:
+        if explain is not None and here is not None:
             from retrieval.cli.explain import write_explanations
 
-            assert isinstance(gallery, Gallery)
-            write_explanations(gallery, answered, explain, piped, STANDARD_INPUT)
+            write_explanations(here, answered, explain, piped, STANDARD_INPUT)
             say(f"why they matched: {safe(explain)}", quiet)
         if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
@@ -213,6 +232,27 @@ def _opened(index: str | None, engine: str, closer: bool, quiet: bool) -> Galler
     return ServedGallery.open(address, engine=engine, say=warn)
 
 
+def _resident(index: str | None, under: str | None) -> ResidentGallery | None:
+    """The gallery in a folder, where another process of this user serves it. A relative folder means one thing here and another
+    there."""
+    folder = None if served_address(index) else locate(index)
+    return None if folder is None or (under is not None and not Path(under).is_absolute()) else ask_resident(folder)
+
+
+def _reranker(text: str) -> Reranker:
+    from retrieval.ranking.rerank import parse_reranker
+
+    return parse_reranker(text)
+
+
+def _second_look(gallery: Gallery | ServedGallery, reranker: Reranker, under: str | None) -> RerankedSearch:
+    from retrieval.gallery.gallery import Gallery
+    from retrieval.gallery.second_look import RerankedSearch
+
+    assert isinstance(gallery, Gallery)  # a copy, where it is a served one
+    return RerankedSearch(gallery, reranker, under)
+
+
 def _piped() -> bytes:
     """The picture on standard input. Raises UsageError where there is none."""
     if sys.stdin is None or sys.stdin.isatty():
@@ -221,114 +261,3 @@ def _piped() -> bytes:
     if not data:
         raise UsageError("standard input is empty", "- means that a picture comes from there.")
     return data
-
-
-class _Printer:
-    """Prints rankings, one query at a time."""
-
-    def __init__(
-        self,
-        gallery: Gallery | ServedGallery,
-        form: str,
-        many: bool,
-        rerank: str | None = None,
-        null: bool = False,
-        judged: bool = False,
-        folded: bool = False,
-    ) -> None:
-        """``judged``: whether answers come with verdicts; ``folded``: whether copies are named beside them."""
-        self.gallery = gallery
-        self.form = form
-        self.many = many
-        self.rerank = rerank
-        self.judged, self.headed = judged, False
-        self.folded = folded
-        self.end = "\0" if null else "\n"
-        self.csv = csv.writer(sys.stdout, lineterminator="\n")
-        if form == "csv":
-            columns = ["rerank_score"] * (rerank is not None) + list(_JUDGED) * judged + ["copies"] * folded
-            self.csv.writerow(["query", "rank", "score", "id", "path", *columns])
-
-    def show(self, result: QueryResult) -> None:
-        if self.form == "json":
-            matches = [
-                {"rank": m.rank, "score": round(m.score, 6), "id": m.id, "path": m.path, **self._more(m)}
-                for m in result.matches
-            ]
-            box = None if result.bbox is None else list(result.bbox)
-            fingerprint = self.gallery.spec.fingerprint
-            print_json(
-                {
-                    "query": result.query,
-                    "bbox": box,
-                    "index": str(getattr(self.gallery, "address", self.gallery.folder)),
-                    "model": fingerprint,
-                    **({} if self.rerank is None else {"rerank": self.rerank}),
-                    "results": matches,
-                }
-            )
-        elif self.form == "csv":
-            self.csv.writerows(
-                [result.query, m.rank, f"{m.score:.6f}", m.id, m.path, *self._second(m).values()]
-                + [len(m.copies)] * self.folded
-                for m in result.matches
-            )
-        elif self.form == "paths":
-            for m in result.matches:
-                write_path(m.path, self.end)
-        else:
-            if self.many:
-                print(f"{safe(result.query)}:")
-            width = len(str(result.matches[-1].rank))
-            if not self.headed and sys.stdout.isatty():  # not into a file or another program
-                self.headed = True
-                second = "" if self.judged else "".join(f"{name:>9}  " for name in self._second(result.matches[0]))
-                print(f"{'#':>{width}}  {'verdict  same  ' if self.judged else ''}cosine  {second}path")
-            for m in result.matches:
-                said = f"{m.verdict or '-':<7}  {m.probability or 0:4.0%}  " if self.judged else ""
-                more = {} if self.judged else self._second(m)
-                second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in more.values())
-                copies = f"  (+ {len(m.copies)} cop{'y' if len(m.copies) == 1 else 'ies'})" if m.copies else ""
-                print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {second}{safe(m.path)}{copies}")
-
-    def _more(self, match: Match) -> dict[str, Any]:
-        judged = {} if self.gallery.local is None else dict.fromkeys(_JUDGED)
-        metadata = {} if match.metadata is None else {"metadata": match.metadata}
-        copies = {"copies": list(match.copies)} if self.folded else {}
-        return {**judged, **self._second(match), **metadata, **copies}
-
-    def _second(self, match: Match) -> dict[str, Any]:
-        """The re-ranker's own score, where there is one: None for pictures that it did not look at; what a verdict rests on."""
-        if self.rerank is not None:
-            return {"rerank_score": getattr(match, "rerank_score", None)}
-        if not self.judged:
-            return {}
-        values = {name: getattr(match, name) for name in _JUDGED}
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
-
-
-_JUDGED = ("local", "fused", "inliers", "probability", "verdict")
-
-
-def _no_match(result: QueryResult) -> str:
-    rest = " The pictures that come nearest:" if result.matches else ""
-    if result.filtered:
-        return f"no match for {safe(result.query)} that --min-score and --min-probability let through.{rest}"
-    return f"no match: nothing here shows what is on {safe(result.query)}.{rest}"
-
-
-def _caption(match: Match) -> str:
-    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or 'other'}, {match.probability:.0%}"
-
-
-def _write_sheet(gallery: Gallery | ServedGallery, results: list[QueryResult], path: str, piped: bytes) -> None:
-    from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
-
-    rows = [
-        SheetRow(
-            SheetCell(piped if r.query == STANDARD_INPUT else r.query, "", os.path.basename(r.query), bbox=r.bbox),
-            [SheetCell(m.path, _caption(m), os.path.basename(m.path)) for m in r.matches],
-        )
-        for r in results
-    ]
-    save_sheet(contact_sheet(rows, exif=gallery.spec.image.exif), path)

@@ -22,7 +22,13 @@ def _installed(name: str) -> bool:
 
 
 @click.command("serve")
-@click.option("--index", "index", metavar="DIR", multiple=True, help="A gallery; may be given several times.")
+@click.option(
+    "--index",
+    "index",
+    metavar="DIR",
+    multiple=True,
+    help="A gallery, in a folder or on a server; may be given several times.",
+)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Where to listen; other than this machine: with a token."
 )
@@ -47,42 +53,50 @@ def command(
 
     Only this machine can ask unless --host says otherwise; then every request needs the token that is printed
     ($RETRIEVE_TOKEN, or a new one). Files are never changed, and only pictures of the gallery are shown.
+    Meanwhile `retrieve query` asks it instead of loading the model, which saves most of its time.
     """
     missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not _installed(name)]
     if missing:
         raise UsageError(f"the page needs {', '.join(missing)}", "Install it with: pip install 'retrieval[web]'.")
+    from retrieval.backends.served import ServedGallery
     from retrieval.gallery.address import served_address
     from retrieval.gallery.gallery import Gallery
+    from retrieval.resident.answer import answering
     from retrieval.web.serve import listen, serve
     from retrieval.web.settings import WebSettings, given_token
 
-    if any(served_address(folder) is not None for folder in index or (None,)):
-        raise UsageError("the page serves galleries in folders alone", "Name one with --index DIR.")
     settings = WebSettings(host=host, port=port, token=given_token(), names=names)
     if not settings.local and settings.token is None:
         settings = replace(settings, token=secrets.token_urlsafe(24))
     with ExitStack() as stack:
-        galleries = [
-            stack.enter_context(Gallery.open(folder, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet)))
-            for folder in index or (None,)
-        ]
+        galleries: list[Gallery | ServedGallery] = []
+        for named in index or (None,):
+            address = served_address(named)
+            opened: Gallery | ServedGallery
+            if address is not None:
+                opened = ServedGallery.open(address, engine=engine, say=lambda m: say(safe(m), quiet))
+            else:
+                opened = Gallery.open(named, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet))
+            stack.push(opened)
+            galleries.append(opened)
         listener = stack.enter_context(listen(host, port))
         for gallery in galleries:
             gallery.model.engine()  # once, before the first question
         settings = replace(settings, port=listener.getsockname()[1])
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{settings.port}/"
+        page = f"http://{shown}:{settings.port}/"
         if settings.token is not None:
-            address += f"?token={settings.token}"
+            page += f"?token={settings.token}"
 
         def ready() -> None:
-            print(address, flush=True)
+            print(page, flush=True)
             say("Ctrl-C ends it.", quiet)
             if show:
                 import webbrowser
 
-                webbrowser.open(address)
+                webbrowser.open(page)
 
+        stack.enter_context(answering([gallery for gallery in galleries if isinstance(gallery, Gallery)]))
         try:
             serve(galleries, settings, listener, ready)
         except OSError as error:

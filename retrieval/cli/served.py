@@ -9,7 +9,7 @@ from retrieval.backends.served import ServedGallery
 from retrieval.cli.common import print_json, say
 from retrieval.describe.model import load_model
 from retrieval.errors import GalleryMissing
-from retrieval.gallery.opened import require_same_model
+from retrieval.gallery.same_model import require_same_model
 from retrieval.messages import progress_bar, safe
 
 _MOST_NAMED = 10

@@ -3,11 +3,15 @@
 A descriptor is pooled cells, divided by norms and multiplied by matrices. With the norms as they are for this picture, all of
 that is linear in the pooled vector, and a pooled vector is a sum over its cells; so the cosine with another descriptor is
 one. Nothing is approximated: the terms of a picture sum to the cosine.
+
+Of a vision transformer the attention of its class token is told too (:mod:`retrieval.describe.attention`); where that token alone
+is the descriptor there are no terms, for what it is made of was mixed in every block.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from retrieval.describe.attention import has_attention, watching
 from retrieval.describe.model import Model
 from retrieval.engines.base import checked
 from retrieval.errors import UsageError
@@ -30,36 +35,43 @@ _CLOSE = 1e-4  # terms that sum to another number than the cosine are none
 @dataclass(frozen=True)
 class Explanation:
     """``cosine`` of two pictures' descriptors; ``first`` and ``second`` float64 (rows, columns), the terms of either picture's
-    cells: each sums to the cosine. ``constants``: what of either sum belongs to no cell (the bias of a whitening, a class
-    token) and was spread evenly over all."""
+    cells: each sums to the cosine; None for a descriptor that is no sum over cells. ``constants``: what of either sum belongs to
+    no cell (the bias of a whitening, a class token) and was spread evenly over all. ``attentions`` of either picture, see
+    :class:`Seen`."""
 
     cosine: float
-    first: npt.NDArray[np.float64]
-    second: npt.NDArray[np.float64]
+    first: npt.NDArray[np.float64] | None
+    second: npt.NDArray[np.float64] | None
     constants: tuple[float, float]
+    attentions: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True)
 class Seen:
     """A picture as the network sees it: what is pooled at each scale, float64, the grid of its cells (rows, columns), and its
-    descriptor, float64 (D,), unit length."""
+    descriptor, float64 (D,), unit length. ``attention``: float64 (heads, rows, columns), how much of the class token's attention
+    in the last block goes to each patch at the largest scale (the rest goes to itself and to registers); None without one."""
 
     features: list[Tensor]
     grids: list[tuple[int, int]]
     descriptor: Tensor
+    attention: npt.NDArray[np.float64] | None
 
 
 class Explainer:
     """Explains cosines of one model. Holds its network in torch; several threads may use it."""
 
     def __init__(self, model: Model) -> None:
-        """Raises UsageError for a model whose pooling has no cells, ModelError where its weights cannot be had."""
+        """Raises UsageError for a model with neither cells nor attention, ModelError where its weights cannot be had."""
         network = build_network(model.spec, model.checkpoint)
-        if isinstance(network.pooling, ClsPool):
+        self.cells = not isinstance(network.pooling, ClsPool)
+        self.attends = has_attention(network.backbone)
+        if not self.cells and not self.attends:
             raise UsageError(
-                f"{model.spec.name} describes by its class token alone, which is no sum over cells",
-                "Models that pool cells or tokens can be explained.",
+                f"{model.spec.name} describes by its class token alone, which is no sum over cells, and merges tokens on the way",
+                "Models that pool cells or tokens can be explained, and class tokens without --tokens.",
             )
+        self._turn = threading.Lock()  # of those that watch
         self.network = network
         self.describer = Describer(network, model.spec.image).eval()
         self.pooling = copy.deepcopy(network.pooling).double()  # so that sums differ by nothing that can be seen
@@ -71,20 +83,32 @@ class Explainer:
         features, grids = [], []
         with torch.no_grad():
             x = self.describer.normalised(torch.from_numpy(pixels))
+            attentions = []
             for scale in self.describer.scales:
                 scaled = self.describer.scaled(x, scale)
-                found = self.network.features(scaled)
+                if self.attends:
+                    with self._turn, watching(self.network.backbone) as seen:
+                        found = self.network.features(scaled)
+                    attentions += seen
+                else:
+                    found = self.network.features(scaled)
                 features.append(found.double())
                 grids.append(self._grid(found, scaled))
             pooled = [self.pooling(f).double() for f in features]
-            return Seen(features, grids, _Head(self.network, self.describer, pooled).descriptor)
+            descriptor = _Head(self.network, self.describer, pooled).descriptor
+        return Seen(features, grids, descriptor, _on_patches(attentions, grids) if self.attends else None)
 
     def explain(self, first: Seen, second: Seen) -> Explanation:
         """Raises UsageError for a pooling whose value is no sum over cells."""
         cosine = float(first.descriptor @ second.descriptor)
+        attentions = None
+        if first.attention is not None and second.attention is not None:
+            attentions = first.attention, second.attention
+        if not self.cells:
+            return Explanation(cosine, None, None, (cosine, cosine), attentions)
         one, constant_one = self._terms(first, second.descriptor, cosine)
         two, constant_two = self._terms(second, first.descriptor, cosine)
-        return Explanation(cosine, one, two, (constant_one, constant_two))
+        return Explanation(cosine, one, two, (constant_one, constant_two), attentions)
 
     def _terms(self, seen: Seen, other: Tensor, cosine: float) -> tuple[npt.NDArray[np.float64], float]:
         with torch.no_grad():
@@ -173,6 +197,13 @@ class _Head:
                 part = part @ self.fc[0]
             out.append(part / self.inner[i] if self.fc is None or self.normalised else part)
         return out, constant
+
+
+def _on_patches(attentions: list[Tensor], grids: list[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Attention at the scale with most patches, (1, heads, tokens), as (heads, rows, columns)."""
+    weights, (rows, columns) = max(zip(attentions, grids, strict=True), key=lambda pair: pair[1][0] * pair[1][1])
+    patches = weights[0, :, weights.shape[-1] - rows * columns :]
+    return patches.reshape(-1, rows, columns).numpy().astype(np.float64)
 
 
 def _matrix(layer: nn.Linear | None) -> tuple[Tensor, Tensor] | None:

@@ -52,9 +52,12 @@ def describe_all(
     ready: Engine | None = None
     described: _Batches[T] | None = None
 
-    def run(shape: tuple[int, ...]) -> Iterator[Described[T]]:
+    def run(shape: tuple[int, ...], most: int | None = None) -> Iterator[Described[T]]:
         nonlocal waiting, ready, described
-        batch = buckets.pop(shape)
+        batch = buckets[shape][:most]
+        del buckets[shape][:most]
+        if not buckets[shape]:
+            del buckets[shape]
         waiting -= sum(array.nbytes for _, array in batch)
         if described is None:
             ready = ready or engine()
@@ -94,8 +97,10 @@ def describe_all(
                 yield from run(array.shape)
             while waiting > budget:
                 yield from run(max(buckets, key=lambda s: sum(a.nbytes for _, a in buckets[s])))
-        for shape in list(buckets):
-            yield from run(shape)
+        while buckets:  # the last ones in parts, so that no stream has two pictures to go while another has none
+            shape = max(buckets, key=lambda s: len(buckets[s]))
+            left = sum(len(batch) for batch in buckets.values())
+            yield from run(shape, -(-left // getattr(ready, "streams", 1)))
         if described is not None:
             yield from described.rest()
     finally:

@@ -14,7 +14,7 @@ from retrieval.datasets.published.sets import SETS
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import UsageError
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.opened import require_same_model
+from retrieval.gallery.same_model import require_same_model
 from retrieval.gallery.store.view import read_arrays
 from retrieval.messages import Say
 

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_HERE: ContextVar[str | None] = ContextVar("here", default=None)
+
+
+@contextmanager
+def seen_from(folder: str) -> Iterator[None]:
+    """In this thread, paths are shown for a user whose current folder is ``folder``."""
+    token = _HERE.set(folder)
+    try:
+        yield
+    finally:
+        _HERE.reset(token)
 
 
 def show_path(absolute: str) -> str:
     """A path as a user wants to read it: relative when it lies below the current folder; it opens as printed."""
     try:
-        here = os.getcwd()
+        here = _HERE.get() or os.getcwd()
     except OSError:
         return absolute
     return os.path.relpath(absolute, here) if absolute.startswith(here.rstrip(os.sep) + os.sep) else absolute

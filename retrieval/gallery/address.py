@@ -1,11 +1,15 @@
-"""Addresses of galleries that a server keeps: what they look like, and how they are shown without what is secret in them."""
+"""Where galleries are: folders, and addresses of those that a server keeps, shown without what is secret in them."""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
+from pathlib import Path
 
+from retrieval.errors import UsageError
+
+DEFAULT_FOLDER = ".retrieval"
 SCHEMES = ("postgresql", "milvus")
 _SECRET = re.compile(r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*")
 
@@ -26,3 +30,17 @@ def shown(address: str) -> str:
     parts = urllib.parse.urlsplit(address)
     login, at, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=login.partition(":")[0] + at + host, query=_SECRET.sub(r"\1***", parts.query)).geturl()
+
+
+def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
+    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
+    named = index or os.environ.get("RETRIEVE_INDEX")
+    if is_served(named):
+        raise UsageError(
+            f"{shown(os.fspath(named or ''))} is a served gallery, with which this command cannot work",
+            "index (of parts), query, info and remove can.",
+        )
+    if named:
+        return Path(named)
+    here = Path(start).absolute()
+    return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)

@@ -1,4 +1,4 @@
-"""What a query is answered with: matches, their scores in float64, and ties broken by ascending id."""
+"""What a query is answered with. Light to import: who only prints answers needs no array."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from retrieval.errors import ImageError, UsageError
-from retrieval.gallery.search import candidates
-from retrieval.gallery.store.vectors import VectorStore
-from retrieval.ranking.evidence import LIKELY, SAME
+from retrieval.ranking.verdicts import LIKELY, SAME
 
 
 @dataclass(frozen=True)
@@ -65,37 +61,3 @@ def one_box(bbox: Sequence[float] | None, pictures: int) -> tuple[float, float, 
     if pictures != 1:
         raise UsageError("a box goes with one picture, not with a list")
     return float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
-
-
-def nearest(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores of the ``k`` best, by descending score, then ascending id."""
-    stage = 0
-    while True:
-        found = source.candidates(vector, k, stage)
-        scores = cosines(vector, store, found.rows)
-        order = np.lexsort((found.ids, -scores))
-        # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
-        if found.all or (len(order) >= k and scores[order[k - 1]] > scores[order[-1]] + 1e-6):
-            return found.ids[order[:k]], scores[order[:k]]
-        stage += 1
-
-
-def nearest_rows(
-    vector: np.ndarray, k: int, ids: np.ndarray, rows: np.ndarray, store: VectorStore
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same among these pictures alone, all of which are looked at: ``ids`` and their ``rows``, both int64 (N,)."""
-    scores = cosines(vector, store, rows)
-    order = np.lexsort((ids, -scores))[:k]
-    return ids[order], scores[order]
-
-
-def cosines(vector: np.ndarray, store: VectorStore, rows: np.ndarray) -> np.ndarray:
-    """Cosine similarities in float64, row by row, so that equal vectors get equal scores."""
-    query = vector.astype(np.float64)
-    length = float(np.linalg.norm(query)) or 1.0
-    out = np.empty(len(rows))
-    for begin in range(0, len(rows), 4096):
-        block = store.take(rows[begin : begin + 4096], check=True).astype(np.float64)
-        norms = np.sqrt((block * block).sum(axis=1))
-        out[begin : begin + 4096] = (block * query).sum(axis=1) / (np.maximum(norms, 1e-12) * length)
-    return np.clip(out, -1.0, 1.0)

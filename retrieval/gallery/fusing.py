@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.errors import GalleryDamaged
-from retrieval.gallery.answers import cosines
 from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.nearest import cosines
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.ranking import evidence

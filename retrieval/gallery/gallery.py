@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +14,27 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, GalleryError, UsageError
+from retrieval.describe.precision import Precision, in_precision
+from retrieval.errors import UsageError
 from retrieval.files.paths import show_path
+from retrieval.gallery import removing
 from retrieval.gallery.adding import Picture, add_pictures
+from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.asking import AskedGallery
+from retrieval.gallery.creating import create_folder
+from retrieval.gallery.description import read_description
 from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.exchange import export_gallery, import_descriptors
-from retrieval.gallery.opened import DEFAULT_FOLDER, INT8_FOLDER, OpenedGallery, read_description
-from retrieval.gallery.search import file as ann_file
-from retrieval.gallery.selection import find_root, select
-from retrieval.gallery.settings import write_description
-from retrieval.gallery.store.catalog import Catalog, Record
-from retrieval.gallery.store.making import new_folder
+from retrieval.gallery.facts import GalleryInfo, facts_of
+from retrieval.gallery.opened import OpenedGallery
+from retrieval.gallery.selection import select
 from retrieval.gallery.sync import synchronise
-from retrieval.gallery.targets import lies_in
 from retrieval.gallery.work import SyncReport
 from retrieval.messages import Bars, Update, no_bars
-from retrieval.models.checkpoint import FILE_NAME
-from retrieval.models.spec import ModelSpec
+from retrieval.pictures.scan import pictures_in
 
-
-@dataclass(frozen=True)
-class LocalInfo:
-    """The local index: name of the ``codebook``, how many different ``pictures`` it holds, ``bytes`` on the disk, and how many
-    ``milliseconds`` of processor time a picture took (None where that was not noted)."""
-
-    codebook: str
-    pictures: int
-    bytes: int
-    milliseconds: float | None = None
-
-
-@dataclass(frozen=True)
-class GalleryInfo:
-    """What :meth:`Gallery.info` tells; sizes in bytes. ``search``: the note of the search index in ``index_file``, and
-    ``changes``: how many pictures changed since it was written (they are searched beside it)."""
-
-    path: str
-    spec: ModelSpec
-    dtype: str
-    roots: list[str]
-    images: int
-    vectors: int
-    pending: int
-    troubled: list[tuple[str, str]]
-    bytes_vectors: int
-    bytes_total: int
-    index_file: str | None
-    ann: str
-    recall: float
-    search: ann_file.IndexNote | None
-    changes: int
-    precision: str = "fp32"
-    precision_loss: dict[str, Any] | None = None
-    exclude: tuple[str, ...] = ()
-    local: LocalInfo | None = None
+__all__ = ["Gallery", "GalleryInfo"]
 
 
 class Gallery(AskedGallery):
@@ -86,48 +47,37 @@ class Gallery(AskedGallery):
 
     @classmethod
     def create(
-        cls, folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32", local: bool = True
+        cls,
+        folder: str | os.PathLike[str],
+        model: Model,
+        *,
+        dtype: str = "float32",
+        local: bool = True,
+        precision: Precision | None = None,
+        calibrate_on: Sequence[str | os.PathLike[str]] = (),
     ) -> Gallery:
         """A new, empty gallery that describes with this very ``model``.
 
         ``dtype``: how vectors are stored, "float32" or "float16" (half the size). ``local``: whether it keeps a local index,
-        by which the same thing is found and verified.
+        by which the same thing is found and verified. ``precision``: what the network computes in, "auto", "fp32", "bf16" or
+        "int8" (default: what ``model`` does); the loss is measured on the pictures ``calibrate_on`` (files and folders), see
+        :func:`retrieval.describe.precision.in_precision`.
 
-        Raises GalleryError when the folder already holds a gallery or something else, or cannot be made.
+        Raises GalleryError when the folder already holds a gallery or something else, or cannot be made; UsageError,
+        ModelError where the precision cannot be had.
         """
         folder = Path(folder)
-        if dtype not in ("float32", "float16"):
-            raise UsageError(f"vectors are stored as float32 or float16, not {dtype}")
-        if (folder / "gallery.json").exists():
-            raise GalleryError(f"there is a gallery in {folder} already")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise GalleryError(f"{folder} is not empty and not a gallery", "Name an empty or new folder with --index.")
-        description: dict[str, Any] = {
-            "format": 1,
-            "model": model.spec.to_dict(),
-            "fingerprint": model.fingerprint,
-            "checkpoint": FILE_NAME if model.checkpoint else None,
-            "dtype": dtype,
-            "precision": model.precision,
-            **({} if model.loss is None else {"precision_loss": model.loss.to_dict()}),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "roots": [],
-            "local": local,
-        }
-        try:
-            with new_folder(folder) as temporary:  # a gallery is there whole or not at all
-                if model.checkpoint:  # a gallery is complete in itself: the run its model came from may go
-                    shutil.copyfile(model.checkpoint, temporary / FILE_NAME)
-                if model.quantised:  # calibrated on pictures that may change: no other would do
-                    shutil.copytree(model.quantised, temporary / INT8_FOLDER)
-                catalog = Catalog(temporary / "catalog.sqlite", create=True, writable=True)
-                with catalog.writing():
-                    catalog.set_meta("description", json.dumps(description))
-                catalog.close()
-                write_description(temporary, description)
-        except OSError as error:
-            raise GalleryError(f"cannot make a gallery in {folder}: {error.strerror or error}") from error
-        return cls(folder, description, warn=model.say, model=model)
+        if precision not in (None, model.precision):
+            with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as work:
+                reduced = in_precision(
+                    model, precision, pictures_in([os.fspath(path) for path in calibrate_on]), Path(work) / "int8"
+                )
+                gallery = cls.create(folder, reduced, dtype=dtype, local=local)
+            if reduced.precision != "int8":
+                return gallery
+            gallery.close()  # its model lay in the temporary folder
+            return cls.open(folder, engine=model.engine_name, warn=model.say)
+        return cls(folder, create_folder(folder, model, dtype, local), warn=model.say, model=model)
 
     @classmethod
     def temporary(cls, model: Model, *, dtype: str = "float32", local: bool = True) -> Gallery:
@@ -155,12 +105,15 @@ class Gallery(AskedGallery):
         include: Sequence[str] = (),
         restore: bool = False,
         rehash: bool = False,
+        thumbnails: bool = False,
     ) -> SyncReport:
         """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
         patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`); ``include``: of these patterns no
         longer."""
         self.configure_exclude(exclude, include)
-        return synchronise(self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash)
+        return synchronise(
+            self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash, thumbnails=thumbnails
+        )
 
     def add(
         self,
@@ -200,63 +153,17 @@ class Gallery(AskedGallery):
         """Take out the pictures of exactly these names: a path, absolute or relative to the current folder or to what was
         indexed, or a key. Files stay untouched. Returns the names removed; raises UsageError where one is not in the
         gallery, and then nothing is removed."""
-        with self.writing() as catalog:
-            gone: dict[int, Record] = {}
-            for name in [key] if isinstance(key, str) else key:
-                found = select(self, name, catalog, patterns=False)
-                if found.kind != "picture":
-                    raise UsageError(f"{name} is not in the gallery", "Nothing was removed.")
-                gone.update((record.id, record) for record in found.records)
-            return self._taken_out(catalog, list(gone.values()))
+        return removing.remove(self, [key] if isinstance(key, str) else key)
 
     def remove_matching(self, pattern: str, *, dry_run: bool = False) -> list[str]:
         """Take out what a name means: the picture of that very name, else all below a folder, else what fits a pattern with
         shell wildcards. Returns the names, none where nothing fits; with ``dry_run`` nothing is taken out."""
-        if dry_run:
-            name = self.namer()
-            return [show_path(name(record)) for record in select(self, pattern).records]
-        with self.writing() as catalog:
-            names = self._taken_out(catalog, select(self, pattern, catalog).records)
-            self._forget_roots(catalog, pattern)
-            return names
+        return removing.remove_matching(self, pattern, dry_run=dry_run)
 
     def remove_root(self, folder: str | os.PathLike[str], *, dry_run: bool = False) -> list[str]:
         """Forget a folder that was indexed, whether or not it is still there, and take out all of its pictures. Returns their
         names; with ``dry_run`` nothing is changed. Raises UsageError where it was not indexed."""
-        with nullcontext(self.catalog) if dry_run else self.writing() as catalog:
-            root = find_root(self, os.fspath(folder), catalog)
-            gone = list(catalog.records(root.id))
-            name = self.namer(catalog)
-            if not dry_run:
-                with catalog.writing():
-                    catalog.delete(record.id for record in gone)
-                    catalog.drop_root(root.id)
-                    catalog.bump_version()
-                    self.describe_roots(catalog)
-                self.refresh_index(catalog)
-            return [show_path(name(record)) for record in gone]
-
-    def _forget_roots(self, catalog: Catalog, name: str) -> None:
-        """A folder that was indexed and is taken out as a whole is forgotten: the next synchronisation does not look there."""
-        whole = os.path.abspath(name)
-        with catalog.writing():
-            for root in catalog.roots():
-                if root.kind != "keys" and lies_in(self.folder_of(root), whole):
-                    catalog.drop_root(root.id)
-            self.describe_roots(catalog)
-
-    def _taken_out(self, catalog: Catalog, gone: list[Record]) -> list[str]:
-        name = self.namer(catalog)
-        if gone:
-            with catalog.writing():
-                folders = {root.id for root in catalog.roots() if root.kind == "folder"}
-                catalog.remember_taken_out(record for record in gone if record.root in folders)
-                catalog.delete(record.id for record in gone)
-                catalog.drop_empty_roots()
-                catalog.bump_version()
-                self.describe_roots(catalog)
-            self.refresh_index(catalog)
-        return [show_path(name(record)) for record in gone]
+        return removing.remove_root(self, os.fspath(folder), dry_run=dry_run)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
@@ -322,54 +229,7 @@ class Gallery(AskedGallery):
 
     def info(self) -> GalleryInfo:
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
-        catalog = self.catalog
-        self.local_blocks()
-        with catalog.reading():
-            catalog.check(thoroughly=False)
-            counts, count = catalog.counts(), catalog.number("vector_count")
-            made, took = catalog.number("local_made"), catalog.number("local_microseconds")
-            name = self.namer()
-            folders = [self.folder_of(root) for root in catalog.roots() if root.kind != "keys"]
-            troubled = [(show_path(name(record)), record.error or "") for record in catalog.troubled()]
-            live, store, searchable = (
-                len(catalog.live_rows()),
-                self.store(catalog),
-                catalog.searchable_count(),
-            )
-            try:
-                note = ann_file.find(self.folder / "ann", catalog.log_state())
-                if note is not None:
-                    ann_file.check(self.folder / "ann", note)
-            except GalleryDamaged as damage:
-                self.warn(str(damage))
-                note = None
-            changes = catalog.count_changes(note.seq) if note else 0
-        store.check_sizes(count)
-        return GalleryInfo(
-            path=show_path(os.path.abspath(self.folder)),
-            spec=self.spec,
-            dtype=self.description["dtype"],
-            roots=[show_path(folder) for folder in folders],
-            images=searchable,
-            exclude=tuple(self.exclude),
-            vectors=live,
-            pending=counts.get("pending", 0),
-            troubled=troubled,
-            bytes_vectors=store.bytes_on_disk(),
-            bytes_total=sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
-            index_file=str(ann_file.index_path(self.folder / "ann", note.version)) if note else None,
-            ann=self.search_kind,
-            recall=self.search_recall,
-            search=note,
-            changes=changes,
-            precision=self.description.get("precision", "fp32"),
-            precision_loss=self.description.get("precision_loss"),
-            local=None
-            if (index := self.local) is None
-            else LocalInfo(
-                index.codebook.name, len(index), index.bytes_on_disk(), 1e-3 * took / made if made else None
-            ),
-        )
+        return facts_of(self)
 
 
 def _reopen(kind: type[Gallery], folder: str, model: Model) -> Gallery:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.describe.model import Model, load_model
-from retrieval.engines.base import PRECISIONS
-from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
+from retrieval.describe.model import Model
+from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.files.whole import remove_unfinished
-from retrieval.gallery.address import is_served, shown
+from retrieval.gallery.address import locate
+from retrieval.gallery.description import read_description
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search import index as ann
-from retrieval.gallery.settings import FORMAT, GallerySettings, description_checksum
+from retrieval.gallery.settings import GallerySettings
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
@@ -29,28 +28,12 @@ from retrieval.gallery.store.view import DERIVED_FOLDER, VectorView
 from retrieval.messages import Say, announced
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
-from retrieval.models.token_reduction import with_tokens
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _FEW_CHANGES = 1000
-DEFAULT_FOLDER = ".retrieval"
 INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
-
-
-def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
-    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
-    named = index or os.environ.get("RETRIEVE_INDEX")
-    if is_served(named):
-        raise UsageError(
-            f"{shown(os.fspath(named or ''))} is a served gallery, with which this command cannot work",
-            "index (of parts), query, info and remove can.",
-        )
-    if named:
-        return Path(named)
-    here = Path(start).absolute()
-    return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)
 
 
 class OpenedGallery(GallerySettings):
@@ -234,36 +217,6 @@ class OpenedGallery(GallerySettings):
         return self.store().take(np.array([r.row for r in records], np.int64), check=True)
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """``gallery.json``, checked. Raises GalleryDamaged, or GalleryError for a gallery of a later program."""
-    path = folder / "gallery.json"
-    try:
-        description = json.loads(path.read_text("utf-8"))
-        if description["format"] > FORMAT:
-            raise GalleryError(
-                f"{path} has format {description['format']}; this program knows up to {FORMAT}",
-                "Update the program.",
-            )
-        if description.pop("check", None) not in (None, description_checksum(description)):  # before 0.2 there was none
-            raise ValueError("it is not what was written")
-        if ModelSpec.from_dict(description["model"]).fingerprint != description["fingerprint"]:
-            raise ValueError("the model does not have the fingerprint written beside it")
-        if description["dtype"] not in ("float32", "float16"):
-            raise ValueError(f"unknown dtype {description['dtype']!r}")
-        if description.get("precision", "fp32") not in PRECISIONS:
-            raise ValueError(f"unknown precision {description['precision']!r}")
-    except FileNotFoundError as error:
-        if not (folder / "catalog.sqlite").is_file():
-            raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
-        raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
-        raise GalleryDamaged(
-            f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
-        ) from error
-    result: dict[str, Any] = description
-    return result
-
-
 def _summary(spec: ModelSpec) -> str:
     scales = "" if spec.image.scales == (1.0,) else f", scales {','.join(f'{s:g}' for s in spec.image.scales)}"
     return f"{spec.name} (size {spec.image.size}{scales}, fingerprint {spec.fingerprint})"
@@ -276,38 +229,3 @@ def searchable_view(gallery: OpenedGallery) -> tuple[np.ndarray, VectorView]:
         store = gallery.store()
         store.check_sizes(gallery.catalog.number("vector_count"))
     return ids, VectorView(store, rows)
-
-
-class HasModel(Protocol):
-    """A gallery as far as its model goes."""
-
-    spec: ModelSpec
-
-    def require(self, model: Model) -> None:
-        """Raises GalleryMismatch for another model."""
-
-
-def require_same_model(
-    gallery: HasModel,
-    model: str | None,
-    size: int | None,
-    scales: Sequence[float] | None,
-    say: Say,
-    tokens: str | None = None,
-) -> None:
-    """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own."""
-    own = gallery.spec
-    if model is None or model == own.name:
-        own = with_tokens(own, tokens)
-        gallery.require(Model(own.with_image(size=size, scales=None if scales is None else tuple(scales))))
-    else:
-        gallery.require(
-            load_model(
-                model,
-                size=size or own.image.size,
-                scales=scales or own.image.scales,
-                exif=own.image.exif,
-                tokens=tokens,
-                say=say,
-            )
-        )

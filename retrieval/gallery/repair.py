@@ -12,10 +12,11 @@ from typing import Any
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
 from retrieval.files.paths import show_path
 from retrieval.files.whole import sync_folder
+from retrieval.gallery.description import read_description
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
-from retrieval.gallery.opened import read_description
 from retrieval.gallery.search.intact import SUFFIX as SEEN
+from retrieval.gallery.search.note import remove_index
 from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.lock import WriterLock
@@ -40,8 +41,7 @@ def repair(folder: Path) -> list[str]:
             _vectors(catalog, store, done)
         finally:
             catalog.close()
-        for path in (folder / "ann").glob("*"):
-            path.unlink()
+        remove_index(folder / "ann")
         for path in (folder / LOCAL_FOLDER).glob(f"*/*{SEEN}"):
             path.unlink()  # the local index is compared with its hashes anew
         if damaged := LocalIndex(folder).prepare():
@@ -74,6 +74,7 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
     catalog: Catalog | None = None
     try:
         catalog = Catalog(path, writable=True)
+        catalog.make_indexes_anew()
         _count_vectors(catalog, folder, description, done)
         _count_anew(catalog, done)
         try:

@@ -55,6 +55,24 @@ class ThumbnailCache:
             self._keep(place, made)
         return made
 
+    def put(self, digest: str, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> None:
+        """Keep the thumbnail of a picture that is at hand: ``pixels``, uint8 (H, W, 3), of a file of this content and
+        ``size`` (width, height). Not where it is there already, where the pixels are too few, and not in place of another: those
+        that were looked at stay."""
+        side = SIDES[0]
+        height, width = pixels.shape[:2]
+        place = self.folder / digest[:2] / digest
+        if max(width, height) < min(side, max(size)) or not _DIGEST.fullmatch(digest) or place.exists():
+            return
+        with self._turn:
+            if self._held is None:
+                self._held = sum(held for _, held, _ in self._files())
+            if self._held >= _LEFT * self.most_bytes:
+                return
+        image = Image.fromarray(pixels)
+        image.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=None)
+        self._keep(place, encoded(np.asarray(image)))
+
     def _keep(self, place: Path, data: bytes) -> None:
         if not keep_derived(place, data, self.gallery):
             return

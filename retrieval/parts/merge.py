@@ -20,6 +20,7 @@ from retrieval.parts.manifest import Manifest
 from retrieval.parts.naming import Place, Places
 from retrieval.parts.part import Part, Row, read_part
 from retrieval.ranking.asmk import LocalCodes
+from retrieval.system.collector import at_rest
 
 COMMIT_PICTURES = 32_768  # at most in one commit; what a kill has to be done again for
 
@@ -112,7 +113,7 @@ class _Merge:
 
     def take(self, part: Part) -> None:
         """Write what a part holds besides names, and note these for the next commit."""
-        placed = dict(zip(self._names.of_rows(part.rows), part.rows, strict=True))
+        placed = dict(zip(self._names.of_part(part), part.rows, strict=True))
         if len(self._placed) + len(placed) > COMMIT_PICTURES or not placed.keys().isdisjoint(self._placed):
             self.commit()
         if self._coded is not None and self.local is not None:
@@ -144,7 +145,7 @@ class _Merge:
         if not self._placed:
             return
         records = self._names.records(self._placed)
-        with self.catalog.writing():
+        with self.catalog.writing(), at_rest():
             changed = self._add({place: row for place, row in self._placed.items() if place not in records})
             described = [(row, records[p]) for p, row in self._placed.items() if row is not None and p in records]
             plain = [(row, record) for row, record in described if row.vector is not None and record.row is None]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from retrieval.gallery.adding import keys_root
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.targets import folder_target, root_of_file
 from retrieval.parts.manifest import Manifest
-from retrieval.parts.part import Row
+from retrieval.parts.part import Part
 from retrieval.parts.places import is_remote
 
 Place = tuple[int, str]
@@ -34,12 +34,12 @@ class Places:
                 self._folder = target.root.id, target.prefix
             gallery.describe_roots(catalog)
 
-    def of_rows(self, rows: Sequence[Row]) -> list[Place]:
-        """Of what parts hold."""
+    def of_part(self, part: Part) -> list[Place]:
+        """Of what a part holds."""
         with self.catalog.writing():
-            files = [row.file for row in rows]
-            keys = self._keys() if None in files else 0
-            return [(keys, row.key) if f is None else self._of_file(f) for row, f in zip(rows, files, strict=True)]
+            keys = self._keys() if None in part.files else 0
+            pairs = zip(part.rows, part.files, strict=True)
+            return [(keys, row.key) if file is None else self._of_file(file) for row, file in pairs]
 
     def of_inputs(self, inputs: Iterable[object]) -> list[Place]:
         """Of a shard's inputs, as the manifest of a folder or of files names them."""

@@ -8,6 +8,7 @@ Columns: ``key``, ``uri``, ``hash``, ``size``, ``mtime_ns``, ``width``, ``height
 from __future__ import annotations
 
 import json
+import math
 import operator
 import os
 import re
@@ -25,10 +26,12 @@ from retrieval.messages import first_line
 from retrieval.parts.items import Item
 from retrieval.parts.manifest import Manifest
 from retrieval.ranking.asmk import LocalCodes, standard_codebook
+from retrieval.system.collector import at_rest
 
 _KEY = b"retrieval"
 _FILE = "file://"
-_HASH = re.compile(r"(?:[0-9a-f]{2}){8,64}")
+_HEX = re.compile(r"[0-9a-f]*")
+_HASH_LENGTHS = frozenset(range(16, 129, 2))
 _LONGEST = 1.01  # no number of a vector of unit length is greater
 _TROUBLE = (
     OSError,
@@ -41,6 +44,7 @@ _TROUBLE = (
     RecursionError,
 )
 _NUMBERS = ("size", "mtime_ns", "width", "height")
+_PLAIN = ("key", "uri", "hash", *_NUMBERS, "error", "codes")
 
 
 class Row(NamedTuple):
@@ -68,10 +72,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """``vectors`` float32 (V, D)."""
+    """``vectors`` float32 (V, D); ``files``: the path of each row's local file, see :attr:`Row.file`."""
 
     rows: list[Row]
     vectors: npt.NDArray[np.float32]
+    files: list[str | None]
 
 
 def check_pyarrow() -> None:
@@ -141,15 +146,21 @@ def read_part(manifest: Manifest, shard: int) -> Part | None:
     if found is None:
         return None
     table, _, vectors = found
-    with _damage(manifest, shard):
-        there = np.asarray(table.column("vector").combine_chunks().is_valid())
-        places = [int(at) if found else None for at, found in zip(np.cumsum(there) - 1, there, strict=True)]
-        names = ("key", "uri", "hash", "size", "mtime_ns", "width", "height", "error", "codes")
-        values = [table.column(name).to_pylist() for name in names]
+    with _damage(manifest, shard), at_rest():
+        vector = table.column("vector").combine_chunks()
+        places: Sequence[int | None] = range(len(vectors))
+        if vector.null_count:
+            there = np.asarray(vector.is_valid())
+            places = [int(at) if found else None for at, found in zip(np.cumsum(there) - 1, there, strict=True)]
+        values = [table.column(name).to_pylist() for name in _PLAIN]
         rows = [Row._make(entry) for entry in zip(*values, places, strict=True)]
-        for row in rows:
-            _check_row(manifest, row)
-        return Part(rows, vectors)
+        files = [row.file for row in rows]
+        if not _surely_sound(table, *values[:3]):
+            for row in rows:
+                _check_row(row)
+        _check_codes(manifest, rows)
+        _check_places(manifest, rows, files)
+        return Part(rows, vectors, files)
 
 
 def _table(manifest: Manifest, shard: int) -> tuple[Any, dict[str, Any], npt.NDArray[np.float32]] | None:
@@ -165,13 +176,24 @@ def _table(manifest: Manifest, shard: int) -> tuple[Any, dict[str, Any], npt.NDA
         about = _about(manifest, shard, table.schema.metadata or {})
         if table.num_rows != int(about["count"]) or int(about["errors"]) != table.column("vector").null_count:
             raise ValueError(f"{table.num_rows} of {about['count']} rows are there")
-        flat = np.asarray(table.column("vector").combine_chunks().flatten(), np.float32)
-        vectors = flat.reshape(-1, manifest.spec.dim)
-        if not np.isfinite(vectors).all():
+        vectors = _floats(table.column("vector").combine_chunks().flatten()).reshape(-1, manifest.spec.dim)
+        if not vectors.size:
+            return table, about, vectors
+        least, most = float(vectors.min()), float(vectors.max())  # NaN where there is one
+        if not (math.isfinite(least) and math.isfinite(most)):
             raise ValueError("a vector in it is not finite")
-        if len(vectors) and float(np.abs(vectors).max()) > _LONGEST:
+        if max(-least, most) > _LONGEST:
             raise ValueError("a vector in it is longer than 1")
         return table, about, vectors
+
+
+def _floats(values: Any) -> npt.NDArray[np.float32]:
+    """Arrow's numbers as an array, in place where they are float32 and none is missing: pyarrow's own way looks for pandas."""
+    import pyarrow as pa
+
+    if values.type != pa.float32() or values.null_count or not len(values):
+        return np.asarray(values, np.float32)
+    return np.frombuffer(values.buffers()[1], np.float32, len(values), 4 * values.offset)
 
 
 @contextmanager
@@ -186,24 +208,58 @@ def _damage(manifest: Manifest, shard: int) -> Iterator[None]:
         ) from error
 
 
-def _check_row(manifest: Manifest, row: Row) -> None:
+def _surely_sound(table: Any, keys: list[Any], uris: list[Any], hashes: list[Any]) -> bool:
+    """Whether the columns as wholes show that all rows are described, and as :func:`_check_row` wants them."""
+    import pyarrow as pa
+
+    sizes = [table.column(name) for name in ("size", "mtime_ns")]
+    lacking = [table.column(name).null_count for name in ("key", "uri", "hash", "vector", "size", "mtime_ns")]
+    return (
+        not any(lacking)
+        and table.column("error").null_count == table.num_rows
+        and all(column.type == pa.int64() for column in sizes)
+        and all(pa.types.is_string(table.column(name).type) for name in ("key", "uri", "hash"))
+        and all(keys)
+        and all(uris)
+        and "\0" not in "".join(keys)
+        and "\0" not in "".join(uris)
+        and set(map(len, hashes)) <= _HASH_LENGTHS
+        and _HEX.fullmatch("".join(hashes)) is not None
+    )
+
+
+def _check_row(row: Row) -> None:
     """Raises ValueError, TypeError for what no `describe` writes."""
     for text in (row.key, row.uri):
         if not text or "\0" in text:
             raise ValueError("a picture in it has no name")
     if (row.vector is None) != (row.error is not None):
         raise ValueError("a picture in it has neither a vector nor an error")
-    if row.vector is not None and not (row.hash and _HASH.fullmatch(row.hash)):
+    if row.vector is not None and not (row.hash and len(row.hash) in _HASH_LENGTHS and _HEX.fullmatch(row.hash)):
         raise ValueError(f"{row.key} has no content hash")
     if not all(-(1 << 63) <= operator.index(number) < 1 << 63 for number in (row.size, row.mtime_ns)):
         raise ValueError(f"{row.key} has no size and time")
-    if row.codes is not None:
-        words = LocalCodes.from_bytes(row.codes).words
-        known = len(standard_codebook()) if manifest.codebook == standard_codebook().name else 1 << 16
+
+
+def _check_codes(manifest: Manifest, rows: Sequence[Row]) -> None:
+    """The same for local codes."""
+    coded = [(row.key, row.codes) for row in rows if row.codes is not None]
+    if not coded:
+        return
+    known = len(standard_codebook()) if manifest.codebook == standard_codebook().name else 1 << 16
+    for key, codes in coded:
+        words = LocalCodes.from_bytes(codes).words
         if len(words) and (int(words.max()) >= known or (np.diff(words.astype(np.int32)) <= 0).any()):
-            raise ValueError(f"{row.key} has codes of no codebook")
-    if manifest.kind == "folder" and not (row.file or "").startswith(os.path.join(manifest.source, "")):
-        raise ValueError(f"{row.key} does not lie in the folder that was described")
+            raise ValueError(f"{key} has codes of no codebook")
+
+
+def _check_places(manifest: Manifest, rows: Sequence[Row], files: Sequence[str | None]) -> None:
+    """Raises ValueError for a file that does not lie in the folder that was described."""
+    if manifest.kind == "folder":
+        inside = os.path.join(manifest.source, "")
+        for row, file in zip(rows, files, strict=True):
+            if not (file or "").startswith(inside):
+                raise ValueError(f"{row.key} does not lie in the folder that was described")
 
 
 def _about(manifest: Manifest, shard: int, metadata: dict[bytes, bytes]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.ranking.verdicts import LIKELY, SAME, SIMILAR
+
 Floats = npt.NDArray[np.floating]
 
 # (median, spread) of scores of pictures that do not belong together, for galleries too small to show their own: the prior
@@ -33,7 +35,6 @@ _INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
 VERIFIED = 20  # first answers whose geometry is looked at
 _SLOPE, _OFFSET = 0.881, -6.735
 
-SAME, LIKELY, SIMILAR = "same", "likely", "similar"
 SAME_PROBABILITY, SAME_INLIERS = 0.95, 8
 LIKELY_PROBABILITY = 0.5
 SIMILAR_COSINE = 2.0  # spreads above the background

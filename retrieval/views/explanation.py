@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from retrieval.views.heatmap import overlay
+from retrieval.views.heatmap import looks, overlay
 
 _SIDE = 512  # pixels of a picture in the page
 _POINTS = 60  # lines that are drawn; more hide the pictures
@@ -34,7 +34,8 @@ figure img{width:100%;border-radius:6px;display:block}figcaption{font-size:13px;
 @dataclass(frozen=True)
 class ExplainedMatch:
     """A query and an answer: their pictures uint8 (H, W, 3), the terms of their cells (rows, columns), each summing to
-    ``cosine``; ``points`` (M, 4) as :class:`retrieval.gallery.explaining.WhyMatched` has them; ``said``: rank, verdict."""
+    ``cosine``, or None; ``points`` (M, 4) and attentions (heads, rows, columns) as
+    :class:`retrieval.gallery.explaining.WhyMatched` has them; ``said``: rank, verdict."""
 
     query: str
     name: str
@@ -42,13 +43,16 @@ class ExplainedMatch:
     cosine: float
     query_picture: npt.NDArray[np.uint8]
     picture: npt.NDArray[np.uint8]
-    query_terms: npt.NDArray[np.float64]
-    terms: npt.NDArray[np.float64]
+    query_terms: npt.NDArray[np.float64] | None
+    terms: npt.NDArray[np.float64] | None
     points: npt.NDArray[np.float64] | None
+    query_attention: npt.NDArray[np.float64] | None = None
+    attention: npt.NDArray[np.float64] | None = None
 
 
 def explanation_page(matches: Iterable[ExplainedMatch]) -> str:
     """The page as HTML."""
+    matches = list(matches)
     body = "".join(_article(match) for match in matches) or "<p>There is no match to explain.</p>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Why it matched</title>'
@@ -56,26 +60,50 @@ def explanation_page(matches: Iterable[ExplainedMatch]) -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';img-src data:;'
         "style-src 'unsafe-inline'\">"
         f"<style>{_STYLE}</style></head><body><main><h1>Why it matched</h1>"
-        "<p>The cosine similarity of two descriptors is a sum with a term for each cell of a picture. Yellow cells add most, "
-        "violet ones nothing; blue ones take away. Point at a picture to see it plain.</p>"
+        f"<p>{_said(matches)} Point at a picture to see it plain.</p>"
         f"{body}</main></body></html>\n"
     )
 
 
-def _article(match: ExplainedMatch) -> str:
-    heat = _figure("query", match.query, match.query_picture, match.query_terms)
-    heat += _figure("match", match.name, match.picture, match.terms)
+def _said(matches: Sequence[ExplainedMatch]) -> str:
+    if matches and all(match.terms is None for match in matches):
+        return "This model describes a picture by one token, so the cosine is no sum over places; yellow is where it looks."
     return (
-        f"<article><h2>{escape(match.name)}</h2><p>{escape(match.said)} · cosine {match.cosine:.4f}</p>"
-        f'<div class="pair">{heat}</div>{_lines(match)}</article>'
+        "The cosine similarity of two descriptors is a sum with a term for each cell of a picture. Yellow cells add most, "
+        "violet ones nothing; blue ones take away."
     )
 
 
-def _figure(what: str, name: str, picture: npt.NDArray[np.uint8], terms: npt.NDArray[np.float64]) -> str:
+def _article(match: ExplainedMatch) -> str:
+    body = ""
+    if match.query_terms is not None and match.terms is not None:
+        heat = _figure("query", match.query, match.query_picture, match.query_terms)
+        body += _pair(heat + _figure("match", match.name, match.picture, match.terms))
+    if match.query_attention is not None and match.attention is not None:
+        heads = len(match.attention)
+        body += (
+            f"<p>Where the network looks: the class token's attention in the last block, mean of {heads} heads. It is one "
+            "step of many, and no part of the cosine.</p>"
+        )
+        heat = _figure("query", match.query, match.query_picture, looks(match.query_attention), "attention")
+        body += _pair(heat + _figure("match", match.name, match.picture, looks(match.attention), "attention"))
+    return (
+        f"<article><h2>{escape(match.name)}</h2><p>{escape(match.said)} · cosine {match.cosine:.4f}</p>"
+        f"{body}{_lines(match)}</article>"
+    )
+
+
+def _pair(figures: str) -> str:
+    return f'<div class="pair">{figures}</div>'
+
+
+def _figure(
+    what: str, name: str, picture: npt.NDArray[np.uint8], terms: npt.NDArray[np.float64], kind: str = "heat-map"
+) -> str:
     hot, plain = overlay(picture, terms), Image.fromarray(picture)
     label = f"{escape(what)}: {escape(name)}"
     return (
-        f'<figure><span class="hot" tabindex="0"><img alt="Heat-map of the {label}" src="{_data(hot)}">'
+        f'<figure><span class="hot" tabindex="0"><img alt="{kind.capitalize()} of the {label}" src="{_data(hot)}">'
         f'<img alt="" src="{_data(plain)}"></span>'
         f"<figcaption>{label} ({terms.shape[1]} x {terms.shape[0]} cells)</figcaption></figure>"
     )

@@ -25,6 +25,12 @@ def strengths(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return result
 
 
+def looks(attention: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Attention (heads, rows, columns) as :func:`overlay` takes it, (rows, columns): the mean of heads, 0 where it is least."""
+    mean: npt.NDArray[np.float64] = attention.mean(axis=0)
+    return mean - mean.min()
+
+
 def overlay(picture: npt.NDArray[np.uint8], terms: npt.NDArray[np.float64]) -> Image.Image:
     """The picture, uint8 (H, W, 3), under the colours of its cells' terms (rows, columns), as RGB of the same size.
 

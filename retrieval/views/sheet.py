@@ -4,18 +4,21 @@ truth."""
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.files.whole import whole_file
 from retrieval.pictures.imaging import load_picture
 from retrieval.views.fonts import Lettering
+from retrieval.views.heatmap import overlay
+from retrieval.views.wording import fitted, printable, wrapped
 
 MAX_SIDE = 65_500  # what a JPEG can hold
 MAX_PIXELS = 89_000_000  # what Pillow and most viewers open without complaint
@@ -24,8 +27,6 @@ MIN_THUMB, MIN_COLUMNS = 48, 1
 _PAGE, _CARD, _QUERY, _LINE = "#f4f5f7", "#ffffff", "#eef3fb", "#dfe2e7"
 _INK, _SOFT, _ACCENT, _MISSING = "#1f2328", "#6b7280", "#2f6fde", "#e3e5e9"
 _FRAMES = {"positive": "#1f9d55", "negative": "#d64545", "junk": "#9aa1ab"}
-_ELLIPSIS = "..."
-_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SheetCell:
 
     ``path`` is anything that :func:`retrieval.pictures.imaging.load_picture` reads. ``mark`` colours the frame: green
     for positive, red for negative, grey for junk. ``bbox`` (x1, y1, x2, y2), in pixels of the whole picture,
-    is drawn.
+    is drawn. ``heat``, float64 (rows, columns): terms of the cells of the picture, or of its ``bbox``, laid over it in colours.
     """
 
     path: Any
@@ -42,6 +43,7 @@ class SheetCell:
     subtitle: str = ""
     mark: Literal["positive", "negative", "junk"] | None = None
     bbox: Sequence[float] | None = None
+    heat: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class _Pen:
         align: Literal["left", "right", "center"],
     ) -> int:
         """One line, shortened in its middle where it is too long; returns the width it took."""
-        text = _fitted(_printable(text), width, font.getlength)
+        text = fitted(printable(text), width, font.getlength)
         length = round(font.getlength(text))
         x += {"left": 0, "center": (width - length) // 2, "right": width - length}[align]
         font.draw(self.sheet, x, y, text, fill)
@@ -206,6 +208,8 @@ class _Pen:
             self._missing(x, y, reason)
             return
         image = Image.fromarray(picture.array)
+        if cell.heat is not None:
+            _heated(image, cell, (image.width / picture.width, image.height / picture.height))
         left, top = x + (thumb - image.width) // 2, y + (thumb - image.height) // 2
         self.sheet.paste(image, (left, top))
         edge = (left, top, left + image.width - 1, top + image.height - 1)
@@ -239,7 +243,7 @@ class _Pen:
         thumb, font = self.style.thumb, self.style.subtitle
         self.draw.rectangle((x, y, x + thumb - 1, y + thumb - 1), fill=_MISSING)
         step = font.line_height
-        lines = ["cannot be read", *_wrapped(_printable(reason), thumb - 2 * self.style.gap, font.getlength)]
+        lines = ["cannot be read", *wrapped(printable(reason), thumb - 2 * self.style.gap, font.getlength)]
         lines = lines[: max(1, (thumb - self.style.gap) // step)]
         top = y + (thumb - len(lines) * step) // 2
         for index, line in enumerate(lines):
@@ -256,6 +260,17 @@ class _Pen:
         self.text(x + taken + style.gap, below, rest, cell.caption, style.caption, _INK, "right")
         below += style.caption.line_height
         self.text(x, below, style.thumb, cell.subtitle, style.subtitle, _SOFT, "left")
+
+
+def _heated(image: Image.Image, cell: SheetCell, scale: tuple[float, float]) -> None:
+    """Lay the cells' terms over the picture, or over its box, whose sides are in pixels of the whole picture."""
+    assert cell.heat is not None
+    part = (0, 0, image.width, image.height)
+    if cell.bbox is not None:
+        x1, y1, x2, y2 = (round(float(side) * scale[i % 2]) for i, side in enumerate(cell.bbox))
+        part = (max(0, x1), max(0, y1), min(image.width, x2), min(image.height, y2))
+    if part[0] < part[2] and part[1] < part[3]:
+        image.paste(overlay(np.asarray(image.crop(part)), cell.heat), part[:2])
 
 
 def _draw_row(pen: _Pen, layout: _Layout, row: SheetRow, lines: int, y: int) -> None:
@@ -280,39 +295,3 @@ def _draw_row(pen: _Pen, layout: _Layout, row: SheetRow, lines: int, y: int) -> 
         down, along = divmod(len(shown), layout.columns)
         note = f"and {hidden:,} more" if hidden else "no results"
         pen.text(x + along * step[0], y + down * step[1], style.thumb, note, style.caption, _SOFT, "left")
-
-
-# ---------------------------------------------------------------- text
-
-
-def _printable(text: str) -> str:
-    """One line without control characters or the half-characters that stand for undecodable bytes. What joins letters and
-    emoji stays."""
-    kept = (char if char in _JOINERS or unicodedata.category(char)[0] not in "CZ" else " " for char in str(text)[:500])
-    return "".join(kept).strip()
-
-
-def _fitted(text: str, width: int, length: Callable[[str], float]) -> str:
-    """The text, with as much of its middle left out as makes it fit."""
-    if length(text) <= width:
-        return text
-    low, high = 0, len(text) - 1  # how many characters may stay
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if length(_without_middle(text, middle)) <= width else (low, middle - 1)
-    return _without_middle(text, low) if length(_without_middle(text, low)) <= width else ""
-
-
-def _without_middle(text: str, keep: int) -> str:
-    head = keep // 2
-    return text[:head] + _ELLIPSIS + text[len(text) - (keep - head) :]
-
-
-def _wrapped(text: str, width: int, length: Callable[[str], float]) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and length(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

@@ -16,8 +16,7 @@ from retrieval.gallery.thumbnails import SIDES
 from retrieval.version import __version__
 from retrieval.web import forms
 from retrieval.web.errors import ApiError
-from retrieval.web.projection import gallery_map
-from retrieval.web.served import Served
+from retrieval.web.offers import Shown, require
 from retrieval.web.state import WebState
 from retrieval.web.uploads import JSON
 
@@ -58,6 +57,7 @@ LeastChance = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, des
 Order = Annotated[forms.Ranking | None, Query(description="What the order follows")]
 Fold = Annotated[bool, Query(description="Count copies of an answer beside it, not after it")]
 Others = Annotated[bool, Query(description="Leave out the picture that asks, and its exact copies")]
+Heads = Annotated[bool, Query(description="With the attention of each head, not of their mean alone")]
 SecondLook = Annotated[forms.Rerank | None, Query(description="Look twice")]
 
 
@@ -91,7 +91,7 @@ def box_of(text: str | None) -> tuple[float, float, float, float] | None:
 class _Search:
     """What both ways to search are told beside the picture."""
 
-    served: Served
+    served: Shown
     k: int
     box: tuple[float, float, float, float] | None
     options: dict[str, Any]
@@ -159,17 +159,13 @@ def _vector(data: bytes) -> list[float]:
 
 
 def _by_vector(asked: _Search, vector: list[float]) -> dict[str, Any]:
-    from retrieval.gallery.answers import QueryResult
-
-    served, under = asked.served, asked.options["under"]
-    if len(vector) != served.gallery.spec.dim:
-        told = f"The vector has {len(vector)} numbers, this gallery's descriptors {served.gallery.spec.dim}."
+    served = asked.served
+    if len(vector) != served.spec.dim:
+        told = f"The vector has {len(vector)} numbers, this gallery's descriptors {served.spec.dim}."
         raise ApiError(422, told, "invalid_vector")
     length = math.hypot(*vector)
-    folder = None if under is None else served.below(under)
-    unit = [[value / length for value in vector]]
-    matches = served.gallery.search(unit, asked.k, under=folder, min_score=asked.options["min_score"])[0]
-    return served.answer(QueryResult("", None, matches), None, "cosine")
+    unit = [value / length for value in vector]
+    return served.search_by_vector(unit, asked.k, asked.options["under"], asked.options["min_score"])
 
 
 @router.get("/api/images", response_model=forms.ListingForm, summary="List pictures")
@@ -179,17 +175,22 @@ async def list_pictures(
     after: Annotated[int, Query(ge=-1, le=1 << 53, description="`next` of the page before")] = -1,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     under: Under = None,
+    offset: Annotated[
+        int | None, Query(ge=0, le=1 << 53, description="The place to begin at, instead of `after`")
+    ] = None,
 ) -> Any:
     """All pictures that can be searched, by ascending id, a page at a time."""
     served = _web(request).served(gallery)
-    return await _light(request, lambda: served.listing(after, limit, under or None))
+    if offset is not None:
+        require(served, "places")
+    return await _light(request, lambda: served.listing(after, limit, under or None, offset))
 
 
 @router.get("/api/images/{id}", response_model=forms.WholePictureForm, summary="One picture")
 async def one_picture(request: Request, id: Number, gallery: GalleryName = None) -> Any:
     """What is known of a picture. Its file is never sent; see thumbnails."""
     served = _web(request).served(gallery)
-    return await _light(request, lambda: served.picture(served.record(id), served.labels(), whole=True))
+    return await _light(request, lambda: served.one(id))
 
 
 @router.get(
@@ -225,10 +226,11 @@ async def heatmap_by_id(
     query: Asked,
     gallery: GalleryName = None,
     box: Box = None,
+    heads: Heads = False,
 ) -> Any:
-    """The cosine as terms of both pictures' cells, and the points that agree."""
+    """The cosine as terms of both pictures' cells, the attention of a vision transformer, and the points that agree."""
     served = _web(request).served(gallery)
-    return await _searching(request, lambda: served.why(query, id, box_of(box)))
+    return await _searching(request, lambda: served.why(query, id, box_of(box), heads))
 
 
 @router.post(
@@ -239,6 +241,7 @@ async def heatmap_by_picture(
     id: Annotated[int, Query(ge=0, le=1 << 53, description="The answer", examples=[4])],
     gallery: GalleryName = None,
     box: Box = None,
+    heads: Heads = False,
 ) -> Any:
     """The same for a query that is sent as the body."""
     web = _web(request)
@@ -246,7 +249,7 @@ async def heatmap_by_picture(
     async with web.uploads.body(request) as (data, kind):
         if kind == JSON:
             raise ApiError(415, "A vector has no cells; send the picture.")
-        return await _searching(request, lambda: served.why(data, id, cut))
+        return await _searching(request, lambda: served.why(data, id, cut, heads))
 
 
 @router.get("/api/stats", response_model=forms.StatsForm, summary="What the galleries hold")
@@ -266,7 +269,7 @@ async def duplicates(
 ) -> Any:
     """Found in the background: ask again while ``state`` is "running". Nothing is deleted, here or anywhere."""
     web = _web(request)
-    copies = web.copies[web.served(gallery).name]
+    copies = web.copies(gallery)
     return await _light(request, lambda: copies.ask(level, first, count))
 
 
@@ -276,9 +279,9 @@ async def gallery_map_(
     gallery: GalleryName = None,
     count: Annotated[int, Query(ge=1, le=5000, description="How many pictures, evenly chosen")] = 1000,
 ) -> Any:
-    """Descriptors projected on their two main directions (PCA), of a sample."""
-    served = _web(request).served(gallery)
-    return await _searching(request, lambda: gallery_map(served, count))
+    """A sample, laid out so that pictures near each other have like descriptors; kept until the gallery changes."""
+    map_ = _web(request).map(gallery)
+    return await _searching(request, lambda: map_.ask(count))
 
 
 @router.get("/healthz", response_model=forms.HealthForm, summary="Whether the server is up")

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from retrieval.backends.served import ServedGallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.version import __version__
 from retrieval.web import errors
@@ -26,7 +27,7 @@ _HERE = Path(__file__).parent
 _VIEWS = ("/", "/gallery", "/duplicates", "/map")
 
 
-def create_app(galleries: Sequence[Gallery], settings: WebSettings | None = None) -> FastAPI:
+def create_app(galleries: Sequence[Gallery | ServedGallery], settings: WebSettings | None = None) -> FastAPI:
     """The ASGI application that serves these galleries, which stay open and the caller's."""
     settings = settings or WebSettings()
 
@@ -38,7 +39,8 @@ def create_app(galleries: Sequence[Gallery], settings: WebSettings | None = None
     app = FastAPI(
         title="retrieval",
         version=__version__,
-        description="Find pictures by pictures: the same thing, how sure that is, and why.",
+        description="Find pictures by pictures: the same thing, how sure that is, and why. A gallery that a server keeps offers "
+        "less: see `offers` of `/api/stats`; the rest is refused with the code `not_offered`.",
         docs_url=None,  # their scripts would come from another host
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -54,7 +56,8 @@ def create_app(galleries: Sequence[Gallery], settings: WebSettings | None = None
         web.warm(request.query_params.get("gallery"))
         text = pages.get_template("page.html").render(
             galleries=[
-                {"name": name, "verdicts": served.gallery.local is not None} for name, served in web.galleries.items()
+                {"name": name, "verdicts": served.verdicts, "offers": " ".join(sorted(served.offers))}
+                for name, served in web.galleries.items()
             ],
             most=settings.limits.results,
             megabytes=settings.limits.upload_bytes >> 20,

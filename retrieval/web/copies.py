@@ -11,7 +11,8 @@ from retrieval.errors import RetrievalError
 from retrieval.gallery.duplicates.answers import Duplicates, Level
 from retrieval.messages import Update, log
 from retrieval.web.errors import as_api_error
-from retrieval.web.served import Served, shown
+from retrieval.web.served import Served
+from retrieval.web.telling import shown
 
 
 class CopiesSearch:

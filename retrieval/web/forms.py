@@ -21,6 +21,7 @@ class PictureForm(BaseModel):
     width: int | None = Field(examples=[4000])
     height: int | None = Field(examples=[3000])
     thumbnail: str | None = Field(description="Where a small WebP is", examples=["/api/thumbnails/17?gallery=album"])
+    absent: str | None = Field(None, description="Why there is no thumbnail, where there is none")
 
 
 class WholePictureForm(PictureForm):
@@ -80,13 +81,30 @@ class GridForm(BaseModel):
     terms: list[list[float]] = Field(description="Row by row; they sum to the cosine", examples=[[[0.01, 0.02]]])
 
 
+class AttentionGridForm(BaseModel):
+    """How much of the class token's attention in the last block goes to each patch, row by row; the rest goes to itself."""
+
+    rows: int = Field(examples=[14])
+    columns: int = Field(examples=[14])
+    heads: int = Field(examples=[6])
+    mean: list[list[float]] = Field(description="Over heads", examples=[[[0.004, 0.012]]])
+    of_heads: list[list[list[float]]] | None = Field(None, description="Of each head, where `heads` asked for them")
+
+
+class AttentionForm(BaseModel):
+    query: AttentionGridForm
+    picture: AttentionGridForm
+
+
 class WhyForm(BaseModel):
-    """``query`` and ``picture``: the terms of each picture's cells, which sum to ``cosine``. ``points``: [x, y, x, y] in the
-    query (or its box) and in the picture, in parts of width and height; null without a local index."""
+    """``query`` and ``picture``: the terms of each picture's cells, which sum to ``cosine``; null for a model that describes
+    by its class token alone. ``attention``: of vision transformers. ``points``: [x, y, x, y] in the query (or its box) and in
+    the picture, in parts of width and height; null without a local index."""
 
     cosine: float = Field(examples=[0.9114])
-    query: GridForm
-    picture: GridForm
+    query: GridForm | None
+    picture: GridForm | None
+    attention: AttentionForm | None = None
     points: list[list[float]] | None = Field(examples=[[[0.41, 0.52, 0.38, 0.6]]])
 
 
@@ -106,13 +124,14 @@ class GalleryForm(BaseModel):
 
     gallery: str = Field(examples=["album"])
     pictures: int = Field(examples=[1000])
-    pending: int = 0
-    unreadable: int = 0
+    pending: int | None = Field(0, description="Null where a gallery does not tell")
+    unreadable: int | None = 0
     unreadable_pictures: list[TroubledForm]
     version: int
     model: str = Field(examples=["lite0_instance-gem"])
     fingerprint: str
     verdicts: bool
+    offers: list[str] = Field(description="What it can be asked for beside searches", examples=[["map", "why"]])
     folders: list[FolderForm]
 
 
@@ -157,11 +176,11 @@ class PlaceForm(PictureForm):
 
 
 class MapForm(BaseModel):
-    """``shown``: which part of the variance of the descriptors both directions hold."""
+    """``neighbours``: which part of each picture's ten nearest by descriptor, in the sample, are among its ten nearest here."""
 
     pictures: list[PlaceForm]
     total: int
-    shown: float = Field(examples=[0.18])
+    neighbours: float = Field(examples=[0.71])
 
 
 class HealthForm(BaseModel):

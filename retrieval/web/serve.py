@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 
+from retrieval.backends.served import ServedGallery
 from retrieval.errors import RetrievalError
 from retrieval.gallery.gallery import Gallery
 from retrieval.web.app import create_app
@@ -34,7 +35,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    galleries: Sequence[Gallery], settings: WebSettings, listener: socket.socket, ready: Callable[[], None]
+    galleries: Sequence[Gallery | ServedGallery],
+    settings: WebSettings,
+    listener: socket.socket,
+    ready: Callable[[], None],
 ) -> None:
     """Answers until it is interrupted. ``ready`` is called once requests are taken."""
 

@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
-from retrieval.gallery.answers import Match, QueryResult
+from retrieval.gallery.answers import QueryResult
 from retrieval.gallery.explaining import Explaining
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.selection import ids_below
 from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.thumbnails import SIDES, ThumbnailCache
-from retrieval.pictures.imaging import picture_size
+from retrieval.models.spec import ModelSpec
 from retrieval.web.errors import ApiError
+from retrieval.web.offers import ALL
 from retrieval.web.settings import WebSettings
+from retrieval.web.telling import check_upload, judged, shown, told_why
 
 MOST_FOLDERS = 500
 MOST_TROUBLED = 500
@@ -31,6 +33,8 @@ KEYS = "(added by a program)"
 class Served:
     """``name`` is what requests call the gallery. Several threads may ask."""
 
+    offers = ALL
+
     def __init__(self, name: str, gallery: Gallery, settings: WebSettings) -> None:
         self.name, self.gallery, self.settings = name, gallery, settings
         self.explaining = Explaining(gallery)
@@ -38,6 +42,14 @@ class Served:
         self._turn = threading.Lock()
         self._ids: tuple[object, npt.NDArray[np.int64]] = (None, np.zeros(0, np.int64))
         self._folders: tuple[object, list[dict[str, Any]]] = (None, [])
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.gallery.spec
+
+    @property
+    def verdicts(self) -> bool:
+        return self.gallery.local is not None
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
@@ -74,6 +86,10 @@ class Served:
         except ImageError as error:
             raise ApiError(404, f"The picture cannot be shown: {error.message}", "unreadable_picture") from error
 
+    def one(self, number: int) -> dict[str, Any]:
+        """What is known of a picture. Raises ApiError 404."""
+        return self.picture(self.record(number), self.labels(), whole=True)
+
     def picture(self, record: Record, labels: dict[int, str], *, whole: bool = False) -> dict[str, Any]:
         """What is told of a picture. ``whole``: with what only a single one is asked for."""
         keyed = labels.get(record.root) == KEYS
@@ -88,6 +104,7 @@ class Served:
             "width": record.width,
             "height": record.height,
             "thumbnail": None if keyed else self.address(record),
+            "absent": "added by a program: no picture is kept" if keyed else None,
         }
         if whole:
             out |= {
@@ -132,10 +149,10 @@ class Served:
 
     # -- lists ---------------------------------------------------------------------------------------------------
 
-    def listing(self, after: int, limit: int, under: str | None) -> dict[str, Any]:
-        """So many pictures by ascending id, from the first after ``after`` on."""
+    def listing(self, after: int, limit: int, under: str | None, offset: int | None = None) -> dict[str, Any]:
+        """So many pictures by ascending id, from the first after ``after`` on, or from the place ``offset`` on."""
         ids = self._searchable() if under is None else np.array(ids_below(self.gallery, self.below(under)), np.int64)
-        begin = int(np.searchsorted(ids, after, side="right"))
+        begin = int(np.searchsorted(ids, after, side="right")) if offset is None else min(offset, len(ids))
         wanted = ids[begin : begin + limit].tolist()
         catalog = self.gallery.catalog
         with catalog.reading():
@@ -187,24 +204,39 @@ class Served:
             "version": version,
             "model": gallery.spec.name,
             "fingerprint": gallery.spec.fingerprint,
-            "verdicts": gallery.local is not None,
+            "verdicts": self.verdicts,
+            "offers": sorted(self.offers),
             "folders": self.folders(),
         }
 
-    # -- questions -----------------------------------------------------------------------------------------------
+    def count(self) -> int:
+        with self.gallery.catalog.reading():
+            return self.gallery.catalog.searchable_count()
 
-    def check_upload(self, data: bytes) -> None:
-        """By the picture's header alone. Raises ImageError, ApiError 413."""
-        width, height = picture_size(data, exif=self.gallery.spec.image.exif)
-        if width * height > self.settings.limits.upload_pixels:
-            most = self.settings.limits.upload_pixels // 1_000_000
-            raise ApiError(413, f"The picture has {width} x {height} pixels; {most} million are the most.")
+    def state(self) -> object:
+        with self.gallery.catalog.reading():
+            return self.gallery.catalog.number("version")
+
+    def sampled(self, count: int) -> tuple[list[dict[str, Any]], npt.NDArray[np.float32], int]:
+        """See :class:`retrieval.web.offers.Shown`; chosen by id."""
+        catalog = self.gallery.catalog
+        with catalog.reading():
+            ids = catalog.searchable()[0]
+            places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+            chosen = ids[places].tolist() if len(ids) else []
+            found = catalog.by_ids(chosen)
+            records = [found[i] for i in chosen if i in found and found[i].row is not None]
+            vectors = self.gallery.vectors_of(records) if records else np.zeros((0, self.spec.dim), np.float32)
+        labels = self.labels()
+        return [self.picture(record, labels) for record in records], vectors, len(ids)
+
+    # -- questions -----------------------------------------------------------------------------------------------
 
     def question(self, source: bytes | int) -> bytes | str:
         """A picture to ask with: an upload that was checked, or the file of an indexed picture."""
         if isinstance(source, int):
             return self.file(self.record(source))
-        self.check_upload(source)
+        check_upload(source, self.spec, self.settings)
         return source
 
     def search(self, source: bytes | int, k: int, box: Sequence[float] | None, **options: Any) -> dict[str, Any]:
@@ -224,6 +256,17 @@ class Served:
             raise
         return self.answer(result, source if isinstance(source, int) else None, options.get("rerank") or ranked)
 
+    def search_by_vector(
+        self, vector: Sequence[float], k: int, under: str | None, min_score: float | None
+    ) -> dict[str, Any]:
+        """By a descriptor, ranked by the cosine alone."""
+        folder = None if under is None else self.below(under)
+        matches = self.gallery.search([list(vector)], k, under=folder, min_score=min_score)[0]
+        return self.answer(QueryResult("", None, matches), None, "cosine")
+
+    def prepare(self) -> None:
+        self.explaining.prepare()
+
     def _has_no_file(self, number: int) -> bool:
         record = self.record(number)
         return record.row is not None and self.labels().get(record.root) == KEYS
@@ -241,13 +284,13 @@ class Served:
             "found": result.found,
             "filtered": result.filtered,
             "results": [
-                {**self.picture(records[match.id], labels), **_judged(match)}
+                {**self.picture(records[match.id], labels), **judged(match)}
                 for match in result.matches
                 if match.id in records
             ],
         }
 
-    def why(self, source: bytes | int, number: int, box: Sequence[float] | None) -> dict[str, Any]:
+    def why(self, source: bytes | int, number: int, box: Sequence[float] | None, heads: bool) -> dict[str, Any]:
         """The terms of both pictures' cells and the points that agree."""
         self.file(self.record(number))
         try:
@@ -257,35 +300,4 @@ class Served:
                 raise ApiError(422, f"The picture cannot be read: {error.message}", "unreadable_picture") from error
             raise
 
-        def grid(terms: npt.NDArray[np.float64]) -> dict[str, Any]:
-            return {"rows": terms.shape[0], "columns": terms.shape[1], "terms": terms.round(9).tolist()}
-
-        points = None if found.points is None else found.points.round(5).tolist()
-        return {
-            "cosine": found.cosine,
-            "query": grid(found.query_terms),
-            "picture": grid(found.terms),
-            "points": points,
-        }
-
-
-def _judged(match: Match) -> dict[str, Any]:
-    out = {
-        "rank": match.rank,
-        "score": match.score,
-        "metadata": match.metadata,
-        "local": match.local,
-        "fused": match.fused,
-        "inliers": match.inliers,
-        "probability": match.probability,
-        "verdict": match.verdict,
-        "copies": len(match.copies),
-    }
-    if hasattr(match, "rerank_score"):
-        out["rerank_score"] = match.rerank_score
-    return out
-
-
-def shown(text: str) -> str:
-    """A name as JSON can carry it: bytes that are no text are replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return told_why(found, heads)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+import urllib.parse
 from collections.abc import Sequence
 
+from retrieval.backends.served import ServedGallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import first_line, log
 from retrieval.web.copies import CopiesSearch
 from retrieval.web.errors import ApiError
+from retrieval.web.maps import MapKeeper
 from retrieval.web.metrics import Metrics
-from retrieval.web.served import Served, shown
+from retrieval.web.offers import Shown, require
+from retrieval.web.remote import Remote
+from retrieval.web.served import Served
 from retrieval.web.settings import WebSettings
+from retrieval.web.telling import shown
 from retrieval.web.uploads import Uploads
 from retrieval.web.work import Workers
 
@@ -22,14 +28,21 @@ Gauges = list[tuple[str, str, list[tuple[dict[str, str], float]]]]
 class WebState:
     """Made in the running event loop; ``galleries`` by the names that requests use, the first is the default."""
 
-    def __init__(self, galleries: Sequence[Gallery], settings: WebSettings) -> None:
+    def __init__(self, galleries: Sequence[Gallery | ServedGallery], settings: WebSettings) -> None:
         self.settings = settings
         limits = settings.limits
-        self.galleries: dict[str, Served] = {}
+        self.galleries: dict[str, Shown] = {}
+        self._copies: dict[str, CopiesSearch] = {}
+        self._remote: list[Remote] = []
         for gallery in galleries:
             name = self._name(gallery)
-            self.galleries[name] = Served(name, gallery, settings)
-        self.copies = {name: CopiesSearch(served) for name, served in self.galleries.items()}
+            if isinstance(gallery, ServedGallery):
+                self._remote.append(Remote(name, gallery, settings))
+                self.galleries[name] = self._remote[-1]
+            else:
+                served = Served(name, gallery, settings)
+                self.galleries[name], self._copies[name] = served, CopiesSearch(served)
+        self._maps = {name: MapKeeper(served) for name, served in self.galleries.items()}
         self.searches = Workers("searches", limits.searches, limits.waiting, limits.seconds)
         self.thumbnails = Workers("thumbnails", limits.thumbnails, 4 * limits.waiting, limits.seconds)
         self.light = Workers("light", 4, limits.waiting, limits.seconds)
@@ -45,7 +58,7 @@ class WebState:
 
         def load() -> None:
             try:
-                served.explaining.prepare()
+                served.prepare()
             except Exception as error:  # whoever asks why is told
                 log.info("what explains matches in %s could not be loaded: %s", served.name, first_line(error))
 
@@ -53,17 +66,20 @@ class WebState:
         timer.daemon = True
         timer.start()
 
-    def _name(self, gallery: Gallery) -> str:
+    def _name(self, gallery: Gallery | ServedGallery) -> str:
         """The name of the folder that holds the gallery, or its own where it is not the usual one; in letters for addresses."""
-        folder = gallery.folder.resolve()
-        text = shown(folder.parent.name if folder.name.startswith(".") else folder.name)
+        if isinstance(gallery, ServedGallery):
+            text = urllib.parse.urlsplit(gallery.folder).path.rpartition("/")[2]
+        else:
+            folder = gallery.folder.resolve()
+            text = shown(folder.parent.name if folder.name.startswith(".") else folder.name)
         base = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in text).strip("-.") or "gallery"
         name, number = base, 2
         while name in self.galleries:
             name, number = f"{base}-{number}", number + 1
         return name
 
-    def served(self, name: str | None) -> Served:
+    def served(self, name: str | None) -> Shown:
         """Raises ApiError 404."""
         if not name:
             return next(iter(self.galleries.values()))
@@ -71,13 +87,22 @@ class WebState:
             raise ApiError(404, "There is no gallery of this name.", "no_such_gallery")
         return self.galleries[name]
 
+    def copies(self, name: str | None) -> CopiesSearch:
+        """Raises ApiError 404, and 422 for a gallery that offers no search for duplicates."""
+        served = self.served(name)
+        require(served, "duplicates")
+        return self._copies[served.name]
+
+    def map(self, name: str | None) -> MapKeeper:
+        """Raises ApiError 404, and 422 for a gallery that offers no map."""
+        served = self.served(name)
+        require(served, "map")
+        return self._maps[served.name]
+
     def gauges(self) -> Gauges:
         """What Prometheus is told beside the counters."""
         workers = (self.searches, self.thumbnails, self.light)
-        pictures = []
-        for name, served in self.galleries.items():
-            with served.gallery.catalog.reading():
-                pictures.append(({"gallery": name}, float(served.gallery.catalog.searchable_count())))
+        pictures = [({"gallery": name}, float(served.count())) for name, served in self.galleries.items()]
         return [
             ("retrieve_pictures", "Pictures that can be searched.", pictures),
             ("retrieve_working", "Requests being worked on.", [({"pool": w.name}, float(w.working)) for w in workers]),
@@ -90,3 +115,5 @@ class WebState:
             timer.cancel()
         for workers in (self.searches, self.thumbnails, self.light):
             workers.close()
+        for remote in self._remote:
+            remote.connections.close()

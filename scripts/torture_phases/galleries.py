@@ -19,6 +19,7 @@ import numpy as np
 from retrieval.errors import RetrievalError
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.repair import repair
+from retrieval.gallery.search import cutting
 from torture_phases import scenes
 from torture_phases.base import Outcome, Phase, damaged
 
@@ -51,7 +52,7 @@ class Original:
 @functools.cache
 def original(kind: str) -> Original:
     """``small``: pictures and keys, all of which are looked at in a search. ``logged``: the same, its newest changes in SQLite's
-    log. ``graph``: more pictures, searched by a graph."""
+    log. ``graph``: more pictures, searched by a graph, in one file; the others have several."""
     from fakes import write_pictures
 
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{kind}-"))
@@ -128,6 +129,8 @@ WAYS: dict[str, Callable[[Gallery, np.ndarray], Any]] = {
 def trial(rng: np.random.Generator, folder: Path) -> Outcome:
     scenes.small()
     gallery = str(rng.choice(["small", "logged", "graph"]))
+    if gallery == "graph":
+        cutting.SHARD_ROWS = 1 << 20
     source = original(gallery)
     here = folder / "g"
     shutil.rmtree(here, ignore_errors=True)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import GalleryError
-from retrieval.gallery import compaction, sync
+from retrieval.gallery import compaction, describing
 from retrieval.gallery.derive import derive_gallery, fit_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local import index as local_index
 from retrieval.gallery.repair import repair
+from retrieval.gallery.search import cutting
 from retrieval.gallery.search import kind as ann_kind
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
@@ -46,11 +47,13 @@ class Scene:
 
 
 def small() -> None:
-    """Commits, compaction, local blocks and search indexes of so few pictures that small galleries have several of each."""
-    sync.COMMIT_PICTURES = 5
-    sync.COMMIT_SECONDS = 1e9
+    """Commits, compaction, local blocks, search indexes and their shards of so few pictures that small galleries have several of
+    each."""
+    describing.COMMIT_PICTURES = 5
+    describing.COMMIT_SECONDS = 1e9
     compaction._COMPACT_ROWS = 4
     ann_kind.FEWEST = 8
+    cutting.SHARD_ROWS = 9
     local_index._SEAL_AFTER, local_index._SEAL_WITHIN = 4, 8
 
 
@@ -303,7 +306,8 @@ def state(scene: Scene, here: Path) -> Content | None:
 
 
 def kinds_of_files(here: Path) -> set[str]:
-    """The files that are there, versions and times left out, and how the local index is split into tail and blocks."""
+    """The files that are there, versions and times left out, and how local and search index are split into blocks and shards."""
     names = (os.path.relpath(path, here) for path in here.rglob("*") if not path.name.endswith(("-wal", "-shm")))
     kinds = {re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{64}", "H", name)) for name in names}
+    kinds = {re.sub(r"N-N\.(faiss|seen)$", r"N.\1", kind) for kind in kinds}
     return {re.sub(r"(tail|N-H\.block|N-H\.seen)$", "part", kind) for kind in kinds}

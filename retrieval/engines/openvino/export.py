@@ -41,6 +41,11 @@ def convert(describer: Describer) -> openvino.Model:
     compared with torch on pictures of other shapes. Raises Unconvertible.
     """
     describer = fold_batchnorm(describer)
+    for module in describer.modules():
+        if hasattr(
+            module, "fused_attn"
+        ):  # timm's attention: written out, it runs up to 7 % faster than as one operation
+            module.fused_attn = False  # type: ignore[assignment]
     for module in describer.network.pooling.modules():
         simplify_gem(module)
         trace_regions(module)

@@ -27,7 +27,7 @@ from retrieval.messages import first_line
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.system.processor import processor_flags
 
-_REVISION = "2"  # of what retrieval.engines.openvino.export makes: another number, and everything is prepared anew
+_REVISION = "3"  # of what retrieval.engines.openvino.export makes: another number, and everything is prepared anew
 XML, BLOB, REASON = "model.xml", "model.blob", "unsupported.txt"
 
 Say = Callable[[str], None]

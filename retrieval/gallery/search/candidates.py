@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from retrieval.errors import GalleryDamaged
+from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import intact
 from retrieval.gallery.search import kind as ann_kind
-from retrieval.gallery.search.file import IndexNote
+from retrieval.gallery.search.note import ShardNote
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.vectors import VectorStore
 
@@ -89,33 +90,60 @@ class Changes:
         return result
 
 
-class Indexed:
-    """A FAISS index, with the effort that its note prescribes, and the changes since. Where it turns out not to be the
-    catalog's, or its file changes, ``say`` tells, and everything is searched from then on.
+@dataclass
+class Part:
+    """A shard that can be searched: its FAISS index and its note; ``path`` and what the system said of the file, where it is
+    mapped."""
 
-    The file is mapped into memory: of a large one, a query touches a few parts in a hundred. Memory that a file cut short no
-    longer fills ends the process when it is touched, so before each search the system is asked whether the file is as it was;
-    where it is not, it is read again and compared with its hash. What happens within the milliseconds of a search stays open:
-    our own writers never change a file that is there, they put another in its place.
+    index: Any
+    note: ShardNote
+    path: Path | None = None
+    identity: intact.Identity | None = None
+
+    @classmethod
+    def opened(cls, folder: Path, shard: ShardNote) -> Part:
+        """Raises GalleryDamaged."""
+        index, path = ann_file.read(folder, shard), ann_file.shard_path(folder, shard)
+        with suppress(OSError):
+            return cls(index, shard, path, intact.identity(path))  # reading it has just verified it
+        return cls(index, shard, path)
+
+    def check(self) -> None:
+        """Raises GalleryDamaged unless the mapped file is what it was when it was verified."""
+        if self.path is None:
+            return
+        with suppress(OSError):  # a writer has put another in its place; what is mapped stays whole
+            now = intact.identity(self.path)
+            if self.identity is None or (now != self.identity and now[1] == self.identity[1]):
+                self.identity = intact.verify(self.path, self.note.sha256)
+
+    def candidates(self, vector: np.ndarray, k: int, stage: int, shown: Any = None) -> np.ndarray | None:
+        """Ids in the shard among which its ``k`` best should be, with the effort that its note prescribes, more at each stage;
+        None where nearly all would have to be looked at: a graph or lists cannot promise to give so many."""
+        wanted = shortlist(self.note, k) * 4**stage
+        if wanted > max(self.note.count // 4, 4096):
+            return None
+        effort = effort_for(self.note, k) * 4**stage
+        found = search(self.index, vector[None], min(wanted, self.note.count), effort, shown)[0]
+        return np.asarray(found[found >= 0])
+
+
+class Indexed:
+    """The shards of a search index and the changes since. Where one turns out not to be the catalog's, or its file changes,
+    ``say`` tells, and everything is searched from then on.
+
+    The files are mapped into memory: of a large one, a query touches a few parts in a hundred. Memory that a file cut short no
+    longer fills ends the process when it is touched, so before each search the system is asked whether the files are as they
+    were; where one is not, it is read again and compared with its hash. What happens within the milliseconds of a search stays
+    open: our own writers never change a file that is there.
     """
 
-    def __init__(
-        self,
-        index: Any,
-        note: IndexNote,
-        changes: Changes,
-        everything: Everything,
-        path: Path,
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, parts: list[Part], changes: Changes, everything: Everything, say: Callable[[str], None]) -> None:
         import faiss
 
-        self.index, self.note, self.changes, self.everything = index, note, changes, everything
-        self.path, self.say = path, say
+        self.parts, self.changes, self.everything, self.say = parts, changes, everything, say
+        self._count = sum(part.note.count for part in parts)
         self._usable = True
-        self._identity: intact.Identity | None = None
-        with suppress(OSError):
-            self._identity = intact.identity(path)  # reading it has just verified it
         self._shown = None
         if len(changes.hidden):
             bits = np.zeros(int(changes.hidden.max()) + 1, bool)
@@ -125,30 +153,33 @@ class Indexed:
             self._shown = library.IDSelectorNot(self._hidden)
 
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
-        wanted = shortlist(self.note, k) * 4**stage
-        most = max(self.note.count // 4, 4096)  # a graph or lists cannot promise to give more
-        if wanted > most or not self._intact():
+        wanted = max(shortlist(part.note, k) for part in self.parts) * 4**stage
+        if wanted > max(self._count // 4, 4096) or not self._intact():
             return self.everything.candidates(vector, k, stage)
-        effort = effort_for(self.note, k) * 4**stage
-        found = search(self.index, vector[None], min(wanted, self.note.count), effort, self._shown)[0]
-        ids = np.sort(np.concatenate([found[found >= 0], self.changes.candidates(vector, wanted)]))
+        found = [self.changes.candidates(vector, wanted)]
+        found += [self._of(part, vector, k, stage) for part in self.parts]
+        ids = np.unique(np.concatenate(found))
         rows = self.everything.catalog.rows_of(ids)
         if len(rows) and rows.min() < 0:
-            self._give_up(intact.damaged(self.path, "its ids are not those of the catalog"))
+            strange = next(
+                part for part, own in zip(self.parts, found[1:], strict=True) if np.isin(ids[rows < 0], own).any()
+            )
+            self._give_up(intact.damaged(strange.path or Path(), "its ids are not those of the catalog"))
             return self.everything.candidates(vector, k, stage)
         self.everything.catalog.check_entries(ids)
         return Found(ids, rows, False)
 
+    def _of(self, part: Part, vector: np.ndarray, k: int, stage: int) -> np.ndarray:
+        found = part.candidates(vector, k, stage, self._shown)
+        if found is None:  # of a small shard beside large ones
+            found = self.everything.catalog.searchable(part.note.first, part.note.last)[0]
+        return found
+
     def _intact(self) -> bool:
-        """Whether the mapped file can be searched: it is what it was when it was verified."""
-        if not self._usable:
-            return False
+        """Whether the files can be searched."""
         try:
-            now = intact.identity(self.path)
-            if self._identity is None or (now != self._identity and now[1] == self._identity[1]):
-                self._identity = intact.verify(self.path, self.note.sha256)
-        except OSError:  # a writer has put another in its place; what is mapped stays whole
-            pass
+            for part in self.parts if self._usable else ():
+                part.check()
         except GalleryDamaged as damage:
             self._give_up(damage)
         return self._usable
@@ -158,13 +189,13 @@ class Indexed:
         self.say(f"{damage} {MEANWHILE}")
 
 
-def shortlist(note: IndexNote, k: int) -> int:
+def shortlist(note: ShardNote, k: int) -> int:
     """How many candidates to take for the best ``k``: the note's, measured for 10, and growing slower than k does."""
     result: int = max(k + _BEYOND_K, round(note.shortlist * max(1.0, k / 10) ** 0.5))
     return result
 
 
-def effort_for(note: IndexNote, k: int) -> int:
+def effort_for(note: ShardNote, k: int) -> int:
     """Lists or nodes to look at for the best ``k``; 1 where the kind knows no effort."""
     result: int = max(1, round((note.effort or 1) * max(1.0, k / 10) ** 0.5))
     return result

@@ -1,34 +1,38 @@
 """The search index of a gallery: made, kept up to date, and found again. It is derived from the vectors at any time.
 
-What changed since an index was written is known from the catalog's log and searched beside it, so a small change costs no
-new file. More than a hundredth of a gallery is taken into the file: added to it and removed from it without training anew.
-Only when a gallery has doubled, or another kind is asked for, everything is made afresh.
+What changed since an index was written is known from the catalog's log and searched beside it, so a small change costs no new
+file. More than a hundredth of a gallery goes into files: into the one there is, without training anew, or in a large gallery
+into a shard of its own (``cutting.py``). Only when another kind is asked for, or a file has doubled, vectors that are in files
+already are learned from afresh.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from retrieval.errors import GalleryDamaged, UsageError
+from retrieval.errors import GalleryDamaged
 from retrieval.gallery.search import candidates as ann_search
+from retrieval.gallery.search import cutting
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search import making as ann_making
+from retrieval.gallery.search import note as ann_note
 from retrieval.gallery.search import recall as ann_recall
-from retrieval.gallery.search.file import IndexNote, index_path
+from retrieval.gallery.search.cutting import Stretch
+from retrieval.gallery.search.note import IndexNote, ShardNote
 from retrieval.gallery.store.catalog import Catalog, LogState
 from retrieval.gallery.store.vectors import VectorStore
 
-# Up to so many vectors the file is always brought up to date: that is done before one notices.
+# Up to so many vectors a file is always brought up to date: that is done before one notices.
 _SMALL = 16_384
-_LONG = 16_384  # from so many pictures on, training is announced
-_REBUILD_SHARE = 20  # changes that a graph cannot take in: a twentieth of it, then it is made afresh
-_BLOCK = 16_384
+_LOUDER = 8  # times that all shards look a tenth further, so that together they reach what each has reached alone
+_STALE_SHARE = 20  # of a shard's pictures a twentieth may be masked, then it is made afresh
 
 
 class SearchIndex:
@@ -54,219 +58,203 @@ class SearchIndex:
         """
         log = self.catalog.log_state()
         assert log is not None  # a writable catalog has one
-        try:
-            note = ann_file.find(self.folder, log)
-            if note is not None and not ann_file.check(self.folder, note):
-                note = None
-        except GalleryDamaged as damage:
-            self.say(f"{damage.message}; it is made again from the vectors")
+        note = ann_note.find(self.folder, log)
+        if note is not None and (note.requested != self.requested or note.dim != self.store.dim):
             note = None
         count = self.catalog.searchable_count()
-        if note is None or self._is_other(note, count):
-            return self._build(log, note)
-        changed = self.catalog.count_changes(note.seq)
-        if changed > searched_beside(note.count, self.store.dim):
-            ids, rows = self.catalog.changes_since(note.seq)
-            return self._fold(log, note, ids, rows) or self._build(log, note)
-        if note.target != self.target:
-            index = ann_file.read(self.folder, note)
-            if index is None:
-                return self._build(log, note)
-            measured = self._measured(index, note)
-            if not measured.reached and measured.kind == "hnsw":
-                return self._build(log, note)
-            ann_file.write_note(self.folder, measured)
-            return True
-        return False
+        kind = ann_kind.plan(self.requested, count, self.store.dim, note.kind if note else None).kind
+        if self.requested != "auto":
+            kind = self.requested
+        plan = [Stretch(0, None, rows=count, remake=True)] if note is None else self._plan(note, kind, count)
+        maker = ann_making.Maker(self.folder, self.catalog, self.store, kind, self.target, self.say)
+        shards: list[ShardNote] = []
+        for stretch in plan:
+            shards += self._made(maker, log, stretch, len(plan) > 1)
+        taken_in = [(shard.seq, shard.first, shard.last) for shard in shards]
+        shards = [shard for shard in shards if shard.count] or shards[:1]
+        for i, shard in enumerate(shards):  # where nothing lies any more belongs to the shard behind it
+            shards[i] = replace(shard, first=0 if i == 0 else (shards[i - 1].last or 0) + 1)
+        if note is not None and tuple(shards) == note.shards:
+            with suppress(OSError):
+                ann_note.tidy(self.folder, note)
+            return False
+        note = self._together(log, tuple(shards), note)
+        ann_note.write_note(self.folder, note)
+        ann_note.tidy(self.folder, note)
+        with self.catalog.writing():
+            self.catalog.forget_changes(log.end, taken_in)
+        return True
 
-    def _is_other(self, note: IndexNote, count: int) -> bool:
-        """Whether an index made for ``count`` vectors now would be quite another."""
-        wanted = ann_kind.plan(self.requested, count, self.store.dim, note.kind)
-        grown = wanted.sample > 0 and (count > 2 * note.trained or 4 * count < note.trained)
-        return (
-            note.requested != self.requested
-            or wanted.kind not in (note.kind, note.instead)
-            or note.dim != self.store.dim
-            or grown
-        )
+    # -- what is due ---------------------------------------------------------------------------------------------
 
-    def _build(self, log: LogState, before: IndexNote | None, instead: str | None = None) -> bool:
-        """``instead``: of which kind, that was tried in vain, inverted lists are to be made."""
-        started = time.monotonic()
-        ids, rows = self.catalog.searchable()
-        kind = "ivf" if instead else self.requested
-        chosen = ann_kind.plan(kind, len(ids), self.store.dim, before.kind if before else None)
-        if chosen.sample and len(ids) > _LONG:
-            self.say(f"making the search index for {len(ids)} pictures: {chosen.factory}")
-        sample = np.sort(np.random.default_rng(0).choice(len(rows), chosen.sample, replace=False))
+    def _plan(self, note: IndexNote, kind: str, count: int) -> list[Stretch]:
+        """What there is, and what of it is to be made anew."""
+        broken = {shard.name for shard in note.shards if not self._sound(shard)}
+        beside = searched_beside(note.count, self.store.dim)
+        if note.shards[-1].last is None or (len(note.shards) == 1 and count <= cutting.SHARD_ROWS):
+            (shard,) = note.shards
+            other = shard.name in broken or self._is_other(shard, kind, count)
+            due = other or changes_beside(self.catalog, note) > beside
+            return [Stretch(0, None, 1, None if other else shard, count, remake=due)]
+        stretches = []
+        for seq, first, last in note.spans():
+            live = self.catalog.count_live_changes(seq, first, last)
+            if last is None:
+                stretches.append(Stretch(first, None, rows=live, live=live))
+                continue
+            shard = note.shards[len(stretches)]
+            stale = self.catalog.count_changes(seq, first, last)
+            rows = max(shard.count - (stale - live), 0)
+            other = self._is_other(shard, kind, rows)
+            lost = shard.name in broken
+            kept = None if other or lost else shard
+            stretches.append(Stretch(first, last, 1, kept, rows, live, stale, remake=kept is None, alone=lost))
+        held = [stretch.rows + stretch.stale for stretch in stretches]
+        most = [0 if rows <= _SMALL else rows // _STALE_SHARE for rows in held]
+        return cutting.planned(stretches, beside, most)
+
+    def _sound(self, shard: ShardNote) -> bool:
         try:
-            index, factory = ann_kind.trained(chosen, self.store.dim, self.store.take(rows[sample]))
-            _add(index, self.store, ids, rows)
-        except RuntimeError as error:
-            raise UsageError(
-                f"no search index {chosen.factory} can be made of {len(ids)} pictures: {ann_file.faiss_reason(error)}",
-                "Every picture is committed; choose another kind with --ann.",
-            ) from error
-        note = IndexNote(
-            identity=log.identity,
-            version=self.catalog.number("version"),
-            seq=log.end,
-            requested=self.requested,
-            kind=chosen.kind,
-            factory=factory,
-            dim=self.store.dim,
-            count=len(ids),
-            trained=len(ids),
-            bytes=0,
-            sha256="",
-            target=self.target,
-            effort=None,
-            shortlist=ann_recall.K + 32,
-            recall=None,
-            milliseconds=None,
-            queries=0,
-            measured=0,
-            seconds=0.0,
-            seconds_measuring=0.0,
-        )
-        note = replace(self._measured(index, note, ids, rows), instead=instead)
-        if not note.reached:
-            found = (
-                f"the search index {factory} finds {100 * (note.recall or 0):.1f} % of the true first {ann_recall.K}"
+            ann_file.check(self.folder, shard)
+        except GalleryDamaged as damage:
+            self.say(f"{damage.message}; it is made again from the vectors")
+            return False
+        return True
+
+    def _is_other(self, shard: ShardNote, kind: str, count: int) -> bool:
+        """Whether a file made for ``count`` vectors now would be quite another."""
+        wanted = ann_kind.plan(kind, count, self.store.dim, shard.kind)
+        grown = wanted.sample > 0 and (count > 2 * shard.trained or 4 * count < shard.trained)
+        return wanted.kind not in (shard.kind, shard.instead) or grown
+
+    # -- doing it ------------------------------------------------------------------------------------------------
+
+    def _made(self, maker: ann_making.Maker, log: LogState, stretch: Stretch, several: bool) -> list[ShardNote]:
+        """The shards of a stretch, those that are new written, one after the other. None where nothing is due and there is
+        none."""
+        shard = stretch.shard
+        if not stretch.remake:
+            if shard is None:
+                return []
+            aimed = maker.aimed(shard)
+            if aimed.reached or aimed.kind != "hnsw":
+                return [aimed]
+        elif shard is not None and stretch.rows <= cutting.SHARD_ROWS:
+            folded = maker.folded(log, shard, stretch.last, stays=not several)
+            if folded is not None:
+                return [folded]
+        ids, rows = self.catalog.searchable(stretch.first, stretch.last)
+        parts = max(1, math.ceil(len(ids) / cutting.SHARD_ROWS))
+        if parts > 1 and len(ids) > ann_making.LONG:
+            self.say(f"making the search index for {len(ids)} pictures in {parts} files")
+        made, first = [], stretch.first
+        for part, where in enumerate(np.array_split(np.arange(len(ids)), parts), 1):
+            end = int(ids[where[-1]]) if len(where) else max(first - 1, 0)
+            last = end if part < parts or stretch.last is None else stretch.last
+            made.append(replace(maker.built(log, ids[where], rows[where], last, small=several), first=first))
+            first = last + 1
+        return made
+
+    def _together(self, log: LogState, shards: tuple[ShardNote, ...], before: IndexNote | None) -> IndexNote:
+        """The note of the whole. Its recall is measured when there come to be several shards, another target is asked for, or
+        the gallery has grown or shrunk by a quarter since."""
+        note = IndexNote(log.identity, self.catalog.number("version"), log.end, self.requested, shards)
+        if len(shards) == 1:
+            return ann_note.alone(note)
+        if (
+            before is not None
+            and len(before.shards) > 1
+            and before.target == self.target
+            and abs(note.count - before.measured) * 4 <= before.measured
+        ):
+            return replace(
+                note,
+                recall=before.recall,
+                milliseconds=before.milliseconds,
+                queries=before.queries,
+                measured=before.measured,
             )
-            if chosen.kind == "hnsw":  # parts of a graph that no path leads to stay hidden whatever the effort
-                self.say(f"{found} or less, not {100 * self.target:g} %: inverted lists take its place")
-                return self._build(log, before, instead=chosen.kind)
-            self.say(f"{found}, not {100 * self.target:g} %: choose another kind with --ann, or a lower --recall")
-        return self._keep(index, replace(note, seconds=round(time.monotonic() - started, 3)))
-
-    def _fold(self, log: LogState, note: IndexNote, ids: np.ndarray, rows: np.ndarray) -> bool:
-        """Take changes into the file. False when that is no less work than a new file, or impossible."""
-        import faiss
-
-        if note.kind == "flat":
-            return False
-        try:
-            index = ann_file.read(self.folder, note, mapped=False)
-        except GalleryDamaged:
-            return False
-        if index is None:
-            return False
-        started = time.monotonic()
-        inner = ann_kind.core(index)
-        stored = ids[np.isin(ids, stored_ids(index))] if isinstance(inner, faiss.IndexHNSW) else ids
-        if isinstance(inner, faiss.IndexHNSW) and len(stored):
-            # A graph forgets nothing: the changes stay beside it, as long as they are few.
-            return len(ids) <= min(note.count // _REBUILD_SHARE, ann_search.MOST_CHANGED_VALUES // self.store.dim)
-        if len(stored):
-            index.remove_ids(faiss.IDSelectorBatch(stored))
-        live = rows >= 0
-        _add(index, self.store, ids[live], rows[live])
-        version = self.catalog.number("version")
-        note = replace(note, version=version, seq=log.end, count=int(index.ntotal))
-        if abs(note.count - note.measured) * 4 > note.measured or note.target != self.target:
-            note = self._measured(index, note)
-            if not note.reached and note.kind == "hnsw":
-                return False
-        return self._keep(index, replace(note, seconds=round(time.monotonic() - started, 3)))
-
-    def _measured(
-        self, index: Any, note: IndexNote, ids: np.ndarray | None = None, rows: np.ndarray | None = None
-    ) -> IndexNote:
-        """The note with an operation chosen for the present target."""
-        import faiss
-
-        note = replace(note, target=self.target, measured=note.count)
-        if note.count < ann_kind.FEWEST:
-            return note
-        started = time.monotonic()
-        if ids is None or rows is None:
-            ids, rows = self.catalog.searchable()
-            held = ~np.isin(ids, self.catalog.changes_since(note.seq)[0])
-            ids, rows = ids[held], rows[held]
-        inner = ann_kind.core(index)
-        exact = note.kind == "flat"
-        lists, graph = isinstance(inner, faiss.IndexIVF), isinstance(inner, faiss.IndexHNSW)
-        most = inner.nlist if lists else 4096
-        count = 5 if exact else ann_recall.QUERIES  # the exact kind is only timed
-        trial = ann_recall.Trial(self.store, ids, rows, count=count)
-        chosen = ann_recall.operate(index, lists or graph, exact, most, trial, self.target, graph)
+        parts = [ann_search.Part(ann_file.read(self.folder, shard), shard) for shard in shards]
+        changed = np.concatenate([self.catalog.changes_since(*span)[0] for span in note.spans()])
+        ids, rows = self.catalog.searchable()
+        held = ~np.isin(ids, changed)
+        exact = all(shard.kind == "flat" for shard in shards)
+        trial = ann_recall.Trial(self.store, ids[held], rows[held], count=5 if exact else ann_recall.QUERIES)
+        recall, milliseconds = ann_recall.together(parts, trial)
+        for _ in range(_LOUDER):
+            if recall >= self.target:
+                break
+            parts = [replace(part, note=_louder(part.note)) for part in parts]
+            recall, milliseconds = ann_recall.together(parts, trial)
+        queries = 0 if exact else len(trial.queries)
         return replace(
             note,
-            effort=chosen.effort,
-            shortlist=chosen.shortlist,
-            recall=chosen.recall,
-            milliseconds=chosen.milliseconds,
-            queries=0 if exact else chosen.queries,
-            reached=chosen.reached,
-            seconds_measuring=round(time.monotonic() - started, 3),
+            shards=tuple(part.note for part in parts),
+            recall=recall,
+            milliseconds=milliseconds,
+            queries=queries,
+            measured=note.count,
         )
 
-    def _keep(self, index: Any, note: IndexNote) -> bool:
-        """Write file and note, drop older ones, shorten the log: in this order."""
-        ann_file.write(self.folder, index, note)
-        ann_file.tidy(self.folder, note.version)
-        with self.catalog.writing():
-            self.catalog.forget_changes(note.seq)
-        return True
+
+def _louder(shard: ShardNote) -> ShardNote:
+    return replace(shard, effort=None if shard.effort is None else math.ceil(1.1 * shard.effort))
 
 
 def searched_beside(count: int, dim: int) -> int:
-    """How many changes may be searched beside the file of an index of ``count`` vectors, before they are taken into it."""
+    """How many changes may be searched beside the files of an index of ``count`` vectors, before they are taken into them."""
     return 0 if count <= _SMALL else min(count // 100, ann_search.MOST_CHANGED_VALUES // 2 // dim)
 
 
 def open_source(
     folder: Path, catalog: Catalog, store: VectorStore, count: int, say: Callable[[str], None]
 ) -> ann_search.Source | None:
-    """Candidates from the index file that belongs to the catalog's present state, or None where there is no such file.
+    """Candidates from the index files that belong to the catalog's present state, or None where there are none.
 
-    ``count``: committed rows of the store. A damaged file is passed over, which ``say`` tells: then all vectors are searched.
+    ``count``: committed rows of the store. Damaged files are passed over, which ``say`` tells: then all vectors are searched.
     """
     everything = ann_search.Everything(store, count, catalog)
     # An entry that is gone without a word would pass for a picture that was removed.
     catalog.check_complete(catalog.count_searchable())
+    note = ann_note.find(folder, catalog.log_state())
+    if note is None or note.dim != store.dim:
+        return None
+    spans = note.spans()
+    if sum(catalog.count_live_changes(*span) for span in spans) * store.dim > ann_search.MOST_CHANGED_VALUES:
+        return everything
     try:
-        note = ann_file.find(folder, catalog.log_state())
-        if note is None or note.dim != store.dim:
-            return None
-        if catalog.count_changes(note.seq) * store.dim > ann_search.MOST_CHANGED_VALUES:
-            return everything
-        index = ann_file.read(folder, note)
-        if index is None:
-            return None
+        parts = [ann_search.Part.opened(folder, shard) for shard in note.shards]
     except GalleryDamaged as damage:
+        if ann_note.find(folder, catalog.log_state()) != note:  # a writer replaced it meanwhile
+            return None
         say(f"{damage} {ann_search.MEANWHILE}")
         return everything
-    ids, rows = catalog.changes_since(note.seq)
-    changes = ann_search.Changes(ids, rows, store)
-    return ann_search.Indexed(index, note, changes, everything, index_path(folder, note.version), say)
+    changed = [catalog.changes_since(*span) for span in spans]
+    ids, rows = (np.concatenate([pair[i] for pair in changed]) for i in (0, 1))
+    return ann_search.Indexed(parts, ann_search.Changes(ids, rows, store), everything, say)
 
 
-def stored_ids(index: Any) -> np.ndarray:
-    """The ids in an index that has a table of them."""
-    import faiss
-
-    table: Any = faiss.downcast_index(index)
-    return faiss.vector_to_array(table.id_map)
-
-
-def _add(index: Any, store: VectorStore, ids: np.ndarray, rows: np.ndarray) -> None:
-    _reserve(index, len(rows))
-    if np.array_equal(rows, np.arange(len(rows))):  # as they lie on the disk: no copies
-        for first, vectors in store.blocks(len(rows), _BLOCK):
-            index.add_with_ids(vectors, ids[first : first + len(vectors)])
-        return
-    for begin in range(0, len(rows), _BLOCK):
-        part = slice(begin, begin + _BLOCK)
-        index.add_with_ids(store.take(rows[part]), ids[part])
+def sound_note(folder: Path, catalog: Catalog) -> IndexNote | None:
+    """The note of the present index, None where there is none. Raises GalleryDamaged where one of its files is not as it was
+    written."""
+    note = ann_note.find(folder, catalog.log_state())
+    try:
+        for shard in note.shards if note else ():
+            ann_file.check(folder, shard)
+    except GalleryDamaged:
+        if ann_note.find(folder, catalog.log_state()) == note:
+            raise
+        return None  # a writer replaced it meanwhile
+    return note
 
 
-def _reserve(index: Any, count: int) -> None:
-    """Have an empty exact index take its memory at once: growing, it would hold and copy up to twice as much."""
-    import faiss
+def changes_beside(catalog: Catalog, note: IndexNote) -> int:
+    """How many pictures changed that the files do not hold."""
+    return sum(catalog.count_changes(*span) for span in note.spans())
 
-    inner = ann_kind.core(index)
-    if isinstance(inner, faiss.IndexFlat) and not inner.ntotal:
-        inner.codes.resize(count * inner.code_size)
-        inner.codes.resize(0)
+
+def index_file(folder: Path, note: IndexNote) -> Path:
+    """The file of an index with one shard, the note that names the files of one with several."""
+    if len(note.shards) == 1:
+        return ann_file.shard_path(folder, note.shards[0])
+    return ann_note.note_path(folder, note.version)

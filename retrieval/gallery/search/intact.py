@@ -1,7 +1,7 @@
 """Whether the search index is the file that was written: its hash, computed once for each identity that the file has.
 
 A hash of the whole file at every cold query would cost more than the search. So it is computed when a file is first seen, and
-what the system then says of the file (size, inode, times of change) is kept beside it in ``VERSION.seen``: while that stays,
+what the system then says of the file (size, inode, times of change) is kept beside it in ``NAME.seen``: while that stays,
 the file is taken for unchanged. Whoever writes to a file changes its ctime, which no program can set back. Bits that rot on
 the disk change no time; `retrieve index --repair` therefore writes the file anew.
 """
@@ -29,6 +29,10 @@ def identity(path: Path) -> Identity:
 
 def damaged(path: Path, why: str) -> GalleryDamaged:
     return GalleryDamaged(f"{path} is damaged: {why}", "`retrieve index` writes it anew.")
+
+
+def missing(path: Path) -> GalleryDamaged:
+    return GalleryDamaged(f"{path} is missing", "`retrieve index` writes it anew.")
 
 
 def verify(path: Path, digest: str) -> Identity:

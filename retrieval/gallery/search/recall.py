@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ _FINE = 16  # the effort is found to a sixteenth
 
 @dataclass(frozen=True)
 class Operation:
-    """How to search an index, see :class:`retrieval.gallery.search.file.IndexNote`, and what was measured so; ``reached``:
+    """How to search an index, see :class:`retrieval.gallery.search.note.ShardNote`, and what was measured so; ``reached``:
     whether that is what was asked for."""
 
     effort: int | None
@@ -55,11 +56,17 @@ class Trial:
         chosen = rng.choice(len(ids), min(count, len(ids)), replace=False)
         self.own = ids[chosen]
         self.queries = _moved(store, rows, chosen, rng)
-        self.truth, self._right = self._exact()
         self._members = rng.choice(len(ids), min(MEMBERS, len(ids)), replace=False)
 
-    def _exact(self) -> tuple[list[np.ndarray], int]:
-        """For each query the ids of its true best, with those that tie with the last; and how many a full answer has."""
+    @property
+    def right(self) -> int:
+        """How many a full answer has."""
+        return min(K, len(self.ids) - 1)
+
+    @cached_property
+    def truth(self) -> list[np.ndarray]:
+        """For each query the ids of its true best, with those that tie with the last. Looks at all vectors, so only once
+        asked."""
         import faiss
 
         wanted = min(_TRUTH + 1, len(self.ids))
@@ -72,12 +79,11 @@ class Trial:
             both = np.concatenate([best, scores], axis=1)
             order = np.argsort(-both, axis=1, kind="stable")[:, :wanted]
             best_ids, best = np.take_along_axis(both_ids, order, 1), np.take_along_axis(both, order, 1)
-        right = min(K, len(self.ids) - 1)
-        truth = []
+        right, truth = self.right, []
         for own, ids, scores in zip(self.own, best_ids, best, strict=True):
             ids, scores = ids[ids != own], scores[ids != own]
             truth.append(ids[scores >= scores[right - 1] - 1e-6] if right else ids[:0])
-        return truth, right
+        return truth
 
     def recalls(self, index: Any, effort: int, wanted: int) -> np.ndarray:
         """Recall among the best 10 of each query if the first 1, 2, ... ``wanted`` candidates were scored exactly:
@@ -86,7 +92,7 @@ class Trial:
         out = np.empty((len(found), wanted))
         for i, (ids, own, truth) in enumerate(zip(found, self.own, self.truth, strict=True)):
             right = np.cumsum(np.isin(ids[ids != own][:wanted], truth))
-            hits = np.minimum(right, self._right) / max(self._right, 1)
+            hits = np.minimum(right, self.right) / max(self.right, 1)
             out[i, : len(hits)] = hits
             out[i, len(hits) :] = hits[-1] if len(hits) else 0.0
         return out
@@ -175,6 +181,36 @@ def operate(
         if (other.milliseconds or 0.0) < (chosen.milliseconds or 0.0):
             return other
     return chosen
+
+
+def together(parts: list[ann_search.Part], trial: Trial) -> tuple[float, float]:
+    """Recall among the first 10 of shards that are all asked, each as its note says, and median milliseconds of one query at a
+    time; ``trial``: of the pictures of all, ids ascending."""
+    exact = all(part.note.kind == "flat" for part in parts)
+    found, times = [], []
+    for number, query in enumerate(trial.queries):
+        started = time.perf_counter()
+        ids = np.sort(np.concatenate([_looked(part, query, trial.ids) for part in parts]))
+        places = np.minimum(np.searchsorted(trial.ids, ids), len(trial.ids) - 1)
+        held = trial.ids[places] == ids
+        found.append(ids[held])
+        if number < _TIMED:
+            trial.store.take(trial.rows[places[held]], check=True).astype(np.float64) @ query.astype(np.float64)
+            times.append(time.perf_counter() - started)
+    milliseconds = round(1000 * float(np.median(times)), 3)
+    if exact:
+        return 1.0, milliseconds
+    hits = [
+        min(int(np.isin(ids[ids != own], truth).sum()), trial.right) / max(trial.right, 1)
+        for ids, own, truth in zip(found, trial.own, trial.truth, strict=True)
+    ]
+    least = min(float(np.mean(hits[way::_WAYS])) for way in range(min(_WAYS, len(hits))))
+    return round(least, 4), milliseconds
+
+
+def _looked(part: ann_search.Part, query: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    found = part.candidates(query, K, 0)
+    return ids[(ids >= part.note.first) & (ids <= (part.note.last or ids.max()))] if found is None else found
 
 
 def _moved(store: VectorStore, rows: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -22,6 +22,15 @@ _LATER = (
 )  # and what stands for a missing one
 
 
+_SIGNS_OF_DAMAGE = (
+    "no such table",
+    "no such column",
+    "unsupported file format",
+    "malformed",
+    "Could not decode to UTF-8",
+)
+
+
 class CatalogFile:
     """A connection to ``catalog.sqlite``; ``writable`` ones belong to the holder of the gallery's lock.
 
@@ -59,9 +68,7 @@ class CatalogFile:
                     f"the disk is full or failing: {self.path}: {text}",
                     "What was committed is safe; free space and run again.",
                 ) from error
-            if any(
-                sign in text for sign in ("no such table", "no such column", "unsupported file format", "malformed")
-            ):
+            if any(sign in text for sign in _SIGNS_OF_DAMAGE):
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
             raise GalleryError(f"{self.path}: {text}") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -123,6 +130,11 @@ class CatalogFile:
             result = self._connection.execute(f"PRAGMA {how}").fetchone()[0]
         if result != "ok":
             raise GalleryDamaged(f"{self.path} is damaged: {result.splitlines()[-1]:.200}", REPAIR)
+
+    def make_indexes_anew(self) -> None:
+        """What finds entries, from the entries. Raises GalleryDamaged where these contradict each other."""
+        with self._errors():
+            self._connection.execute("REINDEX")
 
     def check_head(self) -> None:
         """Raises GalleryDamaged where numbers and folders are not what was written."""

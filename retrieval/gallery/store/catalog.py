@@ -21,13 +21,18 @@ class Catalog(ChangeLog, Pictures, Rows, Noting):
         makes no sense, or a checksum does not fit."""
         self.check_file(thoroughly=thoroughly)
         self.check_head()
+        self.check_complete(self.count_searchable())  # by the index of rows
         roots = {root.id for root in self.roots()}
         count = self.number("vector_count")
         for key in ("version", "generation", "log_start", "compaction_due"):
             self.number(key)
+        troubled = 0
         for record in self.records():
+            troubled += record.error is not None
             if record.root not in roots or (record.row is not None and record.row >= count):
                 raise GalleryDamaged(f"{self.path} is damaged: its entry of picture {record.id}", REPAIR)
+        if troubled != len(self.troubled()):
+            raise GalleryDamaged(f"{self.path} is damaged: its index of what could not be read", REPAIR)
 
     def check_once(self) -> None:
         """The check before a run, for its writer; not again for a file that passed it as it is."""

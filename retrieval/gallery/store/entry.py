@@ -12,6 +12,7 @@ from retrieval.errors import GalleryDamaged
 from retrieval.files.digest import HASH_BYTES
 from retrieval.gallery.store import schema
 
+MOST = (1 << 63) - 1  # no id is higher
 REPAIR = "Run `retrieve index --repair`."
 
 

@@ -21,6 +21,8 @@ FileRow = tuple[str, int, int, "str | None", int, int]
 class Pictures(CatalogFile):
     """Records, each as it was written: a damaged one raises GalleryDamaged."""
 
+    _without_picture: frozenset[str] = frozenset()  # contents that were looked for in vain
+
     def records(self, root: int | None = None, status: str | None = None) -> Iterator[Record]:
         """By ascending id. Raises GalleryDamaged at a damaged entry, and at the end where of all entries some are missing."""
         where, values = [], []
@@ -143,13 +145,29 @@ class Pictures(CatalogFile):
             return [record_of(row) for row in self._connection.execute(query, (digest,))]
 
     def ids_of_hashes(self, digests: Sequence[str]) -> list[int]:
-        """Ids of the pictures with a vector that have one of these contents."""
-        found: list[int] = []
+        """Ids of the pictures with a vector that have one of these contents. Raises GalleryDamaged where the catalog's index of
+        contents does not lead to a picture that is there."""
+        lacking = set(digests)
+        ids = [i for (i,) in self._among("SELECT id FROM images WHERE hash", digests)]
+        # The entries themselves are asked, for the index may say other than they do.
+        entries = self._among("SELECT id, hash, row FROM images NOT INDEXED WHERE id", ids)
+        found = [i for i, digest, row in entries if digest in lacking and row is not None]
+        lacking -= {digest for _, digest, _ in entries} | self._without_picture
+        if lacking:
+            lacking -= {digest for (digest,) in self._among("SELECT hash FROM spare WHERE hash", list(lacking))}
+        if lacking:  # rare, so all entries are looked at, once
+            if self._among("SELECT 1 FROM images NOT INDEXED WHERE hash", list(lacking)):
+                raise GalleryDamaged(f"{self.path} is damaged: its index of contents leaves pictures out", REPAIR)
+            self._without_picture |= lacking
+        return found
+
+    def _among(self, query: str, values: Sequence[object]) -> list[Any]:
+        """What a query gives that ends in the column that is to be one of these values."""
+        found: list[Any] = []
         with self._errors():
-            for begin in range(0, len(digests), 500):
-                part = list(digests[begin : begin + 500])
-                query = f"SELECT id FROM images WHERE row IS NOT NULL AND hash IN ({','.join('?' * len(part))})"
-                found += [i for (i,) in self._connection.execute(query, part)]
+            for begin in range(0, len(values), 500):
+                part = values[begin : begin + 500]
+                found += self._connection.execute(f"{query} IN ({','.join('?' * len(part))})", part)
         return found
 
     def searchable_below(self, root: int, prefix: str) -> np.ndarray:

@@ -8,18 +8,25 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store.base import CatalogFile
-from retrieval.gallery.store.entry import REPAIR, numbers_of
+from retrieval.gallery.store.entry import MOST, REPAIR, numbers_of
+
+_FETCHED = 65_536
 
 
 class Rows(CatalogFile):
     """Rows of the vectors, by picture and by content."""
 
-    def searchable(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, rows), int64, of all pictures with a vector, by ascending id."""
+    def searchable(self, first: int = 0, last: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, rows), int64, of all pictures with a vector, by ascending id; or of those from id ``first`` to ``last``."""
+        query = "SELECT id, row FROM images WHERE row IS NOT NULL AND id BETWEEN ? AND ? ORDER BY id"
+        tables = [np.empty((0, 2), np.int64)]
         with self._errors():
-            pairs = self._connection.execute("SELECT id, row FROM images WHERE row IS NOT NULL ORDER BY id").fetchall()
-        self.check_complete(len(pairs))
-        table = numbers_of(pairs, 2)
+            cursor = self._connection.execute(query, (first, MOST if last is None else last))
+            while pairs := cursor.fetchmany(_FETCHED):  # as Python's numbers they take ten times the memory
+                tables.append(numbers_of(pairs, 2))
+        table = np.concatenate(tables)
+        if first == 0 and last is None:
+            self.check_complete(len(table))
         return table[:, 0].copy(), table[:, 1].copy()
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
@@ -64,10 +71,16 @@ class Rows(CatalogFile):
             (highest,) = self._connection.execute(query).fetchone()
         return 0 if highest is None else int(highest) + 1
 
-    def any_searchable(self) -> bool:
+    def last_searchable(self) -> int:
+        """The highest id of a picture with a vector, 0 where there is none."""
         with self._errors():
-            query = "SELECT 1 FROM images WHERE row IS NOT NULL LIMIT 1"
-            return self._connection.execute(query).fetchone() is not None
+            query = "SELECT id FROM images WHERE row IS NOT NULL ORDER BY id DESC LIMIT 1"
+            found = self._connection.execute(query).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def any_searchable(self) -> bool:
+        """By the number that is kept: an index of rows that is damaged may know of none."""
+        return self.searchable_count() > 0
 
     def searchable_count(self) -> int:
         """How many pictures have a vector, as kept."""

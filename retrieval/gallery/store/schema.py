@@ -7,10 +7,11 @@ nothing; a value that was changed in any other way does not fit its checksum.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 SCHEMA = """
@@ -157,6 +158,39 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {_SEALS} COMMIT;")
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'images_troubled'").fetchone() is None:
         connection.executescript(_TROUBLED)
+    _renew_rules(connection)
+
+
+def _renew_rules(connection: sqlite3.Connection) -> None:
+    """Triggers and indexes that are not what this program makes are made anew: a damaged one would log or find less, and no check
+    of SQLite's looks at what it says."""
+    wanted = _rules()
+    found = {(kind, name, sql) for kind, name, sql in connection.execute(_RULES)}
+    if found == wanted:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for kind, name, _ in found - wanted:
+            connection.execute(f'DROP {kind} "{name.decode("utf-8")}"')
+        for _, _, sql in wanted - found:
+            connection.execute(sql.decode("utf-8"))
+        connection.execute("COMMIT")
+    except (UnicodeDecodeError, sqlite3.Error) as error:
+        connection.execute("ROLLBACK")
+        raise sqlite3.DatabaseError(f"its schema is not what was written ({error})") from error
+
+
+_RULES = (
+    "SELECT upper(type), CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_master "
+    "WHERE type IN ('trigger', 'index') AND sql IS NOT NULL"
+)
+
+
+@functools.cache
+def _rules() -> set[tuple[str, bytes, bytes]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.executescript(CREATE)
+        return set(connection.execute(_RULES))
 
 
 def seal(connection: sqlite3.Connection) -> None:

@@ -1,5 +1,5 @@
 // The side-by-side view of one answer: why it matched.
-import { $, bytes, h, number, percent } from "./dom.js";
+import { $, bytes, h, lost, number, percent } from "./dom.js";
 import { ask } from "./api.js";
 import { go, hrefOf, read, upload } from "./place.js";
 import { paint } from "./stage.js";
@@ -18,9 +18,52 @@ function load(source) {
   });
 }
 
+/** The cells that are chosen: terms of the cosine, or attention, the mean or of one head; null where there are none. */
+function layer() {
+  if (!now.why) return null;
+  const { query, picture, attention } = now.why, chosen = $("layer").value;
+  if (chosen === "terms" || !attention) return query && { query, picture };
+  const of = (one) => {
+    const weights = chosen === "mean" ? one.mean : one.of_heads?.[Number(chosen)];
+    const least = weights && Math.min(...weights.flat()); // is dark, the most is bright
+    return { rows: one.rows, columns: one.columns, terms: weights?.map((row) => row.map((weight) => weight - least)) };
+  };
+  const cells = { query: of(attention.query), picture: of(attention.picture) };
+  return cells.query.terms ? cells : null;
+}
+
 function repaint() {
-  $("legend").hidden = !now.why || !$("heat").checked;
-  paint($("stage"), { ...now, heat: $("heat").checked, points: $("points").checked });
+  const heat = $("heat").checked ? layer() : null;
+  $("legend").hidden = !heat;
+  const looks = $("layer").value !== "terms";
+  $("legend").classList.toggle("looks", looks);
+  $("cold").textContent = looks ? "looks least" : "takes away";
+  $("warm").textContent = looks ? "most" : "adds most";
+  paint($("stage"), { ...now, heat, points: $("points").checked });
+}
+
+/** What can be laid over the pictures, as this explanation has it. */
+function layers() {
+  const { query, attention } = now.why, before = $("layer").value;
+  const named = [query && ["terms", "contributions to the cosine"], attention && ["mean", "attention, mean of heads"]].filter(Boolean);
+  for (let i = 0; attention && i < attention.picture.heads; i++) named.push([String(i), `attention, head ${i + 1}`]);
+  $("layer").replaceChildren(...named.map(([value, text]) => h("option", { value }, text)));
+  if (named.some(([value]) => value === before)) $("layer").value = before;
+  $("layerbox").hidden = !attention;
+}
+
+/** Of single heads the numbers are asked for when one is chosen. */
+async function choose() {
+  const { why, ask: again } = now;
+  if (/^\d+$/.test($("layer").value) && why?.attention && !why.attention.picture.of_heads) {
+    try {
+      const more = await again({ heads: true });
+      if (now.why === why) now.why = more;
+    } catch (error) {
+      if (error.name !== "AbortError") $("why").textContent = error.message;
+    }
+  }
+  repaint();
 }
 
 export function prepare() {
@@ -37,6 +80,7 @@ export function prepare() {
     event.preventDefault();
   });
   $("heat").onchange = $("points").onchange = repaint;
+  $("layer").onchange = choose;
   addEventListener("resize", () => { if ($("detail").open) repaint(); });
   $("askthis").onclick = (event) => {
     event.preventDefault();
@@ -74,7 +118,7 @@ export async function follow(here, rows) {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  now = { query: null, answer: null, box: null, why: null };
+  now = { query: null, answer: null, box: null, why: null, ask: null };
   if (!dialog.open) dialog.showModal();
   $("why").textContent = "Looking why …";
   $("askthis").href = hrefOf({ view: "search", gallery: here.gallery, id: here.show });
@@ -86,17 +130,20 @@ export async function follow(here, rows) {
     const large = (id) => `/api/thumbnails/${id}?${new URLSearchParams({ ...(here.gallery && { gallery: here.gallery }), side: "1280" })}`;
     const [asked, answer] = await Promise.all([sent ? load(sent.url) : here.id ? load(large(here.id)) : null, load(large(here.show))]);
     if (signal.aborted) return;
+    now.lost = [sent || here.id ? lost() : "", lost()];
     now.query = asked;
     now.answer = answer;
     now.box = await boxOn(asked, here, sent);
     repaint();
     if (!sent && !here.id) { $("why").textContent = ""; return; }
     const parameters = { id: here.show, query: sent ? null : here.id, box: here.box, gallery: here.gallery };
-    const why = await ask("/api/heatmap", parameters, { body: sent?.file, signal });
+    now.ask = (more) => ask("/api/heatmap", { ...parameters, ...more }, { body: sent?.file, signal });
+    const why = await now.ask(/^\d+$/.test($("layer").value) ? { heads: true } : {});
     if (signal.aborted) return;
     now.why = why;
+    layers();
     const count = why.points?.length ?? 0;
-    const sum = `the cells sum to a cosine of ${why.cosine.toFixed(4)}`;
+    const sum = why.query ? `the cells sum to a cosine of ${why.cosine.toFixed(4)}` : `one token describes each, cosine ${why.cosine.toFixed(4)}`;
     $("why").textContent = why.points ? `${count || "No"} ${count === 1 ? "point agrees" : "points agree"}; ${sum}` : sum;
     $("stage").setAttribute("aria-label", `The query and ${picture.name} side by side with heat-maps; ${count} matching points`);
     repaint();

@@ -31,10 +31,17 @@ export function note(kind, title, text, ...more) {
   return h("div", { className: `note ${kind}`, role: kind === "wrong" ? "alert" : null }, h("strong", {}, title), text ? h("p", {}, text) : null, ...more);
 }
 
+/** Whether the gallery that is shown can be asked for something: "duplicates", "map", "why", "fold", "rerank" ... */
+export const offers = (what) => ($("which").selectedOptions[0]?.dataset.offers ?? "").split(" ").includes(what);
+/** What stands in a view that the gallery does not have. */
+export const notOffered = (what) => note("quiet", "Not offered", `This gallery is kept by a server, which offers no ${what}.`);
+/** What is said of a picture that cannot be shown. */
+export const lost = () => (offers("files") ? "cannot be shown" : "picture not reachable");
+
 /** A picture that says so where it cannot be shown. */
 export function thumb(picture, alt) {
-  if (!picture.thumbnail) return h("span", { className: "lost" }, "added by a program: no picture is kept");
+  if (!picture.thumbnail) return h("span", { className: "lost" }, picture.absent ?? lost());
   const image = h("img", { loading: "lazy", decoding: "async", alt, src: picture.thumbnail });
-  image.onerror = () => image.replaceWith(h("span", { className: "lost" }, "cannot be shown"));
+  image.onerror = () => image.replaceWith(h("span", { className: "lost" }, lost()));
   return image;
 }

@@ -1,5 +1,5 @@
 // Groups of duplicates: which to keep is marked here, and a list of the others is exported. Nothing is deleted.
-import { $, bytes, h, note, number, thumb } from "./dom.js";
+import { $, bytes, h, note, notOffered, number, offers, thumb } from "./dom.js";
 import { ask } from "./api.js";
 import { go, read } from "./place.js";
 
@@ -19,6 +19,7 @@ export function follow(here) {
   shown = wanted;
   groups = [];
   kept = new Map();
+  if (!offers("duplicates")) { $("duplicates").replaceChildren(h("h1", {}, "Duplicates"), notOffered("search for duplicates")); return; }
   $("duplicates").replaceChildren(...head(), h("p", { className: "soft", role: "status" }, "Looking for duplicates …"));
   load();
 }

@@ -1,5 +1,5 @@
 // What the gallery holds, growing while it is being indexed.
-import { $, h, note, number } from "./dom.js";
+import { $, h, note, number, offers } from "./dom.js";
 import { ask } from "./api.js";
 import { go, hrefOf, read } from "./place.js";
 
@@ -35,10 +35,10 @@ function draw(told) {
   const tiles = [tile(number(told.pictures), "pictures can be searched")];
   if (told.pending) tiles.push(tile(number(told.pending), "wait to be described"));
   if (grown > 0) tiles.push(tile(`+${number(grown)}`, "since you came here"));
-  tiles.push(tile(number(told.unreadable), "cannot be read"));
+  if (told.unreadable !== null) tiles.push(tile(number(told.unreadable), "cannot be read"));
   tiles.push(tile(number(told.folders.length), told.folders.length === 1 ? "folder" : "folders"));
   const under = (folder) => ({ href: hrefOf({ view: "search", gallery: read().gallery, under: folder }), onclick: (event) => { event.preventDefault(); go({ view: "search", under: folder, id: "", upload: null, box: "", show: "" }); } });
-  const parts = [h("h1", {}, `Gallery ${told.gallery}`), h("div", { className: "tiles" }, tiles), h("p", { className: "soft" }, `Model ${told.model}. ${told.verdicts ? "Answers come with verdicts." : "No local index, so answers come without verdicts."}`)];
+  const parts = [h("h1", {}, `Gallery ${told.gallery}`), h("div", { className: "tiles" }, tiles), h("p", { className: "soft" }, `Model ${told.model}. ${told.verdicts ? "Answers come with verdicts." : "No local index, so answers come without verdicts."}${offers("files") ? "" : " It is kept by a server: pictures are shown where their files lie on this machine, unchanged."}`)];
   if (!told.pictures) parts.push(note("quiet", "No pictures yet", "Fill the gallery with: retrieve index FOLDER. The counts grow here while it runs."));
   if (told.folders.length) parts.push(h("section", { className: "panel" }, h("h2", {}, "Folders"), h("ul", { className: "folders" }, told.folders.map((f) => h("li", {}, h("a", under(f.folder), f.folder), ` ${number(f.pictures)}`)))));
   if (told.unreadable) {

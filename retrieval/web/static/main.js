@@ -1,5 +1,5 @@
 // Which view is shown, as the address says.
-import { $ } from "./dom.js";
+import { $, offers } from "./dom.js";
 import { ask } from "./api.js";
 import * as place from "./place.js";
 import * as search from "./search.js";
@@ -17,7 +17,8 @@ function follow(here) {
     if (current) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   document.title = `${TITLES[here.view]} – retrieval`;
-  if (here.gallery) $("which").value = here.gallery;
+  $("which").value = here.gallery || $("which").options[0].text;
+  for (const link of document.querySelectorAll("nav a[data-view]")) link.hidden = ["duplicates", "map"].includes(link.dataset.view) && !offers(link.dataset.view);
   if (here.view === "search") search.follow(here); else if ($("detail").open) $("detail").close();
   gallery.follow(here);
   duplicates.follow(here);

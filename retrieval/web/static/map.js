@@ -1,5 +1,5 @@
 // A map of the gallery: pictures near each other have like descriptors. Wheel, pinch or keys zoom; thumbnails come when near.
-import { $, h, note, number } from "./dom.js";
+import { $, h, note, notOffered, number, offers } from "./dom.js";
 import { ask } from "./api.js";
 import { go } from "./place.js";
 
@@ -14,6 +14,7 @@ export async function follow(here) {
   if (shown === here.gallery) { draw(); return; }
   shown = here.gallery;
   const page = $("map");
+  if (!offers("map")) { page.replaceChildren(h("h1", {}, "Map"), notOffered("map")); return; }
   page.replaceChildren(h("h1", {}, "Map"), h("p", { className: "soft", role: "status" }, "Laying out the map …"));
   try {
     const told = await ask("/api/map", { gallery: here.gallery, count: 1000 });
@@ -23,7 +24,7 @@ export async function follow(here) {
     canvas = h("canvas", { className: "plane", tabindex: "0", role: "application", "aria-label": `Map of ${pictures.length} pictures. Plus and minus zoom, arrows move, Enter searches by the picture in the middle.` });
     const zoom = (by) => () => { view.zoom = Math.min(60, Math.max(0.8, view.zoom * by)); draw(); };
     page.replaceChildren(
-      h("div", { className: "said" }, h("h1", {}, "Map"), h("p", {}, `${number(pictures.length)} of ${number(told.total)} pictures by the two main directions of their descriptors (${Math.round(100 * told.shown)} % of what differs). Click one to search by it.`)),
+      h("div", { className: "said" }, h("h1", {}, "Map"), h("p", {}, `${number(pictures.length)} of ${number(told.total)} pictures, laid out so that those near each other are alike: of the ten that are most like one, ${Math.round(100 * told.neighbours)} % are among the ten nearest here. Click one to search by it.`)),
       h("div", { className: "row" }, h("button", { type: "button", "aria-label": "Zoom in", onclick: zoom(1.5) }, "+"), h("button", { type: "button", "aria-label": "Zoom out", onclick: zoom(1 / 1.5) }, "−"), h("button", { type: "button", onclick: () => { view = { x: 0, y: 0, zoom: 1 }; draw(); } }, "All")),
       canvas);
     listen(canvas, zoom);

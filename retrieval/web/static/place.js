@@ -9,7 +9,7 @@ let changed = () => {};
 
 export function read() {
   const query = new URLSearchParams(location.search);
-  const here = { view: VIEWS[location.pathname] ?? "search", upload: history.state?.upload ?? null };
+  const here = { view: VIEWS[location.pathname] ?? "search", upload: history.state?.upload ?? null, scrolled: history.state?.scrolled ?? 0 };
   for (const name of NAMES) here[name] = query.get(name) ?? DEFAULTS[name] ?? "";
   if (here.upload !== null && !uploads.has(here.upload)) here.upload = null; // of before the page was loaded anew
   return here;
@@ -24,8 +24,9 @@ export function hrefOf(here) {
 }
 
 export function go(changes, { replace = false } = {}) {
-  const next = { ...read(), ...changes };
+  const next = { ...read(), scrolled: 0, ...changes };
   const state = { upload: next.upload };
+  if (!replace) history.replaceState({ ...history.state, scrolled: scrollY }, ""); // Back leads there again
   if (replace) history.replaceState(state, "", hrefOf(next)); else history.pushState(state, "", hrefOf(next));
   changed(next);
 }

@@ -1,19 +1,17 @@
 // The search view: a query, its answers; without one, all pictures.
-import { $, h, note, number, percent, thumb } from "./dom.js";
+import { $, h, note, number, offers, percent, thumb } from "./dom.js";
 import { ask } from "./api.js";
 import { go, hrefOf, keepUpload, read, upload } from "./place.js";
 import * as boxes from "./box.js";
+import * as grid from "./grid.js";
+import { listing } from "./listing.js";
 import * as detail from "./detail.js";
 
-const AT_ONCE = 60; // cards; more come when one scrolls there
 const ORDER = ["similar", "likely", "same"];
 let asked = ""; // the question that the grid answers
 let answer = null;
 let rows = []; // what the filter lets through
-let placed = 0;
 let asking = null;
-let next = null; // where the list of all pictures goes on
-let busy = false;
 let previewed = "";
 
 export function prepare() {
@@ -29,11 +27,11 @@ export function prepare() {
   form.onreset = () => setTimeout(() => { $("least").textContent = "0"; go(chosen()); });
   const most = Number(document.body.dataset.most);
   for (const option of [...form.elements.k.options]) if (Number(option.text) > most) option.remove();
-  new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) more(); }, { rootMargin: "600px" }).observe($("more"));
+  grid.prepare($("grid"));
   if (matchMedia("(max-width: 820px)").matches) $("filterbox").open = false; // the answers come first
   detail.prepare();
   dropping();
-  $("grid").addEventListener("keydown", arrows);
+  $("grid").addEventListener("keydown", grid.arrows);
 }
 
 function chosen() {
@@ -67,17 +65,6 @@ function dropping() {
   });
 }
 
-/** Arrow keys go through the grid as through a table. */
-function arrows(event) {
-  const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 0, ArrowUp: 0 }[event.key];
-  if (by === undefined || !event.target.classList.contains("thumb")) return;
-  const all = [...$("grid").querySelectorAll(".thumb")];
-  const columns = getComputedStyle($("grid")).gridTemplateColumns.split(" ").length;
-  const moved = by || (event.key === "ArrowDown" ? columns : -columns);
-  const goal = all[all.indexOf(event.target) + moved];
-  if (goal) { event.preventDefault(); goal.focus(); }
-}
-
 export async function follow(here) {
   fill(here);
   const question = JSON.stringify([here.gallery, here.upload, here.id, here.box, here.under, here.min, here.k, here.rank, here.rerank, here.fold]);
@@ -86,6 +73,7 @@ export async function follow(here) {
     await look(here);
   } else {
     filtered(here);
+    grid.soon();
   }
   detail.follow(read(), rows);
 }
@@ -101,6 +89,8 @@ function fill(here) {
   const verdicts = $("which").selectedOptions[0]?.dataset.verdicts === "yes"; // without a local index there are none
   form.verdict.disabled = !verdicts;
   for (const option of form.rank.options) if (option.value === "local") option.disabled = !verdicts;
+  for (const name of ["rank", "rerank", "fold"]) form[name].closest("label").hidden = !offers(name);
+  form.verdict.closest("label").hidden = !verdicts && !offers("files");
   const sent = here.upload === null ? null : upload(here.upload);
   const has = Boolean(sent || here.id);
   for (const id of ["invite"]) $(id).hidden = has;
@@ -112,7 +102,11 @@ function fill(here) {
   previewed = source;
   boxes.show("", null);
   image.onload = () => { $("unseen").hidden = true; sized(read(), sent); };
-  image.onerror = () => { $("preview").hidden = true; $("unseen").hidden = false; $("hint").hidden = true; };
+  image.onerror = () => {
+    $("preview").hidden = $("hint").hidden = $("boxed").hidden = true;
+    $("unseen").hidden = false;
+    $("unseen").textContent = sent ? "This browser cannot show that kind of picture; it can still be searched with." : offers("files") ? "The picture cannot be shown; it can still be searched with." : "The picture is not reachable: its file is not on this machine, or has changed. It is searched with by its stored descriptor.";
+  };
   image.src = source;
 }
 
@@ -132,39 +126,35 @@ async function look(here) {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const grid = $("grid");
+  const list = $("grid");
   const sent = here.upload === null ? null : upload(here.upload);
   const query = Boolean(sent || here.id);
   answer = null;
   rows = [];
-  placed = 0;
-  next = null;
-  busy = true;
   $("title").textContent = query ? "Answers" : "Pictures";
   $("status").textContent = query ? "Searching …" : "Loading …";
   $("notice").replaceChildren();
   $("more").textContent = "";
-  grid.setAttribute("aria-busy", "true");
-  grid.replaceChildren(...Array.from({ length: 12 }, () => h("li", { className: "card skeleton", "aria-hidden": "true" })));
+  list.setAttribute("aria-busy", "true");
+  grid.clear(...Array.from({ length: 12 }, () => h("li", { className: "card skeleton", "aria-hidden": "true" })));
   try {
     if (query) {
       const parameters = { gallery: here.gallery, id: sent ? null : here.id, box: here.box, k: here.k, under: here.under, rank: here.rank, rerank: here.rerank, fold: here.fold, min_score: here.min };
       answer = await ask("/api/search", parameters, { body: sent?.file, signal });
     } else {
-      answer = await ask("/api/images", { gallery: here.gallery, under: here.under, limit: AT_ONCE }, { signal });
+      answer = await ask("/api/images", { gallery: here.gallery, under: here.under, limit: listing.PAGE }, { signal });
       answer.results = answer.pictures;
-      next = answer.next;
     }
   } catch (error) {
     if (error.name === "AbortError") return;
-    grid.replaceChildren();
+    grid.clear();
     $("status").textContent = "";
     const again = h("button", { type: "button", onclick: () => { asked = ""; follow(read()); } }, "Try again");
     $("notice").replaceChildren(note("wrong", query ? "This could not be searched" : "The pictures cannot be had", error.message, again));
     asked = "";
     return;
   } finally {
-    if (!signal.aborted) { grid.setAttribute("aria-busy", "false"); busy = false; }
+    if (!signal.aborted) list.setAttribute("aria-busy", "false");
   }
   if (signal.aborted) return;
   filtered(here, true);
@@ -178,8 +168,6 @@ function filtered(here, anew = false) {
   const kept = query && least >= 0 ? answer.results.filter((row) => ORDER.indexOf(row.verdict) >= least) : answer.results;
   if (!anew && kept.length === rows.length && kept.every((row, i) => row === rows[i])) return;
   rows = kept;
-  placed = 0;
-  $("grid").replaceChildren();
   const left = answer.results.length - kept.length;
   if (!query) {
     $("status").textContent = answer.total ? `${number(answer.total)} in ${here.under || "all folders"}. Click one to search by it.` : "";
@@ -193,39 +181,16 @@ function filtered(here, anew = false) {
     else if (answer.found === false) $("notice").replaceChildren(note("quiet", "No match", answer.filtered ? "None of what the filters let through shows the same thing." : "No picture here shows what is on the query. The nearest:"));
     else $("notice").replaceChildren();
   }
-  more();
-}
-
-async function more() {
-  if (busy || !answer || read().view !== "search") return;
-  if (placed < rows.length) {
-    const upTo = Math.min(rows.length, placed + AT_ONCE);
-    $("grid").append(...rows.slice(placed, upTo).map(card));
-    placed = upTo;
-  } else if (next !== null) {
-    busy = true;
-    $("more").textContent = "Loading …";
-    const here = read(), from = answer;
-    try {
-      const page = await ask("/api/images", { gallery: here.gallery, under: here.under, limit: 100, after: next });
-      if (answer === from) {
-        answer.results.push(...page.pictures);
-        rows = answer.results;
-        next = page.next;
-      }
-    } catch (error) {
-      $("more").textContent = error.message;
-      busy = false;
-      return;
-    }
-    busy = false;
-    $("more").textContent = "";
-    if (answer === from) more();
+  if (query) {
+    grid.show({ count: kept.length, item: (i) => kept[i], tall: () => kept.find((row) => row.copies), card });
+    if (anew && here.scrolled) scrollTo(0, here.scrolled);
     return;
   }
-  // The end of the page may still be in sight.
-  const { top } = $("more").getBoundingClientRect();
-  if (top < innerHeight + 600 && (placed < rows.length || next !== null)) requestAnimationFrame(more);
+  const { signal } = asking, places = offers("places");
+  const pages = listing(answer, { gallery: here.gallery, under: here.under, places, signal, changed: grid.soon, failed: (message) => { $("more").textContent = message; } });
+  grid.show(Object.assign(pages, { card }));
+  if (here.scrolled) scrollTo(0, here.scrolled);
+  if (places && grid.most() < answer.total) $("more").textContent = `The first ${number(grid.most())} are listed; choose a folder to see others.`;
 }
 
 function card(row) {

@@ -28,8 +28,19 @@ function cells({ rows, columns, terms }) {
   return canvas;
 }
 
-/** `query` and `answer`: images; `box`: the part of the query that asked, or null; `why`: of the server, or null. */
-export function paint(canvas, { query, answer, box, why, heat, points }) {
+/** A place without its picture says why. */
+function nothing(context, [x, y, w, h], text) {
+  const style = getComputedStyle(document.documentElement);
+  context.fillStyle = style.getPropertyValue("--shade");
+  context.fillRect(x, y, w, h);
+  context.fillStyle = style.getPropertyValue("--soft");
+  context.font = "15px system-ui, sans-serif";
+  context.textAlign = "center";
+  context.fillText(text, x + w / 2, y + h / 2, w);
+}
+
+/** `query` and `answer`: images, or null where they are `lost`; `box`: the part of the query that asked, or null; `why`: of the server, or null; `heat`: cells to lay over both, or null. */
+export function paint(canvas, { query, answer, box, why, heat, points, lost = ["", ""] }) {
   const wide = canvas.clientWidth || 800;
   const stacked = wide < 560;
   const cut = box ?? [0, 0, query?.naturalWidth ?? 4, query?.naturalHeight ?? 3];
@@ -54,10 +65,10 @@ export function paint(canvas, { query, answer, box, why, heat, points }) {
   const context = canvas.getContext("2d");
   context.scale(dense, dense);
   context.imageSmoothingQuality = "high";
-  if (query) context.drawImage(query, cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1], ...first);
-  if (answer) context.drawImage(answer, ...second);
-  if (why && heat) {
-    for (const [grid, [x, y, w, h]] of [[why.query, first], [why.picture, second]]) {
+  if (query) context.drawImage(query, cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1], ...first); else nothing(context, first, lost[0]);
+  if (answer) context.drawImage(answer, ...second); else nothing(context, second, lost[1]);
+  if (heat) {
+    for (const [grid, [x, y, w, h]] of [[heat.query, first], [heat.picture, second]]) {
       context.drawImage(cells(grid), x, y, w, h);
     }
   }

@@ -1,0 +1,42 @@
+"""``gallery.json``, read and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from retrieval.engines.base import PRECISIONS
+from retrieval.errors import GalleryDamaged, GalleryError, ModelError
+from retrieval.gallery.settings import FORMAT, description_checksum
+from retrieval.models.spec import ModelSpec
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``gallery.json``, checked. Raises GalleryDamaged, or GalleryError for a gallery of a later program."""
+    path = folder / "gallery.json"
+    try:
+        description = json.loads(path.read_text("utf-8"))
+        if description["format"] > FORMAT:
+            raise GalleryError(
+                f"{path} has format {description['format']}; this program knows up to {FORMAT}",
+                "Update the program.",
+            )
+        if description.pop("check", None) not in (None, description_checksum(description)):  # before 0.2 there was none
+            raise ValueError("it is not what was written")
+        if ModelSpec.from_dict(description["model"]).fingerprint != description["fingerprint"]:
+            raise ValueError("the model does not have the fingerprint written beside it")
+        if description["dtype"] not in ("float32", "float16"):
+            raise ValueError(f"unknown dtype {description['dtype']!r}")
+        if description.get("precision", "fp32") not in PRECISIONS:
+            raise ValueError(f"unknown precision {description['precision']!r}")
+    except FileNotFoundError as error:
+        if not (folder / "catalog.sqlite").is_file():
+            raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
+        raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
+        raise GalleryDamaged(
+            f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
+        ) from error
+    result: dict[str, Any] = description
+    return result

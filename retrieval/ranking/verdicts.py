@@ -1,0 +1,3 @@
+"""What is said of a match, beside its probability."""
+
+SAME, LIKELY, SIMILAR = "same", "likely", "similar"

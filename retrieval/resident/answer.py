@@ -1,0 +1,131 @@
+"""The end that answers: threads that ask an open gallery for whoever comes to its socket."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import RetrievalError
+from retrieval.files.paths import seen_from
+from retrieval.gallery.gallery import Gallery
+from retrieval.resident.place import SWITCH, available, identity_of, receive, send, socket_name, sockets_folder
+from retrieval.version import __version__
+
+_AT_ONCE = 4  # queries of several pictures each; others wait
+
+
+@contextmanager
+def answering(galleries: Sequence[Gallery]) -> Iterator[None]:
+    """As long as this lasts, `retrieve query` of the same user asks these galleries through their sockets. Where that cannot be,
+    or another process does so already, nothing happens."""
+    sockets = None if not available() or os.environ.get(SWITCH) else sockets_folder(create=True)
+    with ExitStack() as stack:
+        for gallery in galleries if sockets is not None else ():
+            assert sockets is not None
+            stack.enter_context(_listening(gallery, sockets / socket_name(gallery.folder)))
+        yield
+
+
+@contextmanager
+def _listening(gallery: Gallery, path: Path) -> Iterator[None]:
+    server = _bound(gallery, path)
+    if server is None:
+        yield
+        return
+    inode = path.stat().st_ino
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        with suppress(OSError):
+            if path.stat().st_ino == inode:  # by now it may be another process's
+                path.unlink()
+
+
+def _bound(gallery: Gallery, path: Path) -> _Server | None:
+    """None where somebody else listens there. A socket that was left behind gives way."""
+    try:
+        if path.exists():
+            with socket.socket(socket.AF_UNIX) as other:
+                if other.connect_ex(os.fspath(path)) == 0:
+                    return None
+            path.unlink()
+        return _Server(gallery, path)
+    except OSError:
+        return None
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, gallery: Gallery, path: Path) -> None:
+        self.gallery = gallery
+        self.turns = threading.Semaphore(_AT_ONCE)
+        super().__init__(os.fspath(path), _Visit)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A visitor that left is nobody's trouble."""
+
+
+class _Visit(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        gallery = self.server.gallery
+        with suppress(OSError):
+            send(
+                self.wfile,  # type: ignore[arg-type]
+                {
+                    "version": __version__,
+                    "identity": identity_of(gallery.description),
+                    "fingerprint": gallery.spec.fingerprint,
+                    "judges": gallery.local is not None,
+                },
+            )
+            while True:
+                asked = receive(self.rfile)  # type: ignore[arg-type]
+                here = str(asked.pop("here"))
+                with seen_from(here):
+                    self._reply(gallery, here, **asked)
+
+    def _reply(self, gallery: Gallery, here: str, ask: str, **values: Any) -> None:
+        say = self.wfile
+        try:
+            if ask == "count":
+                send(say, {"count": len(gallery)})  # type: ignore[arg-type]
+            elif ask == "rank_by":
+                send(say, {"by": gallery.rank_by(**values)})  # type: ignore[arg-type]
+            elif ask == "answers":
+                with self.server.turns:
+                    for told in _answers(gallery, here, **values):
+                        send(say, told)  # type: ignore[arg-type]
+            send(say, {"done": True})  # type: ignore[arg-type]
+        except RetrievalError as error:
+            send(say, {"failed": type(error).__name__, "why": [error.message, error.hint]})  # type: ignore[arg-type]
+
+
+def _answers(gallery: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:
+    sources = [
+        base64.b64decode(image["bytes"]) if "bytes" in image else os.path.join(here, image["name"]) for image in images
+    ]
+    for result in gallery.answers(sources, **options):
+        error = None if result.error is None else [result.error.message, result.error.hint]
+        yield {
+            "matches": [asdict(match) for match in result.matches],
+            "bbox": result.bbox,
+            "error": error,
+            "filtered": result.filtered,
+        }

@@ -1,0 +1,102 @@
+"""The end that asks: a gallery of another process, as a command sees it. Imports no array library."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from retrieval import errors
+from retrieval.errors import ImageError, RetrievalError
+from retrieval.gallery.answers import Match, QueryResult
+from retrieval.resident.place import SWITCH, available, identity_of, receive, send, socket_name, sockets_folder
+from retrieval.version import __version__
+
+_PATIENCE = 2.0  # seconds for the other process to say who it is
+
+
+class ResidentGallery:
+    """Made by :func:`ask_resident`. What ``retrieve query`` needs of a gallery: ``folder``, ``fingerprint``, whether it
+    ``judges`` (has a local index), how many pictures it holds, and its answers."""
+
+    def __init__(self, folder: Path, connection: socket.socket, stream: BinaryIO, hello: dict[str, Any]) -> None:
+        self.folder = folder
+        self.fingerprint: str = hello["fingerprint"]
+        self.judges: bool = hello["judges"]
+        self._connection, self._stream = connection, stream
+
+    def __enter__(self) -> ResidentGallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            self._stream.close()
+        self._connection.close()
+
+    def __len__(self) -> int:
+        return int(self._one("count")["count"])
+
+    def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
+        """See :meth:`retrieval.Gallery.rank_by`."""
+        return str(self._one("rank_by", rank=rank, reranked=reranked, judged=judged)["by"])
+
+    def answers(
+        self, images: Sequence[str | bytes], k: int = 10, bbox: Sequence[float] | None = None, **options: Any
+    ) -> Iterator[QueryResult]:
+        """See :meth:`retrieval.Gallery.answers`: of files, as they are named here, and of pictures in memory."""
+        sent = [{"bytes": base64.b64encode(i).decode()} if isinstance(i, bytes) else {"name": i} for i in images]
+        found = self._asked("answers", images=sent, k=k, bbox=None if bbox is None else list(bbox), **options)
+        for place, told in enumerate(found):
+            name = images[place]
+            error = None if told["error"] is None else ImageError(*told["error"])
+            matches = [Match(**{**match, "copies": tuple(match["copies"])}) for match in told["matches"]]
+            box = None if told["bbox"] is None else tuple(told["bbox"])
+            yield QueryResult("" if isinstance(name, bytes) else name, box, matches, error, told["filtered"])
+
+    def _one(self, what: str, **values: Any) -> dict[str, Any]:
+        (told,) = list(self._asked(what, **values))
+        return told
+
+    def _asked(self, what: str, **values: Any) -> Iterator[dict[str, Any]]:
+        try:
+            send(self._stream, {"ask": what, "here": os.getcwd(), **values})
+            while "done" not in (told := receive(self._stream)):
+                if "failed" in told:
+                    kind = getattr(errors, told["failed"], RetrievalError)
+                    raise kind(*told["why"])
+                yield told
+        except OSError as error:
+            raise RetrievalError(
+                "the server that holds this gallery ended in between", "Run this again; it will answer by itself."
+            ) from error
+
+
+def ask_resident(folder: Path) -> ResidentGallery | None:
+    """The gallery in ``folder`` as the process holds it that serves it; None where none does, or not this very gallery."""
+    if not available() or os.environ.get(SWITCH):
+        return None
+    sockets = sockets_folder()
+    if sockets is None or not (sockets / socket_name(folder)).exists():
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(_PATIENCE)
+        connection.connect(os.fspath(sockets / socket_name(folder)))
+        stream: BinaryIO = connection.makefile("rwb")  # type: ignore[assignment]
+        hello = receive(stream)
+        description = json.loads((folder / "gallery.json").read_text("utf-8"))
+        if hello.get("version") == __version__ and hello.get("identity") == identity_of(description):
+            connection.settimeout(None)
+            return ResidentGallery(folder, connection, stream, hello)
+    except (OSError, ValueError, AttributeError):
+        pass
+    connection.close()
+    return None

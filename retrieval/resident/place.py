@@ -1,0 +1,61 @@
+"""Where the socket of a gallery lies, and how both ends write to it: lines of JSON. Light to import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SWITCH = "RETRIEVE_NO_SERVER"  # set to anything: never ask another process
+_MOST = 256 << 20  # bytes of a line
+
+
+def available() -> bool:
+    """Whether this system has sockets that are files."""
+    return hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
+
+
+def sockets_folder(*, create: bool = False) -> Path | None:
+    """A folder that belongs to this user and that no other can enter; None where there is none to be trusted."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    folder = Path(base, "retrieval") if base else Path(tempfile.gettempdir(), f"retrieval-{os.getuid()}")
+    try:
+        if create:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+    except OSError:
+        return None
+    mine = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
+    return folder if mine else None
+
+
+def socket_name(gallery: str | os.PathLike[str]) -> str:
+    """The name of the socket for the gallery in a folder: of a fixed length, since addresses are at most 107 bytes long."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(gallery))).hexdigest()[:24] + ".sock"
+
+
+def identity_of(description: dict[str, Any]) -> list[Any]:
+    """What tells the gallery that was opened from another one that lies in its place by now."""
+    return [description.get("created"), description.get("fingerprint")]
+
+
+def send(stream: BinaryIO, message: dict[str, Any]) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> dict[str, Any]:
+    """The next message. Raises OSError where the other end is gone, or says what is none."""
+    line = stream.readline(_MOST)
+    try:
+        message = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise ConnectionError("the other process ended, or speaks another language")
+    return message
