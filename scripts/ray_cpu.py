@@ -104,6 +104,7 @@ if __name__ == "__main__":
             drawn(given.photos, photos, given.pictures, given.seed)
             alone.append(indexed(photos, Path(folder)))
             shared.append(on_ray(photos, Path(folder), given.shard_size))
+            print(f"{alone[-1]:.1f} s, {dict(shared[-1])}", file=sys.stderr, flush=True)
     best = min(shared, key=lambda seconds: seconds["workers"])
     print(f"retrieve index: {min(alone):.1f} s; describe --on ray: workers {best['workers']:.1f} s ", end="")
     print(f"({best['workers'] / min(alone):.2f}), driver {best['driver']:.1f} s, Ray's daemons {best['daemons']:.1f} s")
