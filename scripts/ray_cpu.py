@@ -3,9 +3,9 @@
     python scripts/ray_cpu.py /photos --pictures 2000           # drawn from all below /photos by a seed
 
 Both run one after the other, as often as ``--rounds`` says, in turn; the least of each is told. User and system seconds are
-those of the processes that describe: for Ray its workers, start-up and all; the driver, which imports and waits, and Ray's own
-processes (raylet, GCS, agents, log monitor) are told apart. Processes are looked at ten times a second, so of each its last tenth
-may be missing.
+those of the processes that describe: for Ray its workers, start-up and all; the driver, which imports and waits, and Ray's
+daemons (raylet, GCS, agents, log monitor) are told apart. Processes are looked at ten times a second, so of each its last
+tenth may be missing.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ if __name__ == "__main__":
             drawn(given.photos, photos, given.pictures, given.seed)
             alone.append(indexed(photos, Path(folder)))
             shared.append(on_ray(photos, Path(folder), given.shard_size))
+            print(f"{alone[-1]:.1f} s, {dict(shared[-1])}", file=sys.stderr, flush=True)
     best = min(shared, key=lambda seconds: seconds["workers"])
     print(f"retrieve index: {min(alone):.1f} s; describe --on ray: workers {best['workers']:.1f} s ", end="")
     print(f"({best['workers'] / min(alone):.2f}), driver {best['driver']:.1f} s, Ray's daemons {best['daemons']:.1f} s")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -261,6 +262,7 @@ def main(kills: int, pictures: int, shards: int, seed: int, report: Path | None)
         attack = Attack(work, pictures, shards, seed)
         with Family(os.getpid()) as family:
             nodes = TwoNodes(work / "r")
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Ray has one of its own, which waits for its nodes
             try:
                 left = kills
                 while left > 0 and len(runs) < kills + 5:
@@ -270,7 +272,8 @@ def main(kills: int, pictures: int, shards: int, seed: int, report: Path | None)
                     print(f"run {len(runs)}: {runs[-1]}", file=sys.stderr, flush=True)
             finally:
                 nodes.stop()
-        if remaining := family.left_after(GRACE):
+                remaining = family.left_after(GRACE)  # ends it, too, should the attack itself be ended
+        if remaining:
             runs[-1].failures.append(f"left at the end: {'; '.join(remaining)}")
     table = markdown(runs, seed, pictures)
     print(table)

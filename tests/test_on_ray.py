@@ -68,14 +68,14 @@ class Driver:
         return []
 
     def end(self):
-        """Kill it and all that it started."""
+        """Kill it, and see all end that it started."""
         own = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.kill()
         self.process.wait()
-        for process in own:
-            if process.is_running():
-                process.kill()
-        psutil.wait_procs(own, 20)
+        _, left = psutil.wait_procs(own, 60)
+        for process in left:
+            process.kill()
+        assert left == []
         self.process.stdout.close()
 
 
