@@ -429,3 +429,21 @@ def test_an_index_of_rows_that_knows_of_none_is_named_and_mended(gallery: Galler
     repair(gallery.folder)
     with fake_gallery(gallery.folder) as opened:
         assert [(m.path, m.score) for m in opened.query(paths[3]).matches] == expected
+
+
+def test_a_damaged_table_is_told_in_one_line(gallery: Gallery, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "album", 3)
+    gallery.index(["album"])
+    gallery.close()
+    with closing(sqlite3.connect(gallery.catalog_path, isolation_level=None)) as damaged:
+        damaged.execute("PRAGMA writable_schema = ON")
+        damaged.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'id INTEGER', '\"id INTEGER') WHERE name = 'images'"
+        )
+    with fake_gallery(gallery.folder) as opened, pytest.raises(GalleryDamaged) as refused:
+        opened.info()
+    assert "\n" not in str(refused.value)
+    repair(gallery.folder)
+    with fake_gallery(gallery.folder) as opened:
+        opened.index(["album"])
+        assert len(opened) == 3

@@ -12,6 +12,7 @@ from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import WAIT_SECONDS, Reader, open_writer
 from retrieval.gallery.store.entry import REPAIR
+from retrieval.messages import first_line
 
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
 _LATER = (
@@ -62,7 +63,7 @@ class CatalogFile:
         try:
             yield
         except sqlite3.OperationalError as error:
-            text = str(error)
+            text = first_line(error)
             if "full" in text or "disk I/O" in text:
                 raise GalleryError(
                     f"the disk is full or failing: {self.path}: {text}",
@@ -72,7 +73,7 @@ class CatalogFile:
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
             raise GalleryError(f"{self.path}: {text}") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise GalleryDamaged(f"{self.path} is damaged: {error}", REPAIR) from error
+            raise GalleryDamaged(f"{self.path} is damaged: {first_line(error)}", REPAIR) from error
 
     def close(self) -> None:
         if self._reader is None:
