@@ -22,7 +22,7 @@ from PIL import Image
 from textures import texture, turned, write_textures
 
 from retrieval.cli.main import cli
-from retrieval.errors import RetrievalError, UsageError
+from retrieval.errors import GalleryDamaged, RetrievalError, UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.resident import place
 from retrieval.resident.answer import answering
@@ -258,19 +258,24 @@ def test_a_failure_of_the_server_is_no_end(gallery: Gallery, monkeypatch: pytest
         assert len(list(resident.answers(["view.png"]))) == 1
 
 
-def test_whoever_does_not_read_keeps_nobody_waiting(gallery: Gallery) -> None:
-    """More than work at once send a long request each, and let the answers lie."""
+def test_whoever_does_not_read_keeps_nobody_waiting(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as work at once let their answers lie, which are more than a socket holds."""
+
+    def long(*_: Any, images: list[Any], **__: Any) -> Iterator[dict[str, Any]]:
+        for _ in images:
+            yield {"matches": [], "bbox": None, "error": None, "filtered": 7, "long": "x" * 4_000_000}
+
+    monkeypatch.setattr("retrieval.resident.answer._answers", long)
     with answering([gallery]), ExitStack() as idle:
         for _ in range(4):
             visitor = idle.enter_context(asked(gallery.folder))
-            images = [{"name": "view.png"}] * 150  # more answers than a socket holds
-            place.send(visitor._stream, {"ask": "answers", "here": os.getcwd(), "images": images, "k": 11})
+            place.send(
+                visitor._stream, {"ask": "answers", "here": os.getcwd(), "images": [{"name": "view.png"}], "k": 1}
+            )
         time.sleep(0.2)  # they come first
         with asked(gallery.folder) as resident:
-            resident._connection.settimeout(30)
-            found = list(resident.answers(["view.png"] * 40))
-    (wanted,) = gallery.answers(["view.png"])
-    assert [result.matches for result in found] == [wanted.matches] * 40
+            resident._connection.settimeout(20)
+            assert [result.filtered for result in resident.answers(["view.png"] * 20)] == [7] * 20
 
 
 def test_a_stopped_server_keeps_its_socket(gallery: Gallery, sockets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,3 +335,31 @@ def test_a_pipe_and_odd_names(gallery: Gallery, tmp_path: Path) -> None:
         found = list(resident.answers(names))
     assert [(r.query, r.matches, str(r.error)) for r in found] == [(r.query, r.matches, str(r.error)) for r in wanted]
     assert [r.error is None for r in found] == [False, True, True, True, False, False, False]
+
+
+def test_who_is_asked_while_it_ends_calls_nothing_damaged(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gallery may be closed while a thread of it still searches."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def closed(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+        begun.set()
+        ended.wait(20)
+        raise GalleryDamaged("Cannot operate on a closed database")
+
+    monkeypatch.setattr("retrieval.resident.answer._answers", closed)
+    told: list[str] = []
+
+    def visit() -> None:
+        with asked(gallery.folder) as resident:
+            try:
+                next(resident.answers(["view.png"]))
+            except RetrievalError as error:
+                told.append(str(error))
+
+    visitor = threading.Thread(target=visit)
+    with answering([gallery]):
+        visitor.start()
+        assert begun.wait(20)
+    ended.set()
+    visitor.join()
+    assert "ended in between" in told[0]

@@ -49,6 +49,7 @@ def _listening(gallery: Gallery, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        server.ending = True
         server.shutdown()
         server.server_close()
         with suppress(OSError):
@@ -83,6 +84,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, gallery: Gallery, path: Path) -> None:
         self.gallery = gallery
         self.turns = threading.Semaphore(_AT_ONCE)
+        self.ending = False
         super().__init__(os.fspath(path), _Visit)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -128,13 +130,20 @@ class _Visit(socketserver.StreamRequestHandler):
                     for told in found:
                         send(say, told)  # type: ignore[arg-type]
             send(say, {"done": True})  # type: ignore[arg-type]
-        except RetrievalError as error:
-            send(say, {"failed": type(error).__name__, "why": [error.message, error.hint]})  # type: ignore[arg-type]
         except OSError:
             raise  # most likely the visitor's end
-        except Exception as error:  # without a reply the visitor would take it for the server's end, and come again
-            why = [f"the server that holds this gallery failed: {first_line(error)}", _ALONE]
-            send(say, {"failed": "RetrievalError", "why": why})  # type: ignore[arg-type]
+        except Exception as error:
+            if self.server.ending:  # the gallery may be closed by now: what failed is no damage
+                raise ConnectionError from error
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Without a reply the visitor would take a failure for the server's end, and come again."""
+        if isinstance(error, RetrievalError):
+            kind, why = type(error).__name__, [error.message, error.hint]
+        else:
+            kind, why = "RetrievalError", [f"the server that holds this gallery failed: {first_line(error)}", _ALONE]
+        send(self.wfile, {"failed": kind, "why": why})  # type: ignore[arg-type]
 
 
 def _answers(gallery: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:
