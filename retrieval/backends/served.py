@@ -105,7 +105,7 @@ class ServedGallery:
             raise GalleryMismatch(
                 f"the gallery {self.folder} holds descriptors of {self.spec.name} (fingerprint {self.spec.fingerprint}), "
                 f"not of {model.spec.name} ({model.fingerprint})",
-                "Leave out --model, --size and --scales to use the gallery's own, or name another gallery with --index.",
+                "Leave out --model, --size, --scales and --tokens to use the gallery's own, or name another with --index.",
             )
 
     # -- filling -------------------------------------------------------------------------------------------------
