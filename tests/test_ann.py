@@ -769,3 +769,17 @@ def test_the_command_line_sets_and_shows_it(
         assert info.search.kind == "flat"
     assert main(["index", "--index", folder, "--ann", "rubbish"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are UTF-8")
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_a_folder_whose_name_is_no_utf8(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    vectors = clustered(3000, 16)
+    made = VectorGallery(folder, 16)
+    made.gallery.configure_search(kind, 0.9)
+    made.add(vectors)
+    with Gallery.open(folder) as opened:
+        opened.warn = pytest.fail
+        assert opened.info().index_file is not None
+        assert [found[0].id for found in opened.search(vectors[:20], 1)] == list(range(1, 21))

@@ -20,7 +20,7 @@ from retrieval.backends.base import Entry
 from retrieval.backends.copied import CopiedGallery, path_of
 from retrieval.backends.served import ServedGallery, storable
 from retrieval.cli.main import cli
-from retrieval.errors import UsageError
+from retrieval.errors import GalleryError, UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.gallery import Gallery
 
@@ -183,3 +183,34 @@ def test_a_copy_holds_what_is_served(served, album):
             gallery.backend.delete([storable(name) for name in names])
     assert path_of("file:///x/%FF.png") == "/x/\udcff.png"
     assert path_of("file:///a.tar#b.jpg") is None
+
+
+def test_leaving_out_the_picture_that_asks_takes_no_copy(served, album, monkeypatch):
+    """Of a picture with so many copies that more answers must be asked for than at first."""
+    monkeypatch.setattr(CopiedGallery, "of", lambda *_, **__: pytest.fail("a copy was made"))
+    monkeypatch.setattr("retrieval.backends.served._OWN_COPIES", 1)
+    asked = album / "photos" / "0001.png"
+    with ServedGallery.open(served, engine="torch") as gallery:
+        (plain,), (left,) = (list(gallery.answers([asked], 16, exclude_self=own)) for own in (False, True))
+        named = {os.path.abspath(match.path) for match in plain.matches}
+        assert named >= {str(asked), str(album / "photos" / "exact1.png")}
+        assert [m.rank for m in left.matches] == list(range(1, 17))
+        kept = [m.path for m in plain.matches if os.path.basename(m.path) not in ("0001.png", "exact1.png")]
+        assert [m.path for m in left.matches][: len(kept)] == kept
+        (of_bytes,) = gallery.answers([asked.read_bytes()], 16, exclude_self=True)
+        assert of_bytes.matches == left.matches
+        with pytest.raises(UsageError, match="pixels have no file"):
+            list(gallery.answers([Image.open(asked)], exclude_self=True))
+
+
+def test_what_is_fetched_is_said_and_must_find_room(served, album, monkeypatch):
+    with ServedGallery.open(served, engine="torch") as gallery:
+        count, dim = len(gallery), gallery.spec.dim
+    told = CliRunner().invoke(cli, ["query", str(album / "asked1.png"), "--index", served, "--fold"]).stderr
+    assert f"fetching names and vectors of {count} pictures" in told
+    assert "Without --rerank and --fold the server answers alone." in told
+    full = type("Usage", (), {"free": count * 4 * dim})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: pytest.fail("something was made"))
+    with pytest.raises(GalleryError, match="has room for"):
+        run("duplicates", "--index", served)

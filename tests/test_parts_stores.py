@@ -192,3 +192,19 @@ def test_commands(tmp_path, photos):
     assert "4 of 4 shards are done (12 pictures" in run("index", "--status", "memory://b/parts")
     out = run("index", "memory://b/parts", "--index", tmp_path / "gallery", "--engine", "torch", "-q")
     assert out.startswith("12 pictures in")
+
+
+def test_a_file_uri_is_a_folder(tmp_path):
+    """It is made, as any other folder for parts is."""
+    write_pictures(tmp_path / "photos", 3, seed=1)
+    place = f"file://{tmp_path}/new/parts"
+    describe_parts(str(tmp_path / "photos"), place, fake_model(), workers=2)
+    assert (tmp_path / "new" / "parts" / "manifest.json").is_file()
+    assert status_of(read_manifest(place)) == status_of(read_manifest(tmp_path / "new" / "parts"))
+    with fake_gallery(tmp_path / "g") as gallery:
+        assert merge_parts(gallery, read_manifest(place)).added == 3
+
+
+def test_a_place_that_ends_with_the_command_is_told(tmp_path):
+    told = CliRunner().invoke(cli, ["describe", str(tmp_path), "--out", "memory://parts", "--model", MODEL]).stderr
+    assert "memory://parts is gone when this command ends" in told

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from PIL import Image
 from textures import texture, turned, write_textures
 
 from retrieval.cli.main import cli
-from retrieval.errors import RetrievalError, UsageError
+from retrieval.errors import GalleryDamaged, RetrievalError, UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.resident import place
 from retrieval.resident.answer import answering
@@ -240,3 +242,124 @@ def test_a_changed_gallery_is_asked_as_it_is_now(gallery: Gallery, tmp_path: Pat
             assert len(resident) == 10
             (result,) = resident.answers(["view.png"])
     assert "album/0005.png" not in [m.path for m in result.matches]
+
+
+def test_a_failure_of_the_server_is_no_end(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the visitor is told to come again, for ever."""
+
+    def broken(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+        raise MemoryError("no room\nat all")
+
+    with answering([gallery]), asked(gallery.folder) as resident:
+        with monkeypatch.context() as patch:
+            patch.setattr("retrieval.resident.answer._answers", broken)
+            with pytest.raises(RetrievalError, match=r"failed: no room\. With --no-server"):
+                next(resident.answers(["view.png"]))
+        assert len(list(resident.answers(["view.png"]))) == 1
+
+
+def test_whoever_does_not_read_keeps_nobody_waiting(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as work at once let their answers lie, which are more than a socket holds."""
+
+    def long(*_: Any, images: list[Any], **__: Any) -> Iterator[dict[str, Any]]:
+        for _ in images:
+            yield {"matches": [], "bbox": None, "error": None, "filtered": 7, "long": "x" * 4_000_000}
+
+    monkeypatch.setattr("retrieval.resident.answer._answers", long)
+    with answering([gallery]), ExitStack() as idle:
+        for _ in range(4):
+            visitor = idle.enter_context(asked(gallery.folder))
+            place.send(
+                visitor._stream, {"ask": "answers", "here": os.getcwd(), "images": [{"name": "view.png"}], "k": 1}
+            )
+        time.sleep(0.2)  # they come first
+        with asked(gallery.folder) as resident:
+            resident._connection.settimeout(20)
+            assert [result.filtered for result in resident.answers(["view.png"] * 20)] == [7] * 20
+
+
+def test_a_stopped_server_keeps_its_socket(gallery: Gallery, sockets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose queue is full lets nobody in; a second must neither wait for it nor take its place."""
+    monkeypatch.setattr("retrieval.resident.answer._PATIENCE", 0.1)
+    monkeypatch.setattr("retrieval.resident.ask._PATIENCE", 0.1)
+    sockets.mkdir(mode=0o700)
+    path = sockets / place.socket_name(gallery.folder)
+    with ExitStack() as stack:
+        stopped = stack.enter_context(socket.socket(socket.AF_UNIX))
+        stopped.bind(os.fspath(path))
+        stopped.listen(1)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            waiting.connect_ex(os.fspath(path))
+        inode = path.stat().st_ino
+        with answering([gallery]):
+            assert path.stat().st_ino == inode
+            assert ask_resident(gallery.folder) is None
+        assert path.stat().st_ino == inode
+
+
+def test_two_that_start_at_once(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other takes the socket for one that was left behind, between its making and the first look at it."""
+    from retrieval.resident import answer
+
+    class Robbed(answer._Server):
+        def __init__(self, gallery: Gallery, path: Path) -> None:
+            super().__init__(gallery, path)
+            path.unlink()
+
+    monkeypatch.setattr(answer, "_Server", Robbed)
+    with answering([gallery]):
+        assert ask_resident(gallery.folder) is None
+
+
+def test_from_a_folder_that_is_gone_the_gallery_answers_by_itself(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    with answering([gallery]):
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        assert ask_resident(tmp_path / "g") is None
+
+
+def test_a_pipe_and_odd_names(gallery: Gallery, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    odd = ["a\nb.png", os.fsdecode(b"\xff.png"), "x" * 200 + ".png"]
+    for name in odd:
+        shutil.copy(tmp_path / "view.png", tmp_path / name)
+    names = ["pipe.png", *odd, "album", "\0.png", "y" * 5000]
+    wanted = list(gallery.answers(names))
+    with answering([gallery]), asked(gallery.folder) as resident:
+        resident._connection.settimeout(30)
+        found = list(resident.answers(names))
+    assert [(r.query, r.matches, str(r.error)) for r in found] == [(r.query, r.matches, str(r.error)) for r in wanted]
+    assert [r.error is None for r in found] == [False, True, True, True, False, False, False]
+
+
+def test_who_is_asked_while_it_ends_calls_nothing_damaged(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gallery may be closed while a thread of it still searches."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def closed(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+        begun.set()
+        ended.wait(20)
+        raise GalleryDamaged("Cannot operate on a closed database")
+
+    monkeypatch.setattr("retrieval.resident.answer._answers", closed)
+    told: list[str] = []
+
+    def visit() -> None:
+        with asked(gallery.folder) as resident:
+            try:
+                next(resident.answers(["view.png"]))
+            except RetrievalError as error:
+                told.append(str(error))
+
+    visitor = threading.Thread(target=visit)
+    with answering([gallery]):
+        visitor.start()
+        assert begun.wait(20)
+    ended.set()
+    visitor.join()
+    assert "ended in between" in told[0]

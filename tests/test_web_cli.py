@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,3 +169,16 @@ def test_it_ends_when_it_is_told(folder: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert process.returncode in (0, 130)
         assert "Traceback" not in err
+
+
+@pytest.mark.slow  # a process of its own that imports torch
+def test_a_service_that_is_ended_leaves_no_socket(folder: Path) -> None:
+    """SIGTERM is how services are ended."""
+    with tempfile.TemporaryDirectory(prefix="r-") as sockets:  # the name of a socket must be short
+        with serving(folder, XDG_RUNTIME_DIR=sockets) as (_, process):
+            assert len(list(Path(sockets).glob("retrieval/*.sock"))) == 1
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode in (143, -signal.SIGTERM)
+        assert "Traceback" not in err
+        assert list(Path(sockets).glob("retrieval/*")) == []

@@ -19,15 +19,17 @@ import numpy as np
 
 from retrieval.backends.base import Entry, key_of
 from retrieval.backends.served import ServedGallery, cosine_alone
+from retrieval.errors import GalleryError
 from retrieval.gallery.adding import keys_root
 from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.store.catalog import Catalog, Seen
 from retrieval.gallery.store.vectors import VectorStore
-from retrieval.messages import Update, no_update
+from retrieval.messages import Update, human_bytes, no_update
 
 _AT_ONCE = 8192  # pictures in one transaction
 _FILE = "file://"
+_BESIDES = 300  # bytes a picture takes beside its vector
 
 
 class CopiedGallery(Gallery):
@@ -40,7 +42,9 @@ class CopiedGallery(Gallery):
         cls, served: ServedGallery, names: Sequence[str] | None = None, *, progress: Update = no_update
     ) -> CopiedGallery:
         """All of ``served``, or what it has of ``names``. Where temporary files lie, 4 bytes a dimension and some 300 besides
-        are wanted for each picture. Raises GalleryError."""
+        are wanted for each picture. Raises GalleryError, where there is no room for them before anything is fetched."""
+        count = len(served) if names is None else len(set(names))
+        require_room(size_of(served, count))
         folder = tempfile.mkdtemp(prefix="retrieval-")
         try:
             copy = cls.create(Path(folder) / DEFAULT_FOLDER, served.model, local=False)
@@ -49,7 +53,7 @@ class CopiedGallery(Gallery):
             copy.address = served.folder
             copy.configure_search("flat")
             wanted = served.backend.names() if names is None else sorted(set(names), key=str.encode)
-            copy._fill(served, wanted, len(served) if names is None else len(set(names)), progress)
+            copy._fill(served, wanted, count, progress)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -73,6 +77,22 @@ class CopiedGallery(Gallery):
                 catalog.drop_empty_roots()
                 self.describe_roots(catalog)
             self.refresh_index(catalog)
+
+
+def size_of(served: ServedGallery, count: int) -> int:
+    """How many bytes a copy of ``count`` pictures takes here, nearly."""
+    return count * (4 * served.spec.dim + _BESIDES)
+
+
+def require_room(wanted: int) -> None:
+    """Raises GalleryError where temporary files find no ``wanted`` bytes."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise GalleryError(
+            f"a copy of the gallery takes some {human_bytes(wanted)}, and {folder} has room for {human_bytes(free)}",
+            "TMPDIR names another folder for temporary files.",
+        )
 
 
 class _Filling:

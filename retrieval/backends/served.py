@@ -19,10 +19,11 @@ from retrieval.backends.scores import ordered
 from retrieval.backends.tuning import RECALL, tune
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, GalleryMismatch, UsageError, whole_number
+from retrieval.errors import GalleryDamaged, GalleryMismatch, ImageError, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
 from retrieval.gallery.answers import Match, QueryResult, one_box
+from retrieval.gallery.folding import digest_of
 from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_EFFORT = 128
 _COPY = "A copy can: retrieval.backends.copied.CopiedGallery.of(gallery)."
 _MOST_CANDIDATES = 10_000
+_OWN_COPIES = 3  # of the picture that asks, and itself, which are looked for at first
 
 
 def connect(address: str, description: dict[str, Any] | None = None) -> Backend:
@@ -103,7 +105,7 @@ class ServedGallery:
             raise GalleryMismatch(
                 f"the gallery {self.folder} holds descriptors of {self.spec.name} (fingerprint {self.spec.fingerprint}), "
                 f"not of {model.spec.name} ({model.fingerprint})",
-                "Leave out --model, --size and --scales to use the gallery's own, or name another gallery with --index.",
+                "Leave out --model, --size, --scales and --tokens to use the gallery's own, or name another with --index.",
             )
 
     # -- filling -------------------------------------------------------------------------------------------------
@@ -168,10 +170,17 @@ class ServedGallery:
         return cosine_alone(self.folder, rank, judged)
 
     def search(
-        self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
+        self,
+        vectors: npt.ArrayLike,
+        k: int = 10,
+        *,
+        under: str | None = None,
+        min_score: float | None = None,
+        without: str | None = None,
     ) -> list[list[Match]]:
         """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by name. ``under`` looks at every
-        picture in a folder, so it misses none; else one may be missed (:meth:`tune`), never wrongly scored."""
+        picture in a folder, so it misses none; else one may be missed (:meth:`tune`), never wrongly scored. ``without``: the
+        content hash of pictures to be left out."""
         queries = np.asarray(vectors, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.spec.dim:
             raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {queries.shape}")
@@ -183,7 +192,7 @@ class ServedGallery:
         return [
             [
                 Match(place, score, id_of(name), show_path(name))
-                for place, (name, score) in enumerate(self._nearest(query, k, below), 1)
+                for place, (name, score) in enumerate(self._best(query, k, below, without), 1)
                 if score >= least
             ]
             for query in queries
@@ -205,11 +214,8 @@ class ServedGallery:
     ) -> Iterator[QueryResult]:
         """Rankings for one picture after the other, in order; one that cannot be read gives a result with an ``error``."""
         self.rank_by(rank, rerank is not None, min_probability is not None)
-        if fold or exclude_self:
-            raise UsageError(
-                "a gallery on a server cannot fold copies nor leave out the file that asks",
-                _COPY,
-            )
+        if fold:
+            raise UsageError("a gallery on a server cannot fold copies", _COPY)
         box = one_box(bbox, len(images))
         done: dict[int, QueryResult] = {}
         position = 0
@@ -218,13 +224,32 @@ class ServedGallery:
             source = images[described.item]
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
             matches: list[Match] = []
+            error = described.error
             if described.descriptor is not None:
-                matches = self.search(described.descriptor[None], k, under=under)[0]
+                try:
+                    own = digest_of(source) if exclude_self else None
+                    matches = self.search(described.descriptor[None], k, under=under, without=own)[0]
+                except ImageError as trouble:  # gone since the network got it
+                    error = trouble
             kept = [m for m in matches if min_score is None or m.score >= min_score]
-            done[described.item] = QueryResult(name, box, kept, described.error, len(matches) - len(kept))
+            done[described.item] = QueryResult(name, box, kept, error, len(matches) - len(kept))
             while position in done:
                 yield done.pop(position)
                 position += 1
+
+    def _best(
+        self, query: npt.NDArray[np.float32], k: int, below: str | None, without: str | None
+    ) -> list[tuple[str, float]]:
+        count = k if without is None else k + _OWN_COPIES
+        while True:
+            found = self._nearest(query, count, below)
+            if without is None:
+                return found
+            seen = self.backend.seen([name for name, _ in found])
+            left = [(name, score) for name, score in found if name not in seen or seen[name].hash != without]
+            if len(left) >= k or len(found) < count:
+                return left[:k]
+            count *= 4
 
     def _nearest(self, query: npt.NDArray[np.float32], k: int, below: str | None) -> list[tuple[str, float]]:
         wanted, exact = 2 * k + 20, below is not None

@@ -99,6 +99,8 @@ def command(
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
+    if out.startswith("memory://"):
+        tell(f"warning: {out} is gone when this command ends; name a folder, or a place that stays")
     if where is not None:
         check_ray(where)
         if share != (1, 1):

@@ -145,9 +145,10 @@ def _fetched(
     from retrieval.cli.copied import copy_of
     from retrieval.datasets.load import load_truth
 
-    names = None
+    names, instead = None, "Without --distractors the set's own pictures are all that is fetched."
     if not options["distractors"]:
         truth = load_truth(dataset, data, images)
         wanted = (*truth.gallery, *(query.image for query in truth.queries))
+        instead = ""
         names = [storable(os.path.abspath(os.path.join(truth.root, path))) for path in wanted]
-    return copy_of(address, options["engine"], quiet, names)
+    return copy_of(address, options["engine"], quiet, names, instead=instead)

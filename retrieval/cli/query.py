@@ -22,7 +22,7 @@ from retrieval.cli.rankings import RankingPrinter, no_match
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.address import locate, served_address
 from retrieval.messages import safe
-from retrieval.resident.ask import ResidentGallery, ask_resident
+from retrieval.resident.ask import MOST, ResidentGallery, ask_resident
 
 if TYPE_CHECKING:
     from retrieval.backends.served import ServedGallery
@@ -118,9 +118,9 @@ def command(
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else _reranker(rerank)
     piped = _piped() if STANDARD_INPUT in images else b""
-    closer = reranker is not None or fold or exclude_self
+    closer = reranker is not None or fold
     own = engine != "auto" or model or size or scales or rerank or sheet or explain  # what takes a gallery of one's own
-    resident = _resident(index, under) if server and not own else None
+    resident = _resident(index, under) if server and not own and len(piped) <= MOST else None
     with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
         here = None if isinstance(gallery, ResidentGallery) else gallery
         if here is not None and (model or size or scales):
@@ -226,7 +226,7 @@ def _opened(index: str | None, engine: str, closer: bool, quiet: bool) -> Galler
     if closer:
         from retrieval.cli.copied import copy_of
 
-        return copy_of(address, engine, quiet)
+        return copy_of(address, engine, quiet, instead="Without --rerank and --fold the server answers alone.")
     from retrieval.backends.served import ServedGallery
 
     return ServedGallery.open(address, engine=engine, say=warn)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -96,8 +98,23 @@ def command(
 
                 webbrowser.open(page)
 
+        stack.enter_context(_ending_by_signal())
         stack.enter_context(answering([gallery for gallery in galleries if isinstance(gallery, Gallery)]))
         try:
             serve(galleries, settings, listener, ready)
         except OSError as error:
             raise RetrievalError(f"the server stopped: {error.strerror or error}") from error
+
+
+@contextmanager
+def _ending_by_signal() -> Iterator[None]:
+    """SIGTERM, by which services are ended, goes through what is to be tidied up, as Ctrl-C does."""
+
+    def ended(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

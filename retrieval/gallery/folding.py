@@ -34,7 +34,7 @@ class Sifter:
 
     def __init__(self, gallery: OpenedGallery, source: Picture, fold: bool, exclude_self: bool) -> None:
         self.gallery, self.fold = gallery, fold
-        self.own = _digest(source) if exclude_self else None
+        self.own = digest_of(source) if exclude_self else None
         self._content: dict[int, int] = {}  # of pictures by id: their numbers in what is compared
         self._vectors: list[npt.NDArray[np.float32]] = []
         self._looks = Looks.of_gallery(gallery, [])
@@ -111,8 +111,8 @@ class Sifter:
         return self._verifier.judge([(a, b)]) == ["copy"]
 
 
-def _digest(source: Picture) -> str:
-    """The content hash of the picture that asks."""
+def digest_of(source: Picture) -> str:
+    """The content hash of the picture that asks. Raises ImageError, UsageError for pixels."""
     if isinstance(source, bytes):
         digest = content_digest()
         digest.update(source)

@@ -166,7 +166,7 @@ class OpenedGallery(GallerySettings):
         if model.fingerprint != self.spec.fingerprint:
             raise GalleryMismatch(
                 f"the gallery {self.folder} was made with {_summary(self.spec)}, not with {_summary(model.spec)}",
-                "Leave out --model, --size and --scales to use the gallery's own, or name another gallery with --index.",
+                "Leave out --model, --size, --scales and --tokens to use the gallery's own, or name another with --index.",
             )
 
     def folder_of(self, root: Root) -> str:

@@ -60,7 +60,11 @@ class Shelf(Protocol):
 
 def shelf_at(place: str | os.PathLike[str]) -> Shelf:
     """Raises UsageError for a URI whose file system cannot be had."""
-    return Store(os.fspath(place)) if is_remote(os.fspath(place)) else Folder(Path(place))
+    if not is_remote(os.fspath(place)):
+        return Folder(Path(place))
+    if os.fspath(place).startswith("file://"):
+        return Folder(Path(file_system(os.fspath(place))[1]))
+    return Store(os.fspath(place))
 
 
 def write_to(file: Path | IO[bytes], data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import socket
 import socketserver
@@ -16,10 +17,13 @@ from typing import Any
 from retrieval.errors import RetrievalError
 from retrieval.files.paths import seen_from
 from retrieval.gallery.gallery import Gallery
+from retrieval.messages import first_line
 from retrieval.resident.place import SWITCH, available, identity_of, receive, send, socket_name, sockets_folder
 from retrieval.version import __version__
 
-_AT_ONCE = 4  # queries of several pictures each; others wait
+_ALONE = "With --no-server, retrieve query answers by itself."
+_AT_ONCE = 4  # requests that are worked at; others wait
+_PATIENCE = 1.0  # seconds for another server to let one in
 
 
 @contextmanager
@@ -36,16 +40,16 @@ def answering(galleries: Sequence[Gallery]) -> Iterator[None]:
 
 @contextmanager
 def _listening(gallery: Gallery, path: Path) -> Iterator[None]:
-    server = _bound(gallery, path)
+    server, inode = _bound(gallery, path)
     if server is None:
         yield
         return
-    inode = path.stat().st_ino
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
     thread.start()
     try:
         yield
     finally:
+        server.ending = True
         server.shutdown()
         server.server_close()
         with suppress(OSError):
@@ -53,17 +57,23 @@ def _listening(gallery: Gallery, path: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _bound(gallery: Gallery, path: Path) -> _Server | None:
-    """None where somebody else listens there. A socket that was left behind gives way."""
+def _bound(gallery: Gallery, path: Path) -> tuple[_Server | None, int]:
+    """The server and its socket's inode; None where somebody else listens there, be it that they are stopped or too busy to let
+    one in. A socket that was left behind gives way."""
+    server = None
     try:
         if path.exists():
             with socket.socket(socket.AF_UNIX) as other:
-                if other.connect_ex(os.fspath(path)) == 0:
-                    return None
+                other.settimeout(_PATIENCE)
+                if other.connect_ex(os.fspath(path)) != errno.ECONNREFUSED:
+                    return None, 0
             path.unlink()
-        return _Server(gallery, path)
-    except OSError:
-        return None
+        server = _Server(gallery, path)
+        return server, path.stat().st_ino
+    except OSError:  # also where another one that starts took the socket away
+        if server is not None:
+            server.server_close()
+        return None, 0
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -74,6 +84,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, gallery: Gallery, path: Path) -> None:
         self.gallery = gallery
         self.turns = threading.Semaphore(_AT_ONCE)
+        self.ending = False
         super().__init__(os.fspath(path), _Visit)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -109,12 +120,30 @@ class _Visit(socketserver.StreamRequestHandler):
             elif ask == "rank_by":
                 send(say, {"by": gallery.rank_by(**values)})  # type: ignore[arg-type]
             elif ask == "answers":
-                with self.server.turns:
-                    for told in _answers(gallery, here, **values):
+                found: list[dict[str, Any]] = []
+                try:
+                    with (
+                        self.server.turns
+                    ):  # not while they are sent: whoever does not read them would keep others waiting
+                        found.extend(_answers(gallery, here, **values))
+                finally:
+                    for told in found:
                         send(say, told)  # type: ignore[arg-type]
             send(say, {"done": True})  # type: ignore[arg-type]
-        except RetrievalError as error:
-            send(say, {"failed": type(error).__name__, "why": [error.message, error.hint]})  # type: ignore[arg-type]
+        except OSError:
+            raise  # most likely the visitor's end
+        except Exception as error:
+            if self.server.ending:  # the gallery may be closed by now: what failed is no damage
+                raise ConnectionError from error
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Without a reply the visitor would take a failure for the server's end, and come again."""
+        if isinstance(error, RetrievalError):
+            kind, why = type(error).__name__, [error.message, error.hint]
+        else:
+            kind, why = "RetrievalError", [f"the server that holds this gallery failed: {first_line(error)}", _ALONE]
+        send(self.wfile, {"failed": kind, "why": why})  # type: ignore[arg-type]
 
 
 def _answers(gallery: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:

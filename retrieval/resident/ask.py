@@ -15,10 +15,21 @@ from typing import Any, BinaryIO
 from retrieval import errors
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.gallery.answers import Match, QueryResult
-from retrieval.resident.place import SWITCH, available, identity_of, receive, send, socket_name, sockets_folder
+from retrieval.resident.place import (
+    MOST_OF_A_LINE,
+    SWITCH,
+    available,
+    identity_of,
+    receive,
+    send,
+    socket_name,
+    sockets_folder,
+)
 from retrieval.version import __version__
 
 _PATIENCE = 2.0  # seconds for the other process to say who it is
+_BLOCK = 16  # pictures of one request: their answers are sent when all are there
+MOST = MOST_OF_A_LINE // 2  # bytes of a picture that can be sent
 
 
 class ResidentGallery:
@@ -51,7 +62,14 @@ class ResidentGallery:
     def answers(
         self, images: Sequence[str | bytes], k: int = 10, bbox: Sequence[float] | None = None, **options: Any
     ) -> Iterator[QueryResult]:
-        """See :meth:`retrieval.Gallery.answers`: of files, as they are named here, and of pictures in memory."""
+        """See :meth:`retrieval.Gallery.answers`: of files, as they are named here, and of pictures in memory, each of at most
+        :data:`MOST` bytes."""
+        for first in range(0, len(images), _BLOCK):
+            yield from self._block(images[first : first + _BLOCK], k, bbox, **options)
+
+    def _block(
+        self, images: Sequence[str | bytes], k: int, bbox: Sequence[float] | None, **options: Any
+    ) -> Iterator[QueryResult]:
         sent = [{"bytes": base64.b64encode(i).decode()} if isinstance(i, bytes) else {"name": i} for i in images]
         found = self._asked("answers", images=sent, k=k, bbox=None if bbox is None else list(bbox), **options)
         for place, told in enumerate(found):
@@ -88,6 +106,7 @@ def ask_resident(folder: Path) -> ResidentGallery | None:
         return None
     connection = socket.socket(socket.AF_UNIX)
     try:
+        os.getcwd()  # from a folder that is gone, names mean nothing to others
         connection.settimeout(_PATIENCE)
         connection.connect(os.fspath(sockets / socket_name(folder)))
         stream: BinaryIO = connection.makefile("rwb")  # type: ignore[assignment]
@@ -96,7 +115,7 @@ def ask_resident(folder: Path) -> ResidentGallery | None:
         if hello.get("version") == __version__ and hello.get("identity") == identity_of(description):
             connection.settimeout(None)
             return ResidentGallery(folder, connection, stream, hello)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, KeyError):
         pass
     connection.close()
     return None

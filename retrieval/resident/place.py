@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SWITCH = "RETRIEVE_NO_SERVER"  # set to anything: never ask another process
-_MOST = 256 << 20  # bytes of a line
+MOST_OF_A_LINE = 256 << 20  # bytes
 
 
 def available() -> bool:
@@ -51,7 +51,7 @@ def send(stream: BinaryIO, message: dict[str, Any]) -> None:
 
 def receive(stream: BinaryIO) -> dict[str, Any]:
     """The next message. Raises OSError where the other end is gone, or says what is none."""
-    line = stream.readline(_MOST)
+    line = stream.readline(MOST_OF_A_LINE)
     try:
         message = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

@@ -8,6 +8,9 @@ searches the vectors themselves. A file that is damaged or gone is named and nev
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +66,8 @@ def read(folder: Path, shard: ShardNote, *, mapped: bool = True) -> Any:
         inverted = shard.factory.startswith("IVF") or ",IVF" in shard.factory
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if inverted else faiss.IO_FLAG_MMAP_IFC
     try:
-        index = faiss.read_index(str(path), flags)
+        with _nameable(path, os.O_RDONLY) as name:
+            index = faiss.read_index(name, flags)
     except RuntimeError as error:
         raise (damaged(path, faiss_reason(error)) if path.is_file() else intact.missing(path)) from error
     inner = ann_kind.core(index)
@@ -85,13 +89,29 @@ def write(folder: Path, index: Any, shard: ShardNote) -> ShardNote:
     try:
         folder.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            faiss.write_index(index, str(file))
+            with _nameable(file, os.O_WRONLY | os.O_CREAT) as name:
+                faiss.write_index(index, name)
             shard = replace(shard, bytes=file.stat().st_size, sha256=file_sha256(file))
         sync_folder(folder)  # its name, before a note tells of it
         intact.remember(path, shard.sha256, intact.identity(path))
     except (OSError, RuntimeError) as error:
         raise not_written(path, faiss_reason(error)) from error
     return shard
+
+
+@contextmanager
+def _nameable(path: Path, flags: int) -> Iterator[str]:
+    """A name under which FAISS, which takes UTF-8 alone, can open a file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        handle = os.open(path, flags, 0o666)
+        try:
+            yield f"/dev/fd/{handle}"
+        finally:
+            os.close(handle)
+    else:
+        yield str(path)
 
 
 def faiss_reason(error: Exception) -> str:
