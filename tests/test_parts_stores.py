@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 
 import numpy as np
@@ -22,6 +23,7 @@ from retrieval.parts import shelves
 from retrieval.parts.manifest import is_parts, read_manifest
 from retrieval.parts.merge import merge_parts
 from retrieval.parts.part import read_part
+from retrieval.parts.places import file_system
 from retrieval.parts.run import describe_parts, status_of
 from retrieval.parts.shelves import shelf_at
 
@@ -208,3 +210,11 @@ def test_a_file_uri_is_a_folder(tmp_path):
 def test_a_place_that_ends_with_the_command_is_told(tmp_path):
     told = CliRunner().invoke(cli, ["describe", str(tmp_path), "--out", "memory://parts", "--model", MODEL]).stderr
     assert "memory://parts is gone when this command ends" in told
+
+
+def test_a_store_whose_driver_is_not_installed_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UsageError, match="pip install s3fs"):
+        file_system("s3://bucket/photos")
+    with pytest.raises(UsageError, match=r"nosuch://x/y cannot be opened"):
+        file_system("nosuch://x/y")

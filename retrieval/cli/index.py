@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from retrieval.cli.common import (
     tokens_option,
     verbosity_options,
 )
+from retrieval.files.paths import show_path
 from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
@@ -247,9 +249,8 @@ def command(
         print_json({"index": str(folder), "images": images, **vars(report)})
     else:
         parts = [f"{n} {word}" for word, n in _counts(report) if n]
-        print(
-            f"{images} pictures in {safe(str(folder))}: {', '.join(parts) or 'nothing to do'} ({report.seconds:.1f} s)"
-        )
+        where, what = safe(show_path(os.path.abspath(folder))), ", ".join(parts) or "nothing to do"
+        print(f"{images} pictures in {where}: {what} ({report.seconds:.1f} s)")
         if report.local > report.embedded:
             print(f"{report.local - report.embedded} known pictures were looked at for the local index")
         if troubles:

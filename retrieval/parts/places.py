@@ -23,6 +23,12 @@ T = TypeVar("T")
 TRIES = 3
 _WAIT_SECONDS = 0.25  # before the second try, doubled before each further one
 _WEB = ("http://", "https://")
+_DRIVERS = {  # what fsspec needs for the stores that most people mean
+    "s3": "Run: pip install s3fs.",
+    "gs": "Run: pip install gcsfs.",
+    "gcs": "Run: pip install gcsfs.",
+    "abfs": "Run: pip install adlfs.",
+}
 
 
 def is_remote(text: str) -> bool:
@@ -43,9 +49,11 @@ def file_system(uri: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:  # s3fs, gcsfs ...: fsspec says which
-        raise UsageError(f"{uri} cannot be read: {first_line(error)}") from None
+        raise UsageError(
+            f"{uri} cannot be opened: {first_line(error)}", _DRIVERS.get(uri.partition(":")[0], "")
+        ) from None
     except ValueError as error:
-        raise UsageError(f"{uri} cannot be read: {first_line(error)}") from None
+        raise UsageError(f"{uri} cannot be opened: {first_line(error)}") from None
     return system, path
 
 
