@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -447,3 +448,24 @@ def test_a_damaged_table_is_told_in_one_line(gallery: Gallery, tmp_path: Path) -
     with fake_gallery(gallery.folder) as opened:
         opened.index(["album"])
         assert len(opened) == 3
+
+
+def test_exchanged_pages_of_the_catalog_change_no_list(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "album", 90, sizes=((8, 8),))
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index([tmp_path / "album"])
+        wanted = list(gallery)
+    whole = gallery.catalog_path.read_bytes()
+    size = int.from_bytes(whole[16:18], "big")
+    leaves = [at for at in range(size, len(whole), size) if whole[at] == 13]  # pages that hold a table's rows
+    refused = 0
+    for one, other in itertools.pairwise(leaves):
+        pages = bytearray(whole)
+        pages[one : one + size], pages[other : other + size] = whole[other : other + size], whole[one : one + size]
+        gallery.catalog_path.write_bytes(pages)
+        with fake_gallery(tmp_path / "g") as opened:
+            try:
+                assert list(opened) == wanted
+            except GalleryDamaged:
+                refused += 1
+    assert refused

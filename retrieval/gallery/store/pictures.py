@@ -24,17 +24,21 @@ class Pictures(CatalogFile):
     _without_picture: frozenset[str] = frozenset()  # contents that were looked for in vain
 
     def records(self, root: int | None = None, status: str | None = None) -> Iterator[Record]:
-        """By ascending id. Raises GalleryDamaged at a damaged entry, and at the end where of all entries some are missing."""
+        """By ascending id. Raises GalleryDamaged at a damaged entry or one out of order, and at the end where of all entries some
+        are missing."""
         where, values = [], []
         for column, value in (("root", root), ("status", status)):
             if value is not None:
                 where.append(f"{column} = ?")
                 values.append(value)
         clause = f" WHERE {' AND '.join(where)}" if where else ""
-        searchable = entries = 0
+        searchable = entries = last = 0
         with self._errors():
             for row in self._connection.execute(f"SELECT {self._fields} FROM images{clause} ORDER BY id", values):
                 record = record_of(row)
+                if record.id <= last:  # SQLite takes the order from the pages, and has no check that sees two exchanged
+                    raise GalleryDamaged(f"{self.path} is damaged: its entries are out of order", REPAIR)
+                last = record.id
                 searchable += record.row is not None
                 entries += 1
                 yield record
