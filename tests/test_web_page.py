@@ -293,7 +293,7 @@ def test_growth_an_empty_gallery_and_a_server_that_is_gone(browser: Any, tmp_pat
             page.wait_for_selector(".tile")
             write_textures(tmp_path / "album", 3)
             empty.index([tmp_path / "album"])
-            until(page, "document.querySelector('.tile b').textContent === '3'")
+            until(page, "document.querySelector('.tile b')?.textContent === '3'")
             assert "+3" in page.locator(".tiles").text_content()
             start(page)
             page.wait_for_selector(".card img")
@@ -443,7 +443,7 @@ def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Pat
         page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 3)")
         until(page, f"({IN_SIGHT})() && document.querySelectorAll('#grid .name').length > 0")
         page.evaluate("scrollTo(0, 0)")
-        until(page, f"({IN_SIGHT})() && document.querySelector('#grid .name').textContent === 'key 000000'")
+        until(page, f"({IN_SIGHT})() && document.querySelector('#grid .name')?.textContent === 'key 000000'")
         page.close()
 
 
