@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -89,3 +91,23 @@ class Milvus:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)
+
+
+KINDS = {"postgres": Postgres, "milvus": Milvus}
+
+
+@contextmanager
+def started_when_asked(new_folder: Callable[[str], Path]) -> Iterator[Callable[[str], Postgres | Milvus]]:
+    """Gives a server by its kind, started when that is first asked for, its data in a new folder; stops all of them."""
+    started: dict[str, Postgres | Milvus] = {}
+
+    def server(kind: str) -> Postgres | Milvus:
+        if kind not in started:
+            started[kind] = KINDS[kind](new_folder(kind))
+        return started[kind]
+
+    try:
+        yield server
+    finally:
+        for one in started.values():
+            one.stop()

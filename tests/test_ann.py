@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from vector_gallery import VectorGallery, clustered
+from vector_gallery import VectorGallery, clustered, ids_in, same
 
 from retrieval.errors import UsageError
 from retrieval.gallery.gallery import Gallery
@@ -73,23 +73,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
 @pytest.fixture
 def subject(tmp_path: Path, templates: Templates) -> VectorGallery:
     return templates(tmp_path / "g")
-
-
-def same(found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
-    assert [i for i, _ in found] == [i for i, _ in expected]
-    np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-12)
-
-
-def ids_in(path: Path) -> list[int]:
-    """Every id in an index file, read by FAISS alone."""
-    index = faiss.read_index(str(path))
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexIDMap):
-        return sorted(faiss.vector_to_array(inner.id_map).tolist())
-    lists = inner.invlists
-    return sorted(
-        i for n in range(inner.nlist) for i in faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)).tolist()
-    )
 
 
 def note_of(subject: VectorGallery) -> IndexNote:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from engines_served import Milvus, Postgres
+from engines_served import Postgres, started_when_asked
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 
 from retrieval.backends.base import Entry
@@ -32,16 +32,8 @@ _number = itertools.count()
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     """Server by kind, started when first asked for."""
-    started = {}
-
-    def server(kind):
-        if kind not in started:
-            started[kind] = {"postgres": Postgres, "milvus": Milvus}[kind](tmp_path_factory.mktemp(kind))
-        return started[kind]
-
-    yield server
-    for one in started.values():
-        one.stop()
+    with started_when_asked(tmp_path_factory.mktemp) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

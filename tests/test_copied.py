@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from engines_served import Milvus, Postgres
+from engines_served import KINDS
 from PIL import Image
 from textures import texture, turned, write_textures
 from tiny import MODEL
@@ -63,7 +63,7 @@ def album(tmp_path_factory):
 @pytest.fixture(scope="module", params=["postgres", "milvus"])
 def served(request, album, tmp_path_factory):
     """The address of a served gallery of the same pictures."""
-    server = {"postgres": Postgres, "milvus": Milvus}[request.param](tmp_path_factory.mktemp(request.param))
+    server = KINDS[request.param](tmp_path_factory.mktemp(request.param))
     run("index", album / "photos", "--index", server.address("album"), *TINY)
     yield server.address("album")
     server.stop()

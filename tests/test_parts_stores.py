@@ -19,7 +19,7 @@ from retrieval.errors import GalleryDamaged, GalleryError, UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.loading import build_network
-from retrieval.parts import shelves
+from retrieval.parts import places
 from retrieval.parts.manifest import is_parts, read_manifest
 from retrieval.parts.merge import merge_parts
 from retrieval.parts.part import read_part
@@ -56,7 +56,7 @@ class Flaky(MemoryFileSystem):
 @pytest.fixture(autouse=True)
 def _stores(monkeypatch):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    monkeypatch.setattr(shelves, "_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(places, "_WAIT_SECONDS", 0.001)
     for system in (MemoryFileSystem, Flaky):
         system.store.clear()
     Flaky.fail, Flaky.wrote, Flaky.unreadable = {}, [], set()

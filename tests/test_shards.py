@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
-from vector_gallery import VectorGallery, clustered
+from vector_gallery import VectorGallery, clustered, ids_in, same
 
 from retrieval.gallery.compaction import compact
 from retrieval.gallery.gallery import Gallery
@@ -77,26 +76,10 @@ def files(subject: VectorGallery) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_ino, stat.st_size) for name, stat in found.items()}
 
 
-def same(found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
-    assert [i for i, _ in found] == [i for i, _ in expected]
-    np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-12)
-
-
 def right(subject: VectorGallery, seed: int = 5, queries: int = 6) -> None:
     for query in clustered(queries, seed=seed):
         same(subject.answer(query, 10), subject.brute(query, 10))
     assert subject.warnings == []
-
-
-def ids_in(path: Path) -> set[int]:
-    """Every id in a file, read by FAISS alone."""
-    index = faiss.read_index(str(path))
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexIDMap):
-        return set(faiss.vector_to_array(inner.id_map).tolist())
-    lists = inner.invlists
-    found = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)).tolist() for n in range(inner.nlist)]
-    return {i for own in found for i in own}
 
 
 def consistent(subject: VectorGallery) -> IndexNote:
@@ -104,7 +87,7 @@ def consistent(subject: VectorGallery) -> IndexNote:
     note = note_of(subject)
     held: set[int] = set()
     for shard in note.shards:
-        own = ids_in(subject.gallery.folder / "ann" / f"{shard.name}.faiss")
+        own = set(ids_in(subject.gallery.folder / "ann" / f"{shard.name}.faiss"))
         assert len(own) == shard.count
         assert all(shard.first <= i for i in own)
         assert shard.last is not None
@@ -207,7 +190,7 @@ def test_a_hundredth_more_writes_a_small_file(subject: VectorGallery, everywhere
     after = files(subject)
     assert {name: after[name] for name in before} == before, "the files there were stay"
     (new,) = after.keys() - before.keys()
-    assert ids_in(subject.gallery.folder / "ann" / new) == set(added)
+    assert ids_in(subject.gallery.folder / "ann" / new) == sorted(added)
     assert after[new][1] < size / 10
     note = consistent(subject)
     assert note.shards[-1].kind == "flat"

@@ -24,7 +24,7 @@ pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 import io
 
 from browser import chromium
-from engines_served import Milvus, Postgres
+from engines_served import Milvus, started_when_asked
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 from PIL import Image
 from test_web_page import IN_SIGHT, until
@@ -50,16 +50,8 @@ SECRET = "s3cret-pass"
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Server by kind, started when first asked for."""
-    started: dict[str, Any] = {}
-
-    def server(kind: str) -> Any:
-        if kind not in started:
-            started[kind] = {"postgres": Postgres, "milvus": Milvus}[kind](tmp_path_factory.mktemp(kind))
-        return started[kind]
-
-    yield server
-    for one in started.values():
-        one.stop()
+    with started_when_asked(tmp_path_factory.mktemp) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

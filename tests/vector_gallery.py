@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from retrieval.describe.model import Model
@@ -18,6 +19,24 @@ def clustered(count: int, dim: int = 48, seed: int = 0, clusters: int = 300) -> 
     centres = np.random.default_rng(99).standard_normal((clusters, dim))
     points = centres[rng.integers(0, clusters, count)] + rng.standard_normal((count, dim))
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def same(found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
+    """Ids are equal, scores to 1e-12."""
+    assert [i for i, _ in found] == [i for i, _ in expected]
+    np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-12)
+
+
+def ids_in(path: Path) -> list[int]:
+    """Every id in an index file, ascending, read by FAISS alone."""
+    index = faiss.read_index(str(path))
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexIDMap):
+        return sorted(faiss.vector_to_array(inner.id_map).tolist())
+    lists = inner.invlists
+    return sorted(
+        i for n in range(inner.nlist) for i in faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)).tolist()
+    )
 
 
 class VectorGallery:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import urllib.parse
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -26,9 +25,9 @@ from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.store.catalog import Catalog, Seen
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.messages import Update, human_bytes, no_update
+from retrieval.parts.places import is_plain, local_path
 
 _AT_ONCE = 8192  # pictures in one transaction
-_FILE = "file://"
 _BESIDES = 300  # bytes a picture takes beside its vector
 
 
@@ -130,9 +129,8 @@ class _Filling:
 
 def path_of(name: str) -> str | None:
     """The file that a name in a served gallery means (:func:`retrieval.backends.served.storable`); None for what is no file."""
-    if name.startswith(_FILE) and "#" not in name:
-        name = os.fsdecode(urllib.parse.unquote_to_bytes(name.removeprefix(_FILE)))
-    return name if os.path.isabs(name) and os.path.normpath(name) == name and name != os.sep else None
+    path = local_path(name) or (name if is_plain(name) else None)
+    return None if path == os.sep else path
 
 
 def _digest(entry: Entry) -> str:

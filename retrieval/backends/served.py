@@ -24,6 +24,7 @@ from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
 from retrieval.gallery.answers import Match, QueryResult, one_box
 from retrieval.gallery.folding import digest_of
+from retrieval.gallery.nearest import checked_queries
 from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
@@ -181,11 +182,7 @@ class ServedGallery:
         """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by name. ``under`` looks at every
         picture in a folder, so it misses none; else one may be missed (:meth:`tune`), never wrongly scored. ``without``: the
         content hash of pictures to be left out."""
-        queries = np.asarray(vectors, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.spec.dim:
-            raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {queries.shape}")
-        if not np.isfinite(queries).all():
-            raise UsageError("the query's descriptor is not finite")
+        queries = checked_queries(vectors, self.spec.dim)
         k = whole_number("k", k)
         below = None if under is None else self._below(under)
         least = -np.inf if min_score is None else min_score

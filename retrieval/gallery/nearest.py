@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
+from retrieval.errors import UsageError
 from retrieval.gallery.search import candidates
 from retrieval.gallery.store.vectors import VectorStore
+
+
+def checked_queries(vectors: npt.ArrayLike, dim: int) -> np.ndarray:
+    """Descriptors to be searched for, float32 (Q, D). Raises UsageError for another shape and for what is not finite."""
+    queries = np.asarray(vectors, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise UsageError(f"descriptors of shape (Q, {dim}) are needed, not {queries.shape}")
+    if not np.isfinite(queries).all():
+        raise UsageError("the query's descriptor is not finite")
+    return queries
 
 
 def nearest(vector: np.ndarray, k: int, source: candidates.Source, store: VectorStore) -> tuple[np.ndarray, np.ndarray]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import GalleryDamaged, UsageError, whole_number
+from retrieval.errors import GalleryDamaged, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match
 from retrieval.gallery.fusing import Sample
-from retrieval.gallery.nearest import nearest, nearest_rows
+from retrieval.gallery.nearest import checked_queries, nearest, nearest_rows
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import candidates
 from retrieval.gallery.search.index import open_source
@@ -37,11 +37,7 @@ class SearchedGallery(OpenedGallery):
         approximate search index a picture may be missed (:meth:`info` tells how many), never wrongly scored. ``under`` looks
         at every picture in a folder (or at the picture of that name), so it misses none. ``min_score``: see :meth:`query`.
         """
-        queries = np.asarray(vectors, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.spec.dim:
-            raise UsageError(f"descriptors of shape (Q, {self.spec.dim}) are needed, not {queries.shape}")
-        if not np.isfinite(queries).all():
-            raise UsageError("the query's descriptor is not finite")
+        queries = checked_queries(vectors, self.spec.dim)
         k = whole_number("k", k)
         catalog = self.catalog
         with catalog.reading():

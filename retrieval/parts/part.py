@@ -12,7 +12,6 @@ import math
 import operator
 import os
 import re
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +24,11 @@ from retrieval.errors import GalleryDamaged, UsageError
 from retrieval.messages import first_line
 from retrieval.parts.items import Item
 from retrieval.parts.manifest import Manifest
+from retrieval.parts.places import local_path
 from retrieval.ranking.asmk import LocalCodes, standard_codebook
 from retrieval.system.collector import at_rest
 
 _KEY = b"retrieval"
-_FILE = "file://"
 _HEX = re.compile(r"[0-9a-f]*")
 _HASH_LENGTHS = frozenset(range(16, 129, 2))
 _LONGEST = 1.01  # no number of a vector of unit length is greater
@@ -64,10 +63,7 @@ class Row(NamedTuple):
     @property
     def file(self) -> str | None:
         """The path of a local file; None for what lies elsewhere, or in an archive, or has no plain path."""
-        if not self.uri.startswith(_FILE) or "#" in self.uri:
-            return None
-        path = os.fsdecode(urllib.parse.unquote_to_bytes(self.uri.removeprefix(_FILE)))
-        return path if os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path else None
+        return local_path(self.uri)
 
 
 @dataclass(frozen=True)

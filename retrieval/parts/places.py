@@ -40,6 +40,24 @@ def local_uri(path: str) -> str:
     return "file://" + urllib.parse.quote(os.fsencode(path))
 
 
+def local_path(uri: str) -> str | None:
+    """The path that such a URI means; None for what lies elsewhere, or in an archive, or has no plain path."""
+    if not uri.startswith("file://") or "#" in uri:
+        return None
+    path = os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))
+    return path if is_plain(path) else None
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path is absolute, and written in the one shortest way."""
+    return os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path
+
+
+def wait_before_next(attempt: int) -> None:
+    """Between two tries, of which ``attempt``, from 0 on, has failed."""
+    time.sleep(_WAIT_SECONDS * 2**attempt)
+
+
 def file_system(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI, and the path in it. Raises UsageError where it cannot be had."""
     try:
@@ -124,7 +142,7 @@ def _tried(read: Callable[[], T]) -> T:
             late = isinstance(getattr(error, "reason", error), TimeoutError)
             trouble = "timed out" if late else first_line(getattr(error, "reason", error))
         if left:
-            time.sleep(_WAIT_SECONDS * 2 ** (TRIES - 1 - left))
+            wait_before_next(TRIES - 1 - left)
     raise ImageError(f"cannot be read after {TRIES} tries: {trouble}", transient=True)
 
 

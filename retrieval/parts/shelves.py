@@ -22,11 +22,10 @@ from typing import IO, Any, Protocol, TypeVar
 from retrieval.errors import GalleryError
 from retrieval.files.whole import sync_folder, whole_file
 from retrieval.messages import first_line
-from retrieval.parts.places import TRIES, file_system, is_remote
+from retrieval.parts.places import TRIES, file_system, is_remote, wait_before_next
 
 T = TypeVar("T")
 
-_WAIT_SECONDS = 0.25  # before the second try, doubled before each further one
 _LEFT_SECONDS = 86_400.0
 
 
@@ -212,5 +211,5 @@ class Store:
             except Exception as error:
                 trouble = first_line(error) or type(error).__name__
             if attempt + 1 < TRIES:
-                time.sleep(_WAIT_SECONDS * 2**attempt)
+                wait_before_next(attempt)
         raise GalleryError(f"{self.uri} fails ({trouble})", "Run the same command again: what is described stays.")

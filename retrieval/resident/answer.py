@@ -98,7 +98,7 @@ class _Visit(socketserver.StreamRequestHandler):
         gallery = self.server.gallery
         with suppress(OSError):
             send(
-                self.wfile,  # type: ignore[arg-type]
+                self.wfile,
                 {
                     "version": __version__,
                     "identity": identity_of(gallery.description),
@@ -107,7 +107,7 @@ class _Visit(socketserver.StreamRequestHandler):
                 },
             )
             while True:
-                asked = receive(self.rfile)  # type: ignore[arg-type]
+                asked = receive(self.rfile)
                 here = str(asked.pop("here"))
                 with seen_from(here):
                     self._reply(gallery, here, **asked)
@@ -116,20 +116,19 @@ class _Visit(socketserver.StreamRequestHandler):
         say = self.wfile
         try:
             if ask == "count":
-                send(say, {"count": len(gallery)})  # type: ignore[arg-type]
+                send(say, {"count": len(gallery)})
             elif ask == "rank_by":
-                send(say, {"by": gallery.rank_by(**values)})  # type: ignore[arg-type]
+                send(say, {"by": gallery.rank_by(**values)})
             elif ask == "answers":
                 found: list[dict[str, Any]] = []
                 try:
-                    with (
-                        self.server.turns
-                    ):  # not while they are sent: whoever does not read them would keep others waiting
+                    # Not while they are sent: whoever does not read them would keep others waiting.
+                    with self.server.turns:
                         found.extend(_answers(gallery, here, **values))
                 finally:
                     for told in found:
-                        send(say, told)  # type: ignore[arg-type]
-            send(say, {"done": True})  # type: ignore[arg-type]
+                        send(say, told)
+            send(say, {"done": True})
         except OSError:
             raise  # most likely the visitor's end
         except Exception as error:
@@ -143,7 +142,7 @@ class _Visit(socketserver.StreamRequestHandler):
             kind, why = type(error).__name__, [error.message, error.hint]
         else:
             kind, why = "RetrievalError", [f"the server that holds this gallery failed: {first_line(error)}", _ALONE]
-        send(self.wfile, {"failed": kind, "why": why})  # type: ignore[arg-type]
+        send(self.wfile, {"failed": kind, "why": why})
 
 
 def _answers(gallery: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:

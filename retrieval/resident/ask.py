@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from retrieval import errors
 from retrieval.errors import ImageError, RetrievalError
@@ -18,6 +18,7 @@ from retrieval.gallery.answers import Match, QueryResult
 from retrieval.resident.place import (
     MOST_OF_A_LINE,
     SWITCH,
+    Stream,
     available,
     identity_of,
     receive,
@@ -36,7 +37,7 @@ class ResidentGallery:
     """Made by :func:`ask_resident`. What ``retrieve query`` needs of a gallery: ``folder``, ``fingerprint``, whether it
     ``judges`` (has a local index), how many pictures it holds, and its answers."""
 
-    def __init__(self, folder: Path, connection: socket.socket, stream: BinaryIO, hello: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, connection: socket.socket, stream: Stream, hello: dict[str, Any]) -> None:
         self.folder = folder
         self.fingerprint: str = hello["fingerprint"]
         self.judges: bool = hello["judges"]
@@ -109,7 +110,7 @@ def ask_resident(folder: Path) -> ResidentGallery | None:
         os.getcwd()  # from a folder that is gone, names mean nothing to others
         connection.settimeout(_PATIENCE)
         connection.connect(os.fspath(sockets / socket_name(folder)))
-        stream: BinaryIO = connection.makefile("rwb")  # type: ignore[assignment]
+        stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
         description = json.loads((folder / "gallery.json").read_text("utf-8"))
         if hello.get("version") == __version__ and hello.get("identity") == identity_of(description):

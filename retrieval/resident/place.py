@@ -8,11 +8,14 @@ import os
 import socket
 import stat
 import tempfile
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 SWITCH = "RETRIEVE_NO_SERVER"  # set to anything: never ask another process
 MOST_OF_A_LINE = 256 << 20  # bytes
+
+Stream: TypeAlias = "BinaryIO | BufferedIOBase"
 
 
 def available() -> bool:
@@ -44,12 +47,12 @@ def identity_of(description: dict[str, Any]) -> list[Any]:
     return [description.get("created"), description.get("fingerprint")]
 
 
-def send(stream: BinaryIO, message: dict[str, Any]) -> None:
+def send(stream: Stream, message: dict[str, Any]) -> None:
     stream.write(json.dumps(message).encode() + b"\n")
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> dict[str, Any]:
+def receive(stream: Stream) -> dict[str, Any]:
     """The next message. Raises OSError where the other end is gone, or says what is none."""
     line = stream.readline(MOST_OF_A_LINE)
     try:

@@ -12,7 +12,7 @@ from retrieval.backends.served import storable
 from retrieval.gallery.address import shown as without_secrets
 from retrieval.gallery.answers import Match
 from retrieval.web.errors import ApiError
-from retrieval.web.telling import shown
+from retrieval.web.telling import shown, told_apart
 
 ELSEWHERE = "(elsewhere)"
 
@@ -21,13 +21,8 @@ class Names:
     """``roots``: the places that were taken in, each with what it is called; paths or URIs."""
 
     def __init__(self, places: Sequence[str]) -> None:
-        self.roots: list[tuple[str, str]] = []
-        for place in places:
-            base = shown(PurePath(_path(place)).name) or "files"
-            label, number = base, 2
-            while label in (known for _, known in self.roots):
-                label, number = f"{base}-{number}", number + 1
-            self.roots.append((place, label))
+        labels = told_apart(shown(PurePath(_path(place)).name) or "files" for place in places)
+        self.roots = list(zip(places, labels, strict=True))
         self._nearest = sorted(self.roots, key=lambda root: -len(root[0]))  # of two that hold a picture, the inner
 
     def rooted(self, name: str) -> bool:

@@ -23,7 +23,7 @@ from retrieval.models.spec import ModelSpec
 from retrieval.web.errors import ApiError
 from retrieval.web.offers import ALL
 from retrieval.web.settings import WebSettings
-from retrieval.web.telling import check_upload, judged, shown, told_why
+from retrieval.web.telling import check_upload, judged, shown, told_apart, told_why
 
 MOST_FOLDERS = 500
 MOST_TROUBLED = 500
@@ -125,14 +125,11 @@ class Served:
         catalog = self.gallery.catalog
         with catalog.reading():
             roots = catalog.roots()
-        out: dict[int, str] = {}
-        for root in roots:
-            base = KEYS if root.kind == "keys" else shown(os.path.basename(self.gallery.folder_of(root))) or "files"
-            label, number = base, 2
-            while label in out.values():
-                label, number = f"{base}-{number}", number + 1
-            out[root.id] = label
-        return out
+        names = (
+            KEYS if root.kind == "keys" else shown(os.path.basename(self.gallery.folder_of(root))) or "files"
+            for root in roots
+        )
+        return dict(zip((root.id for root in roots), told_apart(names), strict=True))
 
     def below(self, folder: str) -> str:
         """The folder that is meant by a name as it is shown, absolute. Raises ApiError 404 for any that is not indexed."""

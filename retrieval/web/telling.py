@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,17 @@ def check_upload(data: bytes, spec: ModelSpec, settings: WebSettings) -> None:
     if width * height > settings.limits.upload_pixels:
         most = settings.limits.upload_pixels // 1_000_000
         raise ApiError(413, f"The picture has {width} x {height} pixels; {most} million are the most.")
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Names with a number behind those that stood before."""
+    out: list[str] = []
+    for name in names:
+        label, number = name, 2
+        while label in out:
+            label, number = f"{name}-{number}", number + 1
+        out.append(label)
+    return out
 
 
 def shown(text: str) -> str:

@@ -151,12 +151,12 @@ class Pictures(CatalogFile):
     def ids_of_hashes(self, digests: Sequence[str]) -> list[int]:
         """Ids of the pictures with a vector that have one of these contents. Raises GalleryDamaged where the catalog's index of
         contents does not lead to a picture that is there."""
-        lacking = set(digests)
+        wanted = set(digests)
         ids = [i for (i,) in self._among("SELECT id FROM images WHERE hash", digests)]
         # The entries themselves are asked, for the index may say other than they do.
         entries = self._among("SELECT id, hash, row FROM images NOT INDEXED WHERE id", ids)
-        found = [i for i, digest, row in entries if digest in lacking and row is not None]
-        lacking -= {digest for _, digest, _ in entries} | self._without_picture
+        found = [i for i, digest, row in entries if digest in wanted and row is not None]
+        lacking = wanted - {digest for _, digest, _ in entries} - self._without_picture
         if lacking:
             lacking -= {digest for (digest,) in self._among("SELECT hash FROM spare WHERE hash", list(lacking))}
         if lacking:  # rare, so all entries are looked at, once
