@@ -38,6 +38,15 @@ FILES = {
 }
 
 
+KINDS = ("small", "logged", "graph")
+
+
+def _sizes(kind: str) -> None:
+    scenes.small()
+    if kind == "graph":
+        cutting.SHARD_ROWS = 1 << 20
+
+
 @dataclass(frozen=True)
 class Original:
     """A gallery's folder, whose pictures lie outside of it; queries; and what each way of asking gives, and gave before the last
@@ -55,6 +64,7 @@ def original(kind: str) -> Original:
     log. ``graph``: more pictures, searched by a graph, in one file; the others have several."""
     from fakes import write_pictures
 
+    _sizes(kind)
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{kind}-"))
     scenes._album(folder) if kind != "graph" else write_pictures(folder / "album", 260, sizes=((8, 8),))
     with scenes.opened(folder / "made" / "g") as gallery:
@@ -127,15 +137,14 @@ WAYS: dict[str, Callable[[Gallery, np.ndarray], Any]] = {
 
 
 def trial(rng: np.random.Generator, folder: Path) -> Outcome:
-    scenes.small()
-    gallery = str(rng.choice(["small", "logged", "graph"]))
-    if gallery == "graph":
-        cutting.SHARD_ROWS = 1 << 20
+    name = str(rng.choice(list(FILES)))  # each kind of file as often, not as many as there are
+    gallery = str(rng.choice([kind for kind in KINDS if any(original(kind).folder.glob(FILES[name]))]))
     source = original(gallery)
+    _sizes(gallery)
     here = folder / "g"
     shutil.rmtree(here, ignore_errors=True)
     shutil.copytree(source.folder, here)
-    name, path = _chosen(here, rng)
+    path = _file(here, name, rng)
     kind = f"{name}, {gallery}"
     how = _damage_entry(path, rng) if name == "catalog" and rng.random() < 0.4 else _damage_bytes(path, here, rng)
     ends = {}
@@ -197,9 +206,13 @@ def _not_restored(here: Path, source: Original) -> str:
     return ""
 
 
-def _chosen(here: Path, rng: np.random.Generator) -> tuple[str, Path]:
-    there = [(name, path) for name, pattern in FILES.items() for path in here.glob(pattern)]
+def _file(here: Path, name: str, rng: np.random.Generator) -> Path:
+    there = sorted(here.glob(FILES[name]))
     return there[int(rng.integers(0, len(there)))]
+
+
+def _any_file(here: Path, rng: np.random.Generator) -> Path:
+    return _file(here, str(rng.choice([name for name in FILES if any(here.glob(FILES[name]))])), rng)
 
 
 def _damage_bytes(path: Path, here: Path, rng: np.random.Generator) -> str:
@@ -212,7 +225,7 @@ def _damage_bytes(path: Path, here: Path, rng: np.random.Generator) -> str:
     block = int(rng.choice([64, 512, 4096]))
     first, second = sorted(int(i) * block for i in rng.integers(0, len(data) // block + 1, 2))
     if name == "several":
-        other = _chosen(here, rng)[1].read_bytes()
+        other = _any_file(here, rng).read_bytes()
         data, name = damaged(data, rng, other)
     elif name == "bit":
         place = int(rng.integers(0, len(data)))
