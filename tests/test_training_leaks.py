@@ -19,7 +19,8 @@ from retrieval.training import leaks as module
 from retrieval.training.leaks import Leak, check_leaks, find_leaks, leak_sheet, without_leaks
 from retrieval.training.mining import Mined, MinedTuple
 from retrieval.training.preview import preview_sheet
-from retrieval.training.sources import TrainingSet, read_training_set
+from retrieval.training.sources import read_training_set
+from retrieval.training.training_set import TrainingSet
 from retrieval.views import sheet as sheet_module
 
 GREEN, RED = (ImageColor.getrgb(sheet_module._FRAMES[mark]) for mark in ("positive", "negative"))
