@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner
 from webserver import Server, files_in, serving, tar_of
 
-from retrieval.datasets.groundtruth import load_groundtruth
 from retrieval.datasets.published import acquire, revisited
 from retrieval.datasets.published import download as downloading
 from retrieval.datasets.published import sets as published
 from retrieval.datasets.published.sets import SETS, PublishedSet, RemoteFile
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, DownloadError, RetrievalError, UsageError
 
 GALLERY, QUERIES = [f"ox_{i}" for i in range(6)], ["q_0", "q_1"]

@@ -23,7 +23,8 @@ from evaluation_set import (
 from fakes import FakeEngine, fake_gallery
 from PIL import Image
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import UsageError
 from retrieval.gallery import local_features as local_module
 from retrieval.gallery.local_features import LocalMatcher

@@ -129,7 +129,8 @@ def convert(source: str, out: str, images: str | None) -> None:
     IN is the official .pkl of Revisited Oxford or Paris, a folder with a sub-folder a class, or a list of path,label
     lines (.csv, .txt). OUT.json goes beside the pictures or into a folder above them.
     """
-    from retrieval.datasets.groundtruth import check_files, load_groundtruth
+    from retrieval.datasets.placing import check_files
+    from retrieval.datasets.reading import load_groundtruth
     from retrieval.errors import DatasetError, UsageError
 
     if not out.lower().endswith(".json"):

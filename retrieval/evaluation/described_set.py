@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import GroundTruth, check_files
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.placing import check_files
 from retrieval.errors import DatasetError
 from retrieval.evaluation.queries import Queries, refuse
 from retrieval.files.digest import content_hash

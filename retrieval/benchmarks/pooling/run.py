@@ -27,7 +27,8 @@ from retrieval.benchmarks.pooling.methods import (
 from retrieval.benchmarks.pooling.results import PoolingReport, Row
 from retrieval.benchmarks.pooling.scoring import Vectors, average_precisions, headline, labels_of, protocols_of
 from retrieval.benchmarks.pooling.whitened import Whitener, fit_whitener, fitting_pictures
-from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.placing import check_boxes, check_files
 from retrieval.errors import UsageError
 from retrieval.messages import no_update, say_nothing
 
