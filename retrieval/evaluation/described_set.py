@@ -24,7 +24,7 @@ from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.store.view import DerivedArrays, VectorView
 from retrieval.messages import Bars, no_bars
 from retrieval.models.whitening import Whitening
-from retrieval.ranking.rerank import Context
+from retrieval.ranking.method import Context
 
 
 @dataclass(frozen=True)
