@@ -6,6 +6,7 @@ gallery lists: who writes into the gallery can make nothing seen but what he kne
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ class Remote:
         self.pairs = PairExplaining(gallery.model)
         self.verdicts = gallery.local is not None
         self._thumbnails = HeldThumbnails()
+        self._turn = threading.Lock()  # for folders, which are kept a while
         self._folders: tuple[int, float, list[dict[str, Any]]] = (-1, 0.0, [])
 
     # -- pictures ------------------------------------------------------------------------------------------------
