@@ -39,7 +39,7 @@ _FRESH = 30.0  # seconds in which folders and counts of folders are not looked u
 class Remote:
     """See :class:`retrieval.web.offers.Shown`. What ``ServedGallery`` cannot do is refused as "not_offered"."""
 
-    offers = frozenset({"map", "why"})
+    offers = frozenset({"map", "why", "exclude_self"})
 
     def __init__(self, name: str, gallery: ServedGallery, settings: WebSettings) -> None:
         self.name, self.settings = name, settings
@@ -206,7 +206,7 @@ class Remote:
 
     def search(self, source: bytes | int, k: int, box: Sequence[float] | None, **options: Any) -> dict[str, Any]:
         """By an upload or a picture of the gallery: by its stored descriptor, or by its file where a box of it is meant."""
-        for what in ("rerank", "fold", "exclude_self", "min_probability"):
+        for what in ("rerank", "fold", "min_probability"):
             if options.get(what) not in (None, False):
                 raise refused(self.name, what)
         if options.get("rank") not in (None, "cosine"):
@@ -214,19 +214,20 @@ class Remote:
         names, under, least = self._names(), options.get("under"), options.get("min_score")
         below = None if under is None else names.below(under)
         asked = source if isinstance(source, int) else None
+        others = bool(options.get("exclude_self"))
         if isinstance(source, int) and box is None:
-            name, _ = self.entry(source)
+            name, own = self.entry(source)
             entries = self.connections.ask(lambda gallery: gallery.backend.entries([name]))
             if not entries:  # taken out meanwhile
                 raise ApiError(404, f"There is no picture {source} in this gallery.", "no_such_picture")
-            return self._by(entries[0].vector, k, below, least, names, asked)
+            return self._by(entries[0].vector, k, below, least, names, asked, own.hash if others else None)
         if isinstance(source, int):
             picture = self.content(source)
         else:
             check_upload(source, self.spec, self.settings)
             picture = source
         result = self.connections.ask(
-            lambda gallery: next(gallery.answers([picture], k, box, under=below, min_score=least))
+            lambda gallery: next(gallery.answers([picture], k, box, under=below, min_score=least, exclude_self=others))
         )
         if result.error is not None:
             raise result.error
@@ -248,8 +249,9 @@ class Remote:
         least: float | None,
         names: Names,
         asked: int | None,
+        without: str | None = None,
     ) -> dict[str, Any]:
-        matches = self.connections.ask(lambda gallery: gallery.search(vector[None], k, under=below)[0])
+        matches = self.connections.ask(lambda gallery: gallery.search(vector[None], k, under=below, without=without)[0])
         kept = [match for match in matches if least is None or match.score >= least]
         return self._answer(QueryResult("", None, kept, filtered=len(matches) - len(kept)), names, asked)
 
