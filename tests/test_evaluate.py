@@ -805,7 +805,7 @@ def listen(event, args):
         opened[os.path.abspath(os.fsdecode(args[0]))] += 1
 sys.addaudithook(listen)
 from retrieval import evaluate
-from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval.datasets.reading import load_groundtruth
 truth = load_groundtruth({str(path)!r})
 evaluate(truth, "tiny-gem@random:0", size=64, engine="torch", gallery={str(tmp_path / "g")!r})
 files = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]
