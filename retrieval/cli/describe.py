@@ -91,7 +91,7 @@ def command(
     at s3://, gs://, memory:// (fsspec). Any number of processes may work on one PARTS, each with its --shard I/N. What is
     there is not described again; a shard that fails three times is reported, and the exit status is 1.
     """
-    from retrieval.describe.model import load_model
+    from retrieval.describe.choice import ModelChoice
     from retrieval.errors import UsageError
     from retrieval.parts.on_ray import check_ray, describe_on_ray
     from retrieval.parts.run import describe_parts
@@ -105,9 +105,7 @@ def command(
         check_ray(where)
         if share != (1, 1):
             raise UsageError("--shard is for processes without an engine", "Ray divides the shards by itself.")
-    chosen = load_model(
-        model or "auto", size=size, scales=scales, exif=not no_exif, tokens=tokens, engine=engine, say=tell
-    )
+    chosen = ModelChoice(model, size, scales, not no_exif, tokens).load(engine, tell)
     if tokens:
         from retrieval.models.token_reduction import cost_of
 

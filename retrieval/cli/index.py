@@ -126,7 +126,7 @@ def command(
 
     PATH may be a folder of parts, which `retrieve describe` made: what they hold is taken in.
     """
-    from retrieval.describe.model import load_model
+    from retrieval.describe.choice import ModelChoice
     from retrieval.errors import UsageError
     from retrieval.gallery.address import DEFAULT_FOLDER, locate, served_address
     from retrieval.gallery.gallery import Gallery
@@ -138,6 +138,7 @@ def command(
     def tell(message: str) -> None:
         say(message, quiet)
 
+    asked = ModelChoice(model, size, scales, not no_exif, tokens)
     parts = [path for path in paths if is_parts(path)]
     if status or parts:
         from retrieval.cli import parts as of_parts
@@ -155,10 +156,10 @@ def command(
             )
         if status:
             return of_parts.tell_status(parts, form)
-        require = (model, size, scales, dtype, local)
+        merging = of_parts.Merging(asked, dtype, local, engine)
         if served := served_address(index):
-            return of_parts.merge_served(parts, served, require, engine, form, quiet)
-        return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), require, engine, form, quiet)
+            return of_parts.merge_served(parts, served, merging, form, quiet)
+        return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), merging, form, quiet)
     if served := served_address(index):
         from retrieval.cli.served import index_served
 
@@ -178,7 +179,7 @@ def command(
         }
         for name in (name for name, given in refused.items() if given):
             raise UsageError(f"{name} is for galleries in a folder", "A served one goes without.")
-        return index_served(paths, served, (model, size, scales), not no_exif, engine, form, strict, quiet)
+        return index_served(paths, served, asked, engine, form, strict, quiet)
     if calibrate_on is not None and precision in (None, "fp32"):
         raise UsageError("--calibrate-on goes with --precision int8, bf16 or auto")
     folder = locate(index) or Path(DEFAULT_FOLDER)
@@ -190,7 +191,7 @@ def command(
     present = (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists()
     if present:
         gallery = Gallery.open(folder, engine=engine, warn=tell)
-        require_same_model(gallery, model, size, scales, tell, tokens)
+        require_same_model(gallery, asked, tell)
         if dtype and dtype != gallery.description["dtype"]:
             raise UsageError(
                 f"the gallery {folder} stores {gallery.description['dtype']}",
@@ -214,9 +215,7 @@ def command(
         missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
             raise UsageError(f"there is no {safe(missing[0])}")
-        chosen = load_model(
-            model or "auto", size=size, scales=scales, exif=not no_exif, tokens=tokens, engine=engine, say=tell
-        )
+        chosen = asked.load(engine, tell)
         if tokens:
             from retrieval.models.token_reduction import cost_of
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from retrieval.describe.model import Model, load_model
+from retrieval.describe.choice import ModelChoice
+from retrieval.describe.model import Model
 from retrieval.messages import Say
 from retrieval.models.spec import ModelSpec
 from retrieval.models.token_reduction import with_tokens
@@ -20,27 +21,14 @@ class HasModel(Protocol):
         """Raises GalleryMismatch for another model."""
 
 
-def require_same_model(
-    gallery: HasModel,
-    model: str | None,
-    size: int | None,
-    scales: Sequence[float] | None,
-    say: Say,
-    tokens: str | None = None,
-) -> None:
-    """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own."""
+def require_same_model(gallery: HasModel, asked: ModelChoice, say: Say) -> None:
+    """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own.
+    The rule of EXIF orientation is the gallery's."""
     own = gallery.spec
-    if model is None or model == own.name:
-        own = with_tokens(own, tokens)
-        gallery.require(Model(own.with_image(size=size, scales=None if scales is None else tuple(scales))))
+    if asked.model is None or asked.model == own.name:
+        scales = None if asked.scales is None else tuple(asked.scales)
+        gallery.require(Model(with_tokens(own, asked.tokens).with_image(size=asked.size, scales=scales)))
     else:
-        gallery.require(
-            load_model(
-                model,
-                size=size or own.image.size,
-                scales=scales or own.image.scales,
-                exif=own.image.exif,
-                tokens=tokens,
-                say=say,
-            )
-        )
+        rule = own.image
+        wanted = replace(asked, size=asked.size or rule.size, scales=asked.scales or rule.scales, exif=rule.exif)
+        gallery.require(wanted.load(say=say))
