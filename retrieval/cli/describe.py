@@ -11,6 +11,7 @@ from retrieval.cli.common import (
     model_options,
     print_json,
     say,
+    tell_saving,
     tokens_option,
     verbosity_options,
 )
@@ -107,9 +108,7 @@ def command(
             raise UsageError("--shard is for processes without an engine", "Ray divides the shards by itself.")
     chosen = ModelChoice(model, size, scales, not no_exif, tokens).load(engine, tell)
     if tokens:
-        from retrieval.models.token_reduction import cost_of
-
-        tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
+        tell_saving(chosen.spec, tell)
     with progress_bar("describe", quiet, unit="shard") as update:
         local = not no_local
         if where is None:

@@ -30,13 +30,13 @@ def command(
     --model. What was added so is kept until it is removed: it is not compared with any folder.
     """
     from retrieval.describe.choice import ModelChoice
-    from retrieval.gallery.address import DEFAULT_FOLDER, locate
+    from retrieval.gallery.address import DEFAULT_FOLDER, holds_gallery, locate
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.same_model import require_same_model
 
     asked, folder = ModelChoice(model, size, scales), locate(index) or Path(DEFAULT_FOLDER)
     tell = lambda message: say(safe(message), quiet)  # noqa: E731
-    if (folder / "gallery.json").exists():
+    if holds_gallery(folder):
         gallery = Gallery.open(folder, warn=tell)
         require_same_model(gallery, asked, tell)
     else:

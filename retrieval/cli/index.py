@@ -14,6 +14,7 @@ from retrieval.cli.common import (
     model_options,
     print_json,
     say,
+    tell_saving,
     tokens_option,
     verbosity_options,
 )
@@ -128,9 +129,10 @@ def command(
     """
     from retrieval.describe.choice import ModelChoice
     from retrieval.errors import UsageError
-    from retrieval.gallery.address import DEFAULT_FOLDER, locate, served_address
+    from retrieval.gallery.address import DEFAULT_FOLDER, holds_gallery, locate, served_address
+    from retrieval.gallery.description import precision_of
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.same_model import require_same_model
+    from retrieval.gallery.same_model import require_same_dtype, require_same_model
     from retrieval.gallery.search.kind import check_request
     from retrieval.parts.manifest import is_parts
     from retrieval.pictures.foreign import passed_over
@@ -188,16 +190,12 @@ def command(
 
         for line in mend(folder) or ["nothing was damaged"]:
             tell(f"repair: {safe(line)}")
-    present = (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists()
+    present = holds_gallery(folder)
     if present:
         gallery = Gallery.open(folder, engine=engine, warn=tell)
         require_same_model(gallery, asked, tell)
-        if dtype and dtype != gallery.description["dtype"]:
-            raise UsageError(
-                f"the gallery {folder} stores {gallery.description['dtype']}",
-                "Another dtype needs another gallery (--index).",
-            )
-        own = gallery.description.get("precision", "fp32")
+        require_same_dtype(gallery, dtype)
+        own = precision_of(gallery.description)
         if precision not in (None, "auto", own):
             raise UsageError(
                 f"the gallery {folder} is described with {own}", "Another precision needs another gallery (--index)."
@@ -217,9 +215,7 @@ def command(
             raise UsageError(f"there is no {safe(missing[0])}")
         chosen = asked.load(engine, tell)
         if tokens:
-            from retrieval.models.token_reduction import cost_of
-
-            tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
+            tell_saving(chosen.spec, tell)
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
         gallery = Gallery.create(
             folder,

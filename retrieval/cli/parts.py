@@ -9,8 +9,10 @@ from pathlib import Path
 from retrieval.cli.common import print_json, say
 from retrieval.describe.choice import ModelChoice
 from retrieval.errors import GalleryMismatch, UsageError
+from retrieval.gallery.address import holds_gallery
+from retrieval.gallery.description import precision_of
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.same_model import require_same_model
+from retrieval.gallery.same_model import require_same_dtype, require_same_model
 from retrieval.messages import Say, progress_bar, safe
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import MergeReport, merge_parts
@@ -80,15 +82,11 @@ def merge_served(parts: Sequence[str], address: str, asked: Merging, form: str, 
 
 
 def _opened(folder: Path, model: object, dtype: str | None, engine: str, tell: Say) -> Gallery:
-    if not (folder / "gallery.json").exists() and not (folder / "catalog.sqlite").exists():
+    if not holds_gallery(folder):
         return Gallery.create(folder, model, dtype=dtype or "float32")  # type: ignore[arg-type]
     gallery = Gallery.open(folder, engine=engine, warn=tell)
-    if dtype and dtype != gallery.description["dtype"]:
-        raise UsageError(
-            f"the gallery {folder} stores {gallery.description['dtype']}",
-            "Another dtype needs another gallery (--index).",
-        )
-    if (precision := gallery.description.get("precision", "fp32")) != "fp32":
+    require_same_dtype(gallery, dtype)
+    if (precision := precision_of(gallery.description)) != "fp32":
         raise GalleryMismatch(f"the gallery {folder} is described with {precision}, parts are with fp32")
     return gallery
 

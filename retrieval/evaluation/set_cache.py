@@ -15,6 +15,7 @@ from retrieval.datasets.published.sets import SETS
 from retrieval.describe.choice import ModelChoice
 from retrieval.describe.model import Model
 from retrieval.errors import UsageError
+from retrieval.gallery.address import holds_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.same_model import require_same_model
 from retrieval.gallery.store.view import read_arrays
@@ -34,7 +35,7 @@ def cache_folder(truth: GroundTruth, model: Model) -> Path:
 
 def open_cache(folder: Path, model: Model | None, *, engine: str = "auto", warn: Say | None = None) -> Gallery:
     """The gallery in ``folder``, or a new one for ``model``. Raises GalleryMismatch when it was made with another model."""
-    if (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists() or model is None:
+    if model is None or holds_gallery(folder):
         gallery = Gallery.open(folder, engine=engine, warn=warn)
         if model is not None:
             gallery.require(model)
@@ -65,7 +66,7 @@ def open_gallery(
     """The gallery that keeps a set's descriptors: the one named or given, or one in the user's cache."""
     if asked.exif is None and (truth.name in SETS or dataset.lower().endswith(".pkl")):
         asked = replace(asked, exif=False)  # the benchmarks' boxes and published figures know no orientation
-    if isinstance(folder, Gallery) or (folder is not None and (Path(folder) / "gallery.json").exists()):
+    if isinstance(folder, Gallery) or (folder is not None and holds_gallery(folder)):
         cache = folder if isinstance(folder, Gallery) else open_cache(Path(folder), None, engine=engine, warn=say)
         require_same_model(cache, asked, say)
         if asked.exif is not None and cache.spec.image.exif != asked.exif:

@@ -1,15 +1,19 @@
-"""Whether a request means the model that a gallery was made with."""
+"""Whether a request means the model, and the type of stored values, that a gallery was made with."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from retrieval.describe.choice import ModelChoice
 from retrieval.describe.model import Model
+from retrieval.errors import UsageError
 from retrieval.messages import Say
 from retrieval.models.spec import ModelSpec
 from retrieval.models.token_reduction import with_tokens
+
+if TYPE_CHECKING:
+    from retrieval.gallery.opened import OpenedGallery
 
 
 class HasModel(Protocol):
@@ -32,3 +36,10 @@ def require_same_model(gallery: HasModel, asked: ModelChoice, say: Say) -> None:
         rule = own.image
         wanted = replace(asked, size=asked.size or rule.size, scales=asked.scales or rule.scales, exif=rule.exif)
         gallery.require(wanted.load(say=say))
+
+
+def require_same_dtype(gallery: OpenedGallery, dtype: str | None) -> None:
+    """Raises UsageError when a request names another type of stored values than the gallery's own."""
+    own = gallery.description["dtype"]
+    if dtype not in (None, own):
+        raise UsageError(f"the gallery {gallery.folder} stores {own}", "Another dtype needs another gallery (--index).")
