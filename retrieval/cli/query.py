@@ -200,12 +200,12 @@ def command(
         if sheet is not None and here is not None:
             from retrieval.cli.sheet import write_sheet
 
-            write_sheet(here, answered, sheet, piped, heat)
+            write_sheet(here, answered, sheet, piped, heat, quiet)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if explain is not None and here is not None:
             from retrieval.cli.explain import write_explanations
 
-            write_explanations(here, answered, explain, piped, STANDARD_INPUT)
+            write_explanations(here, answered, explain, piped, STANDARD_INPUT, quiet)
             say(f"why they matched: {safe(explain)}", quiet)
         if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")

@@ -24,6 +24,7 @@ from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.selection import ids_below
 from retrieval.ranking.asmk import LocalCodes
 from retrieval.ranking.rerank import parse_reranker
+from retrieval.system.products import products_on_one_core
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -186,7 +187,7 @@ class AskedGallery(SearchedGallery):
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there
-        with catalog.reading():
+        with catalog.reading(), products_on_one_core():
             if not catalog.any_searchable():
                 return []
             count, store = self._sound_store()
