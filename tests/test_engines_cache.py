@@ -211,9 +211,10 @@ assert "openvino" in sys.modules
 """
 
 
-@pytest.mark.slow  # it may be the one that prepares the built-in model, and starts two processes
+@pytest.mark.slow
 def test_a_cached_query_imports_no_torch(tmp_path: Path) -> None:
-    """With the built-in model, which other tests of the run have prepared."""
+    """With the built-in model, which other tests of the run have prepared.
+    Slow: it may be the one that prepares the built-in model, and starts two processes."""
     from fakes import write_pictures
 
     from retrieval.gallery.gallery import Gallery

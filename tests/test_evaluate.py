@@ -708,9 +708,10 @@ def test_reports_of_different_sets_or_damaged_ones_are_refused(
 # -- as documented, and on real pictures -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # five processes, as a shell runs them, and two models
+@pytest.mark.slow
 def test_the_documented_run(tmp_path: Path) -> None:
-    """The shell block of docs/evaluation.md, from a synthetic set to the comparison of two models."""
+    """The shell block of docs/evaluation.md, from a synthetic set to the comparison of two models.
+    Slow: five processes, as a shell runs them, and two models."""
     text = (ROOT / "docs" / "evaluation.md").read_text()
     block = re.search(r"^```bash\n(retrieve datasets make-synthetic.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert block is not None
@@ -757,10 +758,11 @@ def score_py(truth: GroundTruth, results: Path) -> float:
     return 100 * total / count
 
 
-@pytest.mark.slow  # hundreds of photos, and points of each
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Path) -> None:
-    """Embedded model on the paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees."""
+    """Embedded model on the paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees.
+    Slow: hundreds of photos, and points of each."""
     truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
     index = tmp_path / "index"
     model = ("--model", "efficientnet_lite0-gem", "--size", 384)
