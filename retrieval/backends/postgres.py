@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.backends.address import require_named, without_secrets
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, in_parts, key_of
 from retrieval.backends.lasting import ConnectionLost, lasting
-from retrieval.backends.naming import require_named, without_secrets
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
 
