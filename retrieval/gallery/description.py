@@ -19,13 +19,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
         description = json.loads(path.read_text("utf-8"))
-        if description["format"] > FORMAT:
+        if description.pop("check", None) not in (None, description_checksum(description)):  # before 0.2 there was none
+            raise ValueError("it is not what was written")
+        if description["format"] > FORMAT:  # later ones keep the check, so a damaged number is none of them
             raise GalleryError(
                 f"{path} has format {description['format']}; this program knows up to {FORMAT}",
                 "Update the program.",
             )
-        if description.pop("check", None) not in (None, description_checksum(description)):  # before 0.2 there was none
-            raise ValueError("it is not what was written")
         if ModelSpec.from_dict(description["model"]).fingerprint != description["fingerprint"]:
             raise ValueError("the model does not have the fingerprint written beside it")
         if description["dtype"] not in ("float32", "float16"):
@@ -36,7 +36,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if not (folder / CATALOG).is_file():
             raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
         raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ModelError) as error:
         raise GalleryDamaged(
             f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
         ) from error
