@@ -9,7 +9,7 @@ from typing import Any
 from retrieval.errors import GalleryDamaged
 from retrieval.files.paths import show_path
 from retrieval.gallery.opened import OpenedGallery
-from retrieval.gallery.search import index as ann
+from retrieval.gallery.search import source
 from retrieval.gallery.search.note import IndexNote
 from retrieval.models.spec import ModelSpec
 
@@ -69,11 +69,11 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
             catalog.searchable_count(),
         )
         try:
-            note = ann.sound_note(gallery.folder / "ann", catalog)
+            note = source.sound_note(gallery.folder / "ann", catalog)
         except GalleryDamaged as damage:
             gallery.warn(str(damage))
             note = None
-        changes = ann.changes_beside(catalog, note) if note else 0
+        changes = source.changes_beside(catalog, note) if note else 0
     store.check_sizes(count)
     return GalleryInfo(
         path=show_path(os.path.abspath(gallery.folder)),
@@ -87,7 +87,7 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
         troubled=troubled,
         bytes_vectors=store.bytes_on_disk(),
         bytes_total=sum(f.stat().st_size for f in gallery.folder.rglob("*") if f.is_file()),
-        index_file=str(ann.index_file(gallery.folder / "ann", note)) if note else None,
+        index_file=str(source.index_file(gallery.folder / "ann", note)) if note else None,
         ann=gallery.search_kind,
         recall=gallery.search_recall,
         search=note,
