@@ -20,7 +20,8 @@ from PIL import Image
 
 from retrieval import Gallery
 from retrieval.cli.main import main
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.datasets.synthetic.make import make_synthetic
 
 

@@ -28,7 +28,8 @@ from fakes import DIM, FakeEngine, fake_gallery
 from PIL import Image
 from tiny import knowing_tiny
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, GalleryMismatch, UsageError
 from retrieval.evaluation.described_set import describe_set
 from retrieval.evaluation.evaluator import Evaluator

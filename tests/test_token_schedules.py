@@ -284,7 +284,7 @@ def test_speed_is_measured_with_the_schedule(monkeypatch: pytest.MonkeyPatch) ->
     seen = []
 
     def benchmark_speed(model: Any, *_: Any, **__: Any) -> Any:
-        from retrieval.benchmarks.speed.run import SpeedReport
+        from retrieval.benchmarks.speed.results import SpeedReport
 
         seen.append(model.spec.name)
         return SpeedReport([], {"model": "", "processor": "", "cores": 1, "threads": 1})

@@ -114,6 +114,7 @@ def id_by_path(client: Any, path: str) -> int:
         {"min_score": 0.2},
         {"box": "10,10,200,200"},
         {"rank": "cosine"},
+        {"exclude_self": True, "k": 4},
     ],
 )
 def test_answers_are_those_of_a_folder(client: Any, local: Gallery, photos: Path, options: dict[str, Any]) -> None:
@@ -131,11 +132,13 @@ def test_answers_are_those_of_a_folder(client: Any, local: Gallery, photos: Path
 
 def test_ids_and_vectors_ask_too(client: Any, local: Gallery, photos: Path) -> None:
     with asked([local]) as other:
-        for options in ({}, {"under": "photos/b_x"}, {"box": "0,0,150,150"}):
+        boxed = {"box": "0,0,150,150"}
+        for options in ({}, {"under": "photos/b_x"}, boxed, {"exclude_self": True}, {"exclude_self": True, **boxed}):
             mine, theirs = id_by_path(client, "photos/a/0002.png"), id_by_path(other, "photos/a/0002.png")
             found = told(client, "/api/search", id=mine, **options)
             assert pairs(found) == pairs(told(other, "/api/search", id=theirs, rank="cosine", **options))
             assert found["query"]["id"] == mine
+            assert (mine in [row["id"] for row in found["results"]]) == (not options or options == boxed)
         vector = np.random.default_rng(0).normal(size=DIM).tolist()
         found = client.post("/api/search", json={"vector": vector}, params={"k": 4})
         expected = other.post("/api/search", json={"vector": vector}, params={"k": 4})
@@ -177,7 +180,7 @@ def test_counts_and_folders(client: Any, local: Gallery) -> None:
     found = told(client, "/api/stats")["galleries"][0]
     for name in ("pictures", "folders", "fingerprint", "model"):
         assert found[name] == expected[name]
-    assert (found["unreadable"], found["pending"], found["offers"]) == (None, None, ["map", "why"])
+    assert (found["unreadable"], found["pending"], found["offers"]) == (None, None, ["exclude_self", "map", "why"])
     assert f'retrieve_pictures{{gallery="{found["gallery"]}"}} 15' in client.get("/metrics").text
 
 
@@ -191,7 +194,6 @@ REFUSED = [
     ("/api/duplicates", {}),
     ("/api/search", {"rerank": "qe"}),
     ("/api/search", {"fold": True}),
-    ("/api/search", {"exclude_self": True}),
     ("/api/search", {"rank": "fused"}),
     ("/api/search", {"rank": "local"}),
     ("/api/search", {"min_probability": 0.5}),

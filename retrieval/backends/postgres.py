@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
+from retrieval.backends.base import Candidates, Entry, Seen, folder_range, in_parts, key_of
 from retrieval.backends.lasting import ConnectionLost, lasting
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
@@ -29,7 +29,6 @@ from retrieval.messages import first_line
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _LEAST_INDEXED = 10_000  # below, looking at every vector is as fast
 _MOST_EFFORT = 1000  # pgvector's own limit
-_FEW = 500
 _NAMES = 10_000
 _PREFIX = 600  # characters of a name in its index: an entry holds at most 2,704 bytes
 
@@ -140,14 +139,14 @@ class PostgresBackend:
     @lasting
     def delete(self, names: Sequence[str]) -> None:
         with self._errors(), self._connection.transaction():
-            for part in _parts(names):
+            for part in in_parts(names):
                 self._connection.execute(f"DELETE FROM {self.table} WHERE key = ANY(%s)", ([_key(n) for n in part],))
 
     @lasting
     def seen(self, names: Sequence[str]) -> dict[str, Seen]:
         found: dict[str, Seen] = {}
         with self._errors():
-            for part in _parts(names):
+            for part in in_parts(names):
                 query = f"SELECT name, hash, size, mtime_ns, width, height FROM {self.table} WHERE key = ANY(%s)"
                 rows = self._connection.execute(query, ([_key(n) for n in part],))
                 found.update((name, Seen(*rest)) for name, *rest in rows)
@@ -157,7 +156,7 @@ class PostgresBackend:
     def entries(self, names: Sequence[str]) -> list[Entry]:
         found: list[Entry] = []
         with self._errors():
-            for part in _parts(names):
+            for part in in_parts(names):
                 query = (
                     f"SELECT name, hash, size, mtime_ns, width, height, vector FROM {self.table} WHERE key = ANY(%s)"
                 )
@@ -171,7 +170,7 @@ class PostgresBackend:
     def has(self, hashes: Sequence[str]) -> set[str]:
         found: set[str] = set()
         with self._errors():
-            for part in _parts(hashes):
+            for part in in_parts(hashes):
                 query = f"SELECT DISTINCT hash FROM {self.table} WHERE hash = ANY(%s)"
                 found.update(digest for (digest,) in self._connection.execute(query, (list(part),)))
         return found
@@ -282,11 +281,6 @@ class PostgresBackend:
 
 def _key(name: str) -> uuid.UUID:
     return uuid.UUID(bytes=key_of(name))
-
-
-def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for begin in range(0, len(values), _FEW):
-        yield values[begin : begin + _FEW]
 
 
 def _below(under: str | None) -> tuple[str, list[Any]]:

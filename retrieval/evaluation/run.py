@@ -22,7 +22,8 @@ from retrieval.gallery.gallery import Gallery
 from retrieval.messages import Bars, Say, no_bars, say_nothing
 from retrieval.models.whitening import Whitening
 from retrieval.models.whitening_origin import leak, require_scales
-from retrieval.ranking.rerank import METHODS, Reranker, parse_reranker
+from retrieval.ranking.methods import METHODS
+from retrieval.ranking.rerank import Reranker, parse_reranker
 
 
 @dataclass(frozen=True)
