@@ -328,6 +328,10 @@ def test_segments_split_at_their_border(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(np.concatenate([b for _, b in store.blocks(37, rows=3)]), data)
     rows = np.array([36, 0, 9, 10, 11, 29, 30])
     np.testing.assert_array_equal(store.take(rows, check=True), data[rows])
+    with monkeypatch.context() as many:  # as many rows are taken
+        many.setattr(vectors, "_FEW", 0)
+        np.testing.assert_array_equal(store.take(rows, check=True), data[rows])
+        np.testing.assert_array_equal(store.take(rows[:0], check=True), data[:0])
     valid, hashes = store.verify(37)
     assert valid.all()
     assert bytes(hashes[20]).hex() == keys[20]

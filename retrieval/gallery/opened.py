@@ -19,7 +19,6 @@ from retrieval.gallery.description import precision_of, read_description
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
-from retrieval.gallery.search import index as ann
 from retrieval.gallery.settings import GallerySettings
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
@@ -201,8 +200,10 @@ class OpenedGallery(GallerySettings):
         """
         if not eagerly and (log := catalog.log_state()) is not None and catalog.count_changes(log.start) < _FEW_CHANGES:
             return False
+        from retrieval.gallery.search.index import SearchIndex  # only here: who reads needs none of what makes one
+
         store = self.store(catalog)
-        index = ann.SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
+        index = SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
         return index.refresh()
 
     # -- reading -------------------------------------------------------------------------------------------------
