@@ -22,7 +22,8 @@ from retrieval.benchmarks.pooling.results import PoolingReport, Row, race, table
 from retrieval.benchmarks.pooling.robustness import noisy_descriptors
 from retrieval.benchmarks.pooling.run import benchmark_pooling
 from retrieval.benchmarks.pooling.shared_pooling import _Shared, descriptors
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, UsageError
 from retrieval.models.registry import BACKBONES

@@ -28,7 +28,8 @@ from fakes import DIM, FakeEngine, fake_gallery
 from PIL import Image
 from tiny import knowing_tiny
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, GalleryMismatch, UsageError
 from retrieval.evaluation.described_set import describe_set
 from retrieval.evaluation.evaluator import Evaluator
@@ -410,6 +411,7 @@ def test_a_gallery_of_another_model_or_rule_is_refused(truth: GroundTruth, tmp_p
 def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from retrieval.describe.choice import ModelChoice
     from retrieval.evaluation.set_cache import open_gallery
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
@@ -417,7 +419,7 @@ def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
     rules = {}
     for name, exif in (("own", None), ("rparis6k", None), ("rparis6k", True), ("own", False)):
         named = GroundTruth(name, truth.root, truth.gallery, truth.queries)
-        with open_gallery(named, "x", None, "tiny-gem@random:0", 64, None, "auto", exif, print) as gallery:
+        with open_gallery(named, "x", None, ModelChoice("tiny-gem@random:0", 64, exif=exif), "auto", print) as gallery:
             rules[name, exif] = gallery.spec.image.exif
     assert rules == {("own", None): True, ("rparis6k", None): False, ("rparis6k", True): True, ("own", False): False}
 
@@ -806,7 +808,7 @@ def listen(event, args):
         opened[os.path.abspath(os.fsdecode(args[0]))] += 1
 sys.addaudithook(listen)
 from retrieval import evaluate
-from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval.datasets.reading import load_groundtruth
 truth = load_groundtruth({str(path)!r})
 evaluate(truth, "tiny-gem@random:0", size=64, engine="torch", gallery={str(tmp_path / "g")!r})
 files = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, UsageError
 from retrieval.training import leaks as module
 from retrieval.training.leaks import Leak, check_leaks, find_leaks, leak_sheet, without_leaks

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.training.config import TrainingConfig
 from retrieval.training.leaks import check_leaks, leak_sheet

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.datasets.groundtruth import Box, GroundTruth, check_boxes
+from retrieval.datasets.groundtruth import Box, GroundTruth
+from retrieval.datasets.placing import check_boxes
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, UsageError

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.placing import check_boxes, check_files
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError
 from retrieval.evaluation.evaluator import labels_of, protocols_of
 from retrieval.evaluation.protocol import Labels, evaluate_vectors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ from retrieval.pictures.content import read_content
 from retrieval.pictures.imaging import load_picture
 from retrieval.web.connections import Connections
 from retrieval.web.errors import ApiError
+from retrieval.web.held import HeldThumbnails
 from retrieval.web.names import Names, local_path
 from retrieval.web.offers import refused
 from retrieval.web.settings import WebSettings
@@ -33,7 +34,6 @@ from retrieval.web.telling import check_upload, judged, told_why
 
 MOST_NAMES = 50_000  # that are looked through for folders
 _FRESH = 30.0  # seconds in which folders and counts of folders are not looked up again
-_KEPT_BYTES = 64 << 20  # of thumbnails in memory
 
 
 class Remote:
@@ -48,9 +48,8 @@ class Remote:
         self.model = gallery.model
         self.pairs = PairExplaining(gallery.model)
         self.verdicts = gallery.local is not None
-        self._turn = threading.Lock()
-        self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
-        self._held = 0
+        self._thumbnails = HeldThumbnails()
+        self._turn = threading.Lock()  # for folders, which are kept a while
         self._folders: tuple[int, float, list[dict[str, Any]]] = (-1, 0.0, [])
 
     # -- pictures ------------------------------------------------------------------------------------------------
@@ -88,21 +87,14 @@ class Remote:
     def thumbnail(self, number: int, side: int) -> bytes:
         """A WebP. Raises ApiError."""
         _, seen = self.entry(number)
-        small = side == SIDES[0]
-        with self._turn:
-            if small and seen.hash in self._thumbnails:
-                self._thumbnails.move_to_end(seen.hash)
-                return self._thumbnails[seen.hash]
+        if side == SIDES[0] and (held := self._thumbnails.get(seen.hash)):
+            return held
         try:
             made = encoded(load_picture(self.content(number), size=side, exif=self.spec.image.exif).array)
         except ImageError as error:
             raise _unreachable() from error
-        with self._turn:
-            if small and seen.hash not in self._thumbnails:
-                self._thumbnails[seen.hash] = made
-                self._held += len(made)
-                while self._held > _KEPT_BYTES:
-                    self._held -= len(self._thumbnails.popitem(last=False)[1])
+        if side == SIDES[0]:
+            self._thumbnails.keep(seen.hash, made)
         return made
 
     def one(self, number: int) -> dict[str, Any]:
