@@ -152,9 +152,8 @@ def test_indexing_is_timed_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(tmp_path: Path) -> None:
     """Slow: the reference and each index run have a process of their own."""
-    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
     write_pictures(tmp_path / "pictures", 4, sizes=((64, 40),))
     out = tmp_path / "out.json"
     arguments = [
