@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.describe.model import load_model
 from retrieval.gallery.answers import Match
 from retrieval.gallery.gallery import Gallery

@@ -13,7 +13,8 @@ from fakes import FakeEngine, fake_gallery
 from PIL import Image
 
 from retrieval.cli.main import cli
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 
 PROTOCOLS = {
     "easy": (("easy",), ("junk", "hard")),

@@ -30,12 +30,21 @@ from retrieval.gallery.search.note import IndexNote
 from retrieval.gallery.store.catalog import Catalog
 
 COUNT = 3000
+QUERIES = ann_recall.QUERIES
 Templates = Callable[..., VectorGallery]
 
 
 @pytest.fixture(autouse=True)
 def _no_gallery_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And most are measured with fewer queries, which is what making an index takes most of its time for."""
     monkeypatch.setattr(ann, "_SMALL", 0)
+    monkeypatch.setattr(ann_recall, "QUERIES", 240)
+
+
+@pytest.fixture
+def measured_in_full(monkeypatch: pytest.MonkeyPatch, _no_gallery_is_small: None) -> None:
+    """For what is about the recall itself: as many queries as a gallery takes."""
+    monkeypatch.setattr(ann_recall, "QUERIES", QUERIES)
 
 
 def looked_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +100,7 @@ def index_of(subject: VectorGallery, mapped: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw", "ivfpq", "IVF32,SQ8", "PCA24,IVF32,SQ8", "SQ8"])
+@pytest.mark.usefixtures("measured_in_full")
 def test_scores_are_exact_and_recall_is_what_was_promised(tmp_path: Path, kind: str) -> None:
     subject = made(tmp_path / "g", kind)
     note = note_of(subject)
@@ -158,6 +168,7 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
 
 
 @pytest.mark.parametrize("target", [0.9, 0.98])
+@pytest.mark.usefixtures("measured_in_full")
 def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target: float) -> None:
     """Every smaller effort, tried one by one, leaves the target in doubt; a sixteenth of slack."""
     subject = VectorGallery(tmp_path / "g")
@@ -181,6 +192,7 @@ def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target:
     assert all(surely(effort) < target for effort in less)
 
 
+@pytest.mark.usefixtures("measured_in_full")
 def test_lists_hold_the_leading_directions_where_vectors_have_some(tmp_path: Path) -> None:
     """96 dimensions, of which 30 matter, around a mean far from zero: less is stored, and the same is found."""
     rng = np.random.default_rng(0)
@@ -360,6 +372,7 @@ def separate(count: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+@pytest.mark.usefixtures("measured_in_full")
 def test_fresh_queries_find_what_was_promised(kind: str, tmp_path: Path) -> None:
     subject = VectorGallery(tmp_path / "g")
     subject.gallery.configure_search(kind)
@@ -376,8 +389,9 @@ def test_fresh_queries_find_what_was_promised(kind: str, tmp_path: Path) -> None
     assert (recalls == 0).sum() == 0
 
 
-@pytest.mark.slow  # a graph is built and searched at every effort before it is given up
+@pytest.mark.slow
 def test_a_graph_that_falls_apart_gives_way_to_inverted_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: a graph is built and searched at every effort before it is given up."""
     monkeypatch.setattr(ann_recall.Trial, "missed", lambda *_: 0.01)
     subject = made(tmp_path / "g", "hnsw", 1200)
     note = note_of(subject)

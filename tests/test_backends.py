@@ -16,8 +16,9 @@ from engines_served import Postgres, started_when_asked
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 
 from retrieval.backends.base import Entry
+from retrieval.backends.connect import connect
 from retrieval.backends.indexing import index_folders
-from retrieval.backends.served import ServedGallery, connect
+from retrieval.backends.served import ServedGallery
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryError, GalleryMismatch, UsageError
 from retrieval.files.paths import show_path

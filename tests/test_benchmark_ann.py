@@ -11,7 +11,8 @@ from vector_gallery import VectorGallery, clustered
 
 from retrieval.benchmarks.ann import run as benchmark
 from retrieval.benchmarks.ann.descriptors import drawn_things, things_of
-from retrieval.benchmarks.ann.run import AnnReport, benchmark_ann
+from retrieval.benchmarks.ann.results import AnnReport
+from retrieval.benchmarks.ann.run import benchmark_ann
 from retrieval.errors import UsageError
 from retrieval.gallery.search import candidates as ann_search
 

@@ -22,7 +22,8 @@ from retrieval.benchmarks.pooling.results import PoolingReport, Row, race, table
 from retrieval.benchmarks.pooling.robustness import noisy_descriptors
 from retrieval.benchmarks.pooling.run import benchmark_pooling
 from retrieval.benchmarks.pooling.shared_pooling import _Shared, descriptors
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, UsageError
 from retrieval.models.registry import BACKBONES
@@ -501,8 +502,9 @@ def test_command_draws_a_set_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.realdata
-@pytest.mark.slow  # hundreds of photos of 512 pixels
+@pytest.mark.slow
 def test_gem_beats_average_on_photographed_paintings(shared_data: Path) -> None:
+    """Slow: hundreds of photos of 512 pixels."""
     truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
     model = load_model("efficientnet_lite0-gem", size=512)
     found = benchmark_pooling(model, truth, ps=(3.0,), methods=("gem", "avg", "max"), noise=())

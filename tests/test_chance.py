@@ -10,8 +10,9 @@ from fakes import fake_model, write_pictures
 
 from retrieval.gallery.gallery import Gallery
 from retrieval.ranking.chance import chance_level, neighbourhood_size
+from retrieval.ranking.method import Moved
 from retrieval.ranking.neighbours import top_k
-from retrieval.ranking.rerank import Moved, Reranker, parse_reranker
+from retrieval.ranking.rerank import Reranker, parse_reranker
 
 DIM = 64
 METHODS = ["qe", "alpha-qe", "diffusion", "spectral"]

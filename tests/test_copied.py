@@ -18,7 +18,8 @@ from tiny import MODEL
 
 from retrieval.backends.base import Entry
 from retrieval.backends.copied import CopiedGallery, path_of
-from retrieval.backends.served import ServedGallery, storable
+from retrieval.backends.names import storable
+from retrieval.backends.served import ServedGallery
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryError, UsageError
 from retrieval.files.paths import show_path
@@ -188,7 +189,7 @@ def test_a_copy_holds_what_is_served(served, album):
 def test_leaving_out_the_picture_that_asks_takes_no_copy(served, album, monkeypatch):
     """Of a picture with so many copies that more answers must be asked for than at first."""
     monkeypatch.setattr(CopiedGallery, "of", lambda *_, **__: pytest.fail("a copy was made"))
-    monkeypatch.setattr("retrieval.backends.served._OWN_COPIES", 1)
+    monkeypatch.setattr("retrieval.backends.nearest._OWN_COPIES", 1)
     asked = album / "photos" / "0001.png"
     with ServedGallery.open(served, engine="torch") as gallery:
         (plain,), (left,) = (list(gallery.answers([asked], 16, exclude_self=own)) for own in (False, True))

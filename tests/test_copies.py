@@ -18,6 +18,7 @@ from retrieval.models.checkpoint import load_tensors
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, l2_normalise
 from retrieval.models.zoo import resolve
+from retrieval.training.batchnorm import freeze_statistics
 from retrieval.training.copies.alter import CopyPreset, altered, bucket
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.losses import info_nce, koleo, partners_found, similarity_gap
@@ -27,7 +28,6 @@ from retrieval.training.copies.run import resume_copies, train_copies
 from retrieval.training.copies.things import Things, draw_pairs, read_things
 from retrieval.training.copies.trainer import CopiesTrainer, make_head, rate_at
 from retrieval.training.frozen_folding import find_pairs
-from retrieval.training.optimiser import freeze_statistics
 
 
 def rows(count: int, seed: int, dim: int = 6) -> torch.Tensor:

@@ -20,6 +20,7 @@ import pytest
 import torch
 import torchvision
 from click.testing import CliRunner
+from narrow import DIM, resnet18, use_narrow
 from PIL import Image
 from torch import Tensor, nn
 
@@ -34,15 +35,19 @@ from retrieval.models.network import Describer
 
 MEAN, STD = [0.45, 0.5, 0.4], [0.2, 0.25, 0.3]  # not ImageNet's: the file's own must win
 SCALES = (1.0, 2**-0.5, 0.5)
-DIM = 512
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_narrow(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
-    """A ResNet-18 with random weights and lived-in batch statistics."""
+    """A narrow ResNet-18 with random weights and lived-in batch statistics."""
     torch.manual_seed(1)
-    net = torchvision.models.resnet18(weights=None)
+    net = resnet18()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -291,10 +296,10 @@ def test_cirtorch_whitening_after_an_fc_layer_and_fewer_dimensions(
     checkpoint = cirtorch(resnet, whitening=True)
     tensors = {kind: {key: torch.from_numpy(value) for key, value in learned(5).items()} for kind in ("ss",)}
     checkpoint["meta"]["Lw"] = {"my-set": tensors}  # tensors in place of arrays, and a set of one's own
-    folder = imported(tmp_path, checkpoint, "--dim", 64)
-    lw = {"m": learned(5)["m"], "P": learned(5)["P"][:64]}
+    folder = imported(tmp_path, checkpoint, "--dim", 16)
+    lw = {"m": learned(5)["m"], "P": learned(5)["P"][:16]}
     expected = Original(checkpoint, resnet).describe(pictures, (1.0,), lw)
-    assert expected.shape == (2, 64)
+    assert expected.shape == (2, 16)
     np.testing.assert_allclose(described(folder, pictures), expected, atol=TOLERANCE)
 
 
@@ -312,8 +317,8 @@ def test_notes_tell_what_was_chosen(resnet: nn.Module, tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "net.pth", tmp_path / "c", whitening="retrieval-SfM-30k:ss")
     with pytest.raises(UsageError, match="--dim 600"):
         import_checkpoint(tmp_path / "net.pth", tmp_path / "c", whitening="retrieval-SfM-30k:ms", dim=600)
-    with pytest.raises(UsageError, match="--dim 64"):
-        import_checkpoint(tmp_path / "net.pth", tmp_path / "c", dim=64)
+    with pytest.raises(UsageError, match="--dim 16"):
+        import_checkpoint(tmp_path / "net.pth", tmp_path / "c", dim=16)
     with pytest.raises(UsageError, match="its own pooling"):
         import_checkpoint(tmp_path / "net.pth", tmp_path / "c", pooling={"name": "avg"})
     assert not (tmp_path / "c").exists()
@@ -360,7 +365,7 @@ def pca_class(monkeypatch: pytest.MonkeyPatch) -> type:
     return made
 
 
-def dirtorch(resnet: nn.Module, out: int = 256, prefix: str = "module.", **options: Any) -> dict[str, Any]:
+def dirtorch(resnet: nn.Module, out: int = 32, prefix: str = "module.", **options: Any) -> dict[str, Any]:
     torch.manual_seed(9)
     state = OrderedDict((prefix + name, v) for name, v in resnet.state_dict().items() if not name.startswith("fc."))
     if options.get("pooling", "gem") == "gem":
@@ -375,7 +380,7 @@ def dirtorch(resnet: nn.Module, out: int = 256, prefix: str = "module.", **optio
     }
 
 
-def with_pca(checkpoint: dict[str, Any], pca_class: type, dim: int = 256) -> dict[str, Any]:
+def with_pca(checkpoint: dict[str, Any], pca_class: type, dim: int = 32) -> dict[str, Any]:
     rng = np.random.default_rng(11)
     pca = pca_class()
     pca.mean_ = rng.normal(0, 0.03, dim).astype(np.float32)
@@ -486,7 +491,7 @@ def test_tensors_that_do_not_fit_are_named(resnet: nn.Module, tmp_path: Path) ->
     said = refused(tmp_path, checkpoint)
     assert "lacks layer4.1.bn2.bias;" in said
     assert "has unknown features.8.weight, head.weight;" in said
-    assert "has other shapes: whiten.bias is [7], not [512]" in said
+    assert "has other shapes: whiten.bias is [7], not [64]" in said
 
 
 def test_wrong_contents(resnet: nn.Module, tmp_path: Path) -> None:
@@ -505,12 +510,12 @@ def test_wrong_contents(resnet: nn.Module, tmp_path: Path) -> None:
     assert "pool.p is no exponent" in refused(tmp_path, changed(**{"pool.p": torch.tensor([-1.0])}))
     assert "pool.p holds" not in refused(tmp_path, changed(**{"pool.p": torch.tensor([float("nan")])}))
     assert "features.0.weight holds NaN" in refused(
-        tmp_path, changed(**{"features.0.weight": torch.full((64, 3, 7, 7), float("nan"))})
+        tmp_path, changed(**{"features.0.weight": torch.full((8, 3, 7, 7), float("nan"))})
     )
     assert "lacks the tensor whiten.weight" in refused(tmp_path, changed({"whitening": True}))
     assert "not everything in its state dict is a tensor: pool.p" in refused(tmp_path, changed(**{"pool.p": 3.0}))
     bad = {"retrieval-SfM-120k": {"ss": {"m": np.zeros(3), "P": np.zeros((3, 3))}}}
-    assert "do not fit descriptors of 512" in refused(tmp_path, changed({"Lw": bad}))
+    assert "do not fit descriptors of 64" in refused(tmp_path, changed({"Lw": bad}))
     bad = {"retrieval-SfM-120k": {"ss": {"m": np.zeros(DIM), "P": np.full((DIM, DIM), np.nan)}}}
     assert "holds NaN" in refused(tmp_path, changed({"Lw": bad}))
     assert "not made of arrays" in refused(tmp_path, changed({"Lw": {"retrieval-SfM-120k": {"ss": {"m": 1}}}}))

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.datasets.groundtruth import GroundTruth, Query, check_boxes, check_files, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth, Query
+from retrieval.datasets.placing import check_boxes, check_files
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files import plain_pickle
 

@@ -435,7 +435,7 @@ def test_a_decoder_that_takes_more_than_was_expected_is_stopped(workers: None, m
     pixels, width, height = worker.ask(question, data, Limits())
     assert (width, height, pixels.shape) == (4000, 4000, (8, 8, 3))
     code = (
-        "import sys; from retrieval.pictures import cost, worker; from retrieval.pictures.limits import Limits\n"
+        "import sys; from retrieval.pictures import headers, worker; from retrieval.pictures.limits import Limits\n"
         "worker.restrict(Limits(memory=1_000_000), 0)\n"
         "try: bytearray(300_000_000)\nexcept MemoryError: print('refused')"
     )

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, features
 
 from retrieval.errors import ImageError, UsageError
-from retrieval.pictures import apart, imaging
+from retrieval.pictures import apart, decoding
 from retrieval.pictures.imaging import (
     SUFFIXES,
     Limits,
@@ -817,7 +817,7 @@ def test_troubles_outside_of_the_file_are_transient(tmp_path: Path, monkeypatch:
     def no_memory(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(imaging, "_load", no_memory)
+    monkeypatch.setattr(decoding, "load_pixels", no_memory)
     with pytest.raises(ImageError, match="memory") as caught:
         load_picture(path)
     assert caught.value.transient
@@ -921,7 +921,7 @@ def test_big_pictures_are_decoded_one_at_a_time(
 ) -> None:
     inside = [0, 0]
     guard = threading.Lock()
-    decode = imaging._load
+    decode = decoding.load_pixels
 
     def watched(*args: Any) -> int:
         with guard:
@@ -933,7 +933,7 @@ def test_big_pictures_are_decoded_one_at_a_time(
             inside[0] -= 1
         return turn
 
-    monkeypatch.setattr(imaging, "_load", watched)
+    monkeypatch.setattr(decoding, "load_pixels", watched)
     options = dict(options)
     data = encoded(scene(240, 160), "JPEG", progressive=options.pop("progressive", False))
     limits = Limits(memory=memory)

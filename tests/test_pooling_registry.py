@@ -198,19 +198,21 @@ def test_export_with_any_size(name):
     torch.testing.assert_close(exported(x), pool(x))
 
 
-@pytest.mark.slow  # the first imports the compiler
+@pytest.mark.slow
 @every
 def test_graph_is_whole_under_compile(info):
-    """One graph without a break; the backend runs it as it is, so no compiler is needed."""
+    """One graph without a break; the backend runs it as it is, so no compiler is needed.
+    Slow: the first imports the compiler."""
     pool, x = module(info), features(info)
     compiled = torch.compile(pool, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), pool(x))
     torch.compiler.reset()
 
 
-@pytest.mark.slow  # a C++ compiler runs
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gem", "token-gem"])
 def test_compile(name):
+    """Slow: a C++ compiler runs."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile for the CPU needs a C++ compiler")
     info = pooling_info(name)
@@ -224,9 +226,10 @@ def test_compile(name):
     torch.compiler.reset()
 
 
-@pytest.mark.slow  # the first imports onnx and its functions
+@pytest.mark.slow
 @every
 def test_onnx(info):
+    """Slow: the first imports onnx and its functions."""
     pytest.importorskip("onnx", reason="the onnx package is not installed")
     pytest.importorskip("onnxscript", reason="the onnxscript package is not installed")
     from onnx.reference import ReferenceEvaluator

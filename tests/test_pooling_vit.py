@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 from retrieval.errors import UsageError
 from retrieval.pooling import TokenPooledViT, reduce_tokens
 from retrieval.pooling.reduction import METHODS
-from retrieval.pooling.vit import SCHEDULES, schedule_from_keep_rate, schedule_linear
+from retrieval.pooling.token_counts import SCHEDULES, schedule_from_keep_rate, schedule_linear
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner
 from webserver import Server, files_in, serving, tar_of
 
-from retrieval.datasets.groundtruth import load_groundtruth
-from retrieval.datasets.published import acquire, revisited
+from retrieval.datasets.published import acquire, revisited, verify
 from retrieval.datasets.published import download as downloading
 from retrieval.datasets.published import sets as published
 from retrieval.datasets.published.sets import SETS, PublishedSet, RemoteFile
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, DownloadError, RetrievalError, UsageError
 
 GALLERY, QUERIES = [f"ox_{i}" for i in range(6)], ["q_0", "q_1"]
@@ -252,7 +252,7 @@ def test_two_downloads_of_one_set_do_not_meet(mirror: Server, tmp_path: Path) ->
         acquire.download_set(SETS["roxford5k"], tmp_path)
     mirror.released.set()
     first.join()
-    assert acquire.verify_set(SETS["roxford5k"], tmp_path).problems == []
+    assert verify.verify_set(SETS["roxford5k"], tmp_path).problems == []
 
 
 def test_archives_are_kept_when_asked(mirror: Server, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_unknown_and_absent_sets(mirror: Server, tmp_path: Path) -> None:
     (tmp_path / "roxford5k").mkdir()
     (tmp_path / "roxford5k" / "download.json").write_text("{")
     with pytest.raises(DatasetError, match="damaged"):
-        acquire.verify_set(SETS["roxford5k"], tmp_path)
+        verify.verify_set(SETS["roxford5k"], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -323,17 +323,17 @@ def test_diffusion_solves_the_linear_system():
 def test_spectral_diffusion_is_the_same_function_on_the_leading_eigenvectors():
     queries, gallery, _ = clusters(8, 5, 14, spread=1.5)
     graph, seeds = neighbour_graph(gallery, 10), query_seeds(queries, gallery)
-    whole = SpectralDiffusion(graph, len(gallery)).diffuse(seeds, 0.9)
+    whole = SpectralDiffusion.of(graph, len(gallery)).diffuse(seeds, 0.9)
     np.testing.assert_allclose(whole, diffuse(graph, seeds, 0.9, tolerance=1e-12), atol=1e-10)
     values, vectors = np.linalg.eigh(graph.toarray())
     values, vectors = values[-20:], vectors[:, -20:]
     dense = seeds @ vectors @ np.diag(0.1 / (1 - 0.9 * values)) @ vectors.T
-    np.testing.assert_allclose(SpectralDiffusion(graph, 20).diffuse(seeds, 0.9), dense, atol=1e-8)
-    again = SpectralDiffusion(graph, 20).diffuse(seeds, 0.9)
-    np.testing.assert_array_equal(again, SpectralDiffusion(graph, 20).diffuse(seeds, 0.9))
+    np.testing.assert_allclose(SpectralDiffusion.of(graph, 20).diffuse(seeds, 0.9), dense, atol=1e-8)
+    again = SpectralDiffusion.of(graph, 20).diffuse(seeds, 0.9)
+    np.testing.assert_array_equal(again, SpectralDiffusion.of(graph, 20).diffuse(seeds, 0.9))
     for rank in (0, len(gallery) + 1):
         with pytest.raises(UsageError):
-            SpectralDiffusion(graph, rank)
+            SpectralDiffusion.of(graph, rank)
 
 
 def test_diffusion_follows_a_chain_that_similarity_does_not():

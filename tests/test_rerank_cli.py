@@ -23,7 +23,8 @@ from evaluation_set import (
 from fakes import FakeEngine, fake_gallery
 from PIL import Image
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import UsageError
 from retrieval.gallery import local_features as local_module
 from retrieval.gallery.local_features import LocalMatcher
@@ -31,7 +32,9 @@ from retrieval.gallery.opened import searchable_view
 from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.store.view import DerivedArrays
 from retrieval.ranking.geometry import local_features, pack, verify
-from retrieval.ranking.rerank import METHODS, Context, Moved, Reordered, parse_reranker
+from retrieval.ranking.method import Context, Moved, Reordered
+from retrieval.ranking.methods import METHODS
+from retrieval.ranking.rerank import parse_reranker
 
 Array = np.ndarray
 

@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.placing import check_boxes, check_files
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.datasets.synthetic import make as synthetic
-from retrieval.datasets.synthetic.facades import Facade, draw_facade, draw_style
+from retrieval.datasets.synthetic.facades import Facade, draw_facade
 from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.datasets.synthetic.scenes import Camera, render
+from retrieval.datasets.synthetic.styles import draw_style
 from retrieval.datasets.synthetic.views import VIEWS, query_view
 from retrieval.errors import DatasetError, UsageError
 

@@ -14,7 +14,7 @@ from retrieval.errors import DatasetError, UsageError
 from retrieval.ranking.neighbours import rounding_bound
 from retrieval.training import mining
 from retrieval.training.mining import EpochDraw, draw_epoch, mine, require_clusters
-from retrieval.training.sources import TrainingSet
+from retrieval.training.training_set import TrainingSet
 
 
 def made(clusters, pairs=(), two_views: bool = False) -> TrainingSet:

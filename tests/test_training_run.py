@@ -24,10 +24,15 @@ from retrieval.describe.model import load_model
 from retrieval.errors import DatasetError, ModelError, RetrievalError, UsageError
 from retrieval.models.checkpoint import load_tensors, read_spec, tensors_sha256
 from retrieval.training import session as run
-from retrieval.training import trainer
+from retrieval.training import trainer, tuples, validation, whitening_layer
 from retrieval.training.config import TrainingConfig
+from retrieval.training.learner import Learner
+from retrieval.training.live import LiveEngine, describe_pictures
 from retrieval.training.losses import ContrastiveLoss
+from retrieval.training.machine import Machine
 from retrieval.training.mining import Mined
+from retrieval.training.observers import Observers
+from retrieval.training.pictures import Pictures
 from retrieval.training.run_folder import RunFolder
 from retrieval.training.state import read_state
 
@@ -210,9 +215,10 @@ def test_a_run_is_not_written_over(photos: Path, finished: Path, tmp_path: Path)
 # ---------------------------------------------------------------- two processes
 
 
-@pytest.mark.slow  # three processes, each of which imports torch
+@pytest.mark.slow
 def test_two_processes_train_one_model(photos: Path, tmp_path: Path) -> None:
-    """The same tuples, gradients summed: both ranks end with equal weights, and near those of one process alone."""
+    """The same tuples, gradients summed: both ranks end with equal weights, and near those of one process alone.
+    Slow: three processes, each of which imports torch."""
     losses = ["contrastive", "ap"]
     config = config_of(photos, optimiser="sgd", lr=1e-4, epochs=1, tuples_per_step=3)
     (tmp_path / "config.json").write_text(config.to_json())
@@ -267,14 +273,14 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     mined: list[Mined] = []
-    real = trainer.mine
-    monkeypatch.setattr(trainer, "mine", lambda *a, **k: mined.append(real(*a, **k)) or mined[-1])
+    real = tuples.mine
+    monkeypatch.setattr(tuples, "mine", lambda *a, **k: mined.append(real(*a, **k)) or mined[-1])
     config = config_of(photos, epochs=1, save_every=1)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "create_loss", lambda name, **p: Breaking(6, what))
         with pytest.raises(RetrievalError, match="is not a number at epoch 1, step 3") as caught:
             run.train(config, tmp_path / "run", device="cpu")
-    data = run._split(run.read_training_set(photos), config, lambda line: None)[0]
+    data = run.split(run.read_training_set(photos), config, lambda line: None)[0]
     bad = mined[0].tuples[5]
     named = [str(data.paths[i]) for i in (bad.query, bad.positive, *bad.negatives)]
     assert all(name in caught.value.message for name in named)
@@ -307,14 +313,12 @@ def test_a_picture_that_breaks_while_training_costs_its_tuples_only(photos: Path
     model = load_model(MODEL)
     said: list[str] = []
     made = trainer.Trainer(
-        run.build_network(model.spec),
-        model.spec,
+        Learner(run.build_network(model.spec), model.spec, config),
         run.read_training_set(data),
         config,
         folder,
-        say=said.append,
-        look=break_one,
-        workers=1,
+        Machine(workers=1, say=said.append),
+        observers=Observers(look=break_one),
     )
     first = [path.parts[-2:] for path in made.data.paths].index(("class7", "3.png"))
     made.begin()
@@ -371,7 +375,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(photos: Path, tmp_path: Path, m
 
 def test_early_stopping_keeps_the_best_epoch(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.2, 0.5, 0.4, 0.5, 0.9])
-    monkeypatch.setattr(run.HeldOut, "mean_average_precision", lambda *a, **k: next(scores))
+    monkeypatch.setattr(validation.HeldOut, "mean_average_precision", lambda *a, **k: next(scores))
     config = config_of(photos, epochs=9, patience=2, queries=2)
     outcome = run.train(config, tmp_path / "run", device="cpu")
     assert [line["mAP"] for line in outcome.metrics] == [0.2, 0.5, 0.4, 0.5]
@@ -382,9 +386,7 @@ def test_early_stopping_keeps_the_best_epoch(photos: Path, tmp_path: Path, monke
     assert len(figures(tmp_path / "run")) == 4
 
 
-def test_a_whitening_layer_starts_as_the_learned_whitening(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whitening_layer_starts_as_the_learned_whitening(photos: Path) -> None:
     """Before training, the model is what learn_lw makes of its descriptors: checked with a backbone of few channels."""
     from retrieval.models.whitening import learn_lw
     from retrieval.training.mining import draw_epoch
@@ -396,30 +398,25 @@ def test_a_whitening_layer_starts_as_the_learned_whitening(
         def forward(self, x: Tensor) -> Tensor:
             return x.mean((2, 3))[:, :8].abs() + 1e-3
 
-    real = run.build_network
-
-    def narrow(spec: Any, checkpoint: Any = None) -> Any:
-        network = real(replace(spec, dim=32), checkpoint)
+    def narrow(spec: Any) -> Any:
+        network = run.build_network(replace(spec, dim=32))
         network.pooling = Narrow()
         return network
 
-    monkeypatch.setattr(run, "build_network", narrow)
     model = load_model(MODEL)
     model.spec = replace(model.spec, dim=8)
     config = config_of(photos, whiten_layer=5, validate="none", queries=4)
     data = read_training_set(photos)
-    processes = run.Processes()
-    network, spec = run._network(model, data, config, processes, 1, lambda line: None, run.no_bars)
+    machine = Machine(workers=1)
+    network = narrow(model.spec)
+    spec = whitening_layer.add_whitening_layer(network, model.spec, data, config, machine)
     assert (spec.dim, spec.whitening) == (5, {"kind": "fc", "dim": 5, "normalised": True})
-    describe = run.LiveEngine(narrow(model.spec), replace(model.spec.image, size=48), processes.device, 8)
-    pictures = run.Pictures(data.paths, replace(model.spec.image, size=48))
-    vectors, _ = run.describe_pictures(range(len(data)), pictures.load, describe, workers=1)
+    rule, cpu = replace(model.spec.image, size=48), machine.processes.device
+    load = Pictures(data.paths, rule).load
+    vectors, _ = describe_pictures(range(len(data)), load, LiveEngine(narrow(model.spec), rule, cpu, 8), workers=1)
     pairs = draw_epoch(data, queries=20_000, pool=1, seed=0, epoch=0).pairs
     expected = learn_lw(vectors, pairs[:, 0], pairs[:, 1]).apply(vectors, 5)
-    whitened, _ = run.describe_pictures(
-        range(len(data)), pictures.load, run.LiveEngine(network, replace(model.spec.image, size=48), processes.device, 5),
-        workers=1,
-    )  # fmt: skip
+    whitened, _ = describe_pictures(range(len(data)), load, LiveEngine(network, rule, cpu, 5), workers=1)
     assert np.allclose(whitened @ whitened.T, expected @ expected.T, atol=2e-3)
 
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.errors import DatasetError, UsageError
-from retrieval.training.sources import TrainingSet, hold_out, read_training_set
+from retrieval.training.held_out import hold_out
+from retrieval.training.sources import read_training_set
+from retrieval.training.training_set import TrainingSet
 
 
 def touch(root: Path, *names: str) -> None:

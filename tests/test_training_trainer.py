@@ -19,22 +19,19 @@ from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.models.zoo import resolve
-from retrieval.system.processes import Processes
-from retrieval.training.batchnorm import estimate_statistics, normalisations
+from retrieval.training.averaging import WeightAverage
+from retrieval.training.batchnorm import estimate_statistics, freeze_statistics, normalisations
 from retrieval.training.config import TrainingConfig, default_margin
 from retrieval.training.frozen_folding import find_pairs
 from retrieval.training.gradients import describe, half_precision, listwise_backward, tuple_backward
+from retrieval.training.live import LiveEngine, describe_pictures
 from retrieval.training.losses import ContrastiveLoss, SmoothAPLoss
-from retrieval.training.optimiser import (
-    WeightAverage,
-    create_optimiser,
-    freeze_statistics,
-    learning_rate,
-    set_learning_rate,
-)
-from retrieval.training.pictures import LiveEngine, Pictures, Unreadable, ahead, describe_pictures, to_bucket
-from retrieval.training.sources import TrainingSet
+from retrieval.training.machine import Machine
+from retrieval.training.optimiser import create_optimiser, set_learning_rate
+from retrieval.training.pictures import Pictures, Unreadable, ahead, to_bucket
+from retrieval.training.schedule import learning_rate
 from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
+from retrieval.training.training_set import TrainingSet
 from retrieval.training.validation import HeldOut
 
 CPU = torch.device("cpu")
@@ -457,13 +454,7 @@ def test_validation_is_the_mean_average_precision_of_a_full_ranking(tmp_path: Pa
         Image.new("RGB", (8, 8), (i, 0, 0)).save(paths[-1])
     paths[8].write_bytes(b"broken")
     data = training_set(paths, clusters, pairs)
-    found = HeldOut(data).mean_average_precision(
-        Listed(vectors),
-        RULE,
-        Processes(),
-        workers=2,
-        update=lambda done, total: None,  # type: ignore[arg-type]
-    )
+    found = HeldOut(data).mean_average_precision(Listed(vectors), RULE, Machine(workers=2))  # type: ignore[arg-type]
     scores, kept = [], [i for i in range(count) if i != 8]
     linked = {frozenset(pair) for pair in pairs or ()}
     for i in kept:
@@ -479,11 +470,9 @@ def test_validation_without_matches_is_an_error(tmp_path: Path) -> None:
     paths = write_pictures(tmp_path, 3)
     with pytest.raises(DatasetError, match="no held-out picture has a match"):
         HeldOut(training_set(paths, [0, 1, 2])).mean_average_precision(
-            Listed(np.eye(256, 4)),
+            Listed(np.eye(256, 4)),  # type: ignore[arg-type]
             RULE,
-            Processes(),
-            workers=1,
-            update=lambda done, total: None,  # type: ignore[arg-type]
+            Machine(workers=1),
         )
 
 

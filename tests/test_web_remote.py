@@ -114,6 +114,7 @@ def id_by_path(client: Any, path: str) -> int:
         {"min_score": 0.2},
         {"box": "10,10,200,200"},
         {"rank": "cosine"},
+        {"exclude_self": True, "k": 4},
     ],
 )
 def test_answers_are_those_of_a_folder(client: Any, local: Gallery, photos: Path, options: dict[str, Any]) -> None:
@@ -131,11 +132,13 @@ def test_answers_are_those_of_a_folder(client: Any, local: Gallery, photos: Path
 
 def test_ids_and_vectors_ask_too(client: Any, local: Gallery, photos: Path) -> None:
     with asked([local]) as other:
-        for options in ({}, {"under": "photos/b_x"}, {"box": "0,0,150,150"}):
+        boxed = {"box": "0,0,150,150"}
+        for options in ({}, {"under": "photos/b_x"}, boxed, {"exclude_self": True}, {"exclude_self": True, **boxed}):
             mine, theirs = id_by_path(client, "photos/a/0002.png"), id_by_path(other, "photos/a/0002.png")
             found = told(client, "/api/search", id=mine, **options)
             assert pairs(found) == pairs(told(other, "/api/search", id=theirs, rank="cosine", **options))
             assert found["query"]["id"] == mine
+            assert (mine in [row["id"] for row in found["results"]]) == (not options or options == boxed)
         vector = np.random.default_rng(0).normal(size=DIM).tolist()
         found = client.post("/api/search", json={"vector": vector}, params={"k": 4})
         expected = other.post("/api/search", json={"vector": vector}, params={"k": 4})
@@ -177,7 +180,7 @@ def test_counts_and_folders(client: Any, local: Gallery) -> None:
     found = told(client, "/api/stats")["galleries"][0]
     for name in ("pictures", "folders", "fingerprint", "model"):
         assert found[name] == expected[name]
-    assert (found["unreadable"], found["pending"], found["offers"]) == (None, None, ["map", "why"])
+    assert (found["unreadable"], found["pending"], found["offers"]) == (None, None, ["exclude_self", "map", "why"])
     assert f'retrieve_pictures{{gallery="{found["gallery"]}"}} 15' in client.get("/metrics").text
 
 
@@ -191,7 +194,6 @@ REFUSED = [
     ("/api/duplicates", {}),
     ("/api/search", {"rerank": "qe"}),
     ("/api/search", {"fold": True}),
-    ("/api/search", {"exclude_self": True}),
     ("/api/search", {"rank": "fused"}),
     ("/api/search", {"rank": "local"}),
     ("/api/search", {"min_probability": 0.5}),
@@ -375,9 +377,10 @@ def test_names_as_they_are_shown() -> None:
     assert (local_path("file://host/x.png"), local_path("file:///a%20b.png")) == (None, "/a b.png")
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgres", "milvus"])
 def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
+    """Slow: a browser."""
     write_pictures(tmp_path / "in", 6, sizes=((400, 300),))
     address = servers(kind).address(f"page{next(_number)}")
     with filled(address, tmp_path / "in") as gallery, chromium() as browser:
@@ -411,9 +414,9 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
             page.close()
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.slow
 def test_a_long_list_of_a_served_gallery(servers: Any) -> None:
-    """One page after the other, as one scrolls; no page is asked for twice."""
+    """One page after the other, as one scrolls; no page is asked for twice. Slow: a browser."""
     rng = np.random.default_rng(0)
     names = [f"/nowhere/{i:04d}.png" for i in range(230)]
     with (
@@ -465,8 +468,9 @@ def test_query_explains_answers_of_a_served_gallery(servers: Any, tmp_path: Path
     assert Image.open(sheet).size[0] > 300
 
 
-@pytest.mark.slow  # a process that imports torch
+@pytest.mark.slow
 def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Path) -> None:
+    """Slow: a process that imports torch."""
     write_pictures(tmp_path / "in", 3)
     address = servers("postgres").address(f"cli{next(_number)}").replace("postgres:@", f"postgres:{SECRET}@")
     with ServedGallery.create(address, load_model(MODEL, size=64, engine="torch")) as gallery:

@@ -13,9 +13,10 @@ from evaluation_set import descriptors, make_set, retrieve
 from fakes import DIM, fake_gallery, write_pictures
 from tiny import MODEL
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.published.revisited import training_path
 from retrieval.datasets.published.whitening_pairs import whitening_pairs
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from retrieval.evaluation.described_set import describe_set, matching_pairs, whitened_vectors

@@ -9,6 +9,7 @@ from pathlib import Path
 import tiny  # noqa: F401  # makes its backbones known
 
 from retrieval.models.checkpoint import tensors_sha256
+from retrieval.training import machine
 from retrieval.training import session as run
 from retrieval.training.config import TrainingConfig
 from retrieval.training.trainer import Outcome, Trainer
@@ -21,14 +22,19 @@ class Observed(Trainer):
 
     def run(self) -> Outcome:
         outcome = super().run()
-        form = {"weights": tensors_sha256(self.network.state_dict()), "tuples": self.seen, "best": self.progress.best}
-        Path(f"{self.folder.path}-rank{self.processes.rank}.json").write_text(json.dumps(form))
+        form = {
+            "weights": tensors_sha256(self.learner.network.state_dict()),
+            "tuples": self.seen,
+            "best": self.progress.best,
+        }
+        rank = self.machine.processes.rank
+        Path(f"{self.checkpoints.folder.path}-rank{rank}.json").write_text(json.dumps(form))
         return outcome
 
 
 if __name__ == "__main__":
     run.Trainer = Observed  # type: ignore[misc]
-    run.leave_processes = lambda: None  # the second run joins the same group
+    machine.leave_processes = lambda: None  # the second run joins the same group
     for loss in sys.argv[3:]:
         config = TrainingConfig.load(sys.argv[1])
         config = TrainingConfig(**{**config.__dict__, "loss": loss})

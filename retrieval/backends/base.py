@@ -119,6 +119,12 @@ def before_id(number: int) -> bytes:
     return max(min(number << 75, 1 << 128) - 1, 0).to_bytes(16, "big")
 
 
+def in_parts(values: Sequence[str], most: int = 500) -> Iterator[Sequence[str]]:
+    """Values in parts of so many at most, as one statement names them."""
+    for begin in range(0, len(values), most):
+        yield values[begin : begin + most]
+
+
 def folder_range(under: str) -> tuple[str, str, str]:
     """The name itself, and the half-open range of names below it, where names are compared byte by byte."""
     bare = under.rstrip("/") if under.strip("/") else ""

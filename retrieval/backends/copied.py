@@ -128,7 +128,7 @@ class _Filling:
 
 
 def path_of(name: str) -> str | None:
-    """The file that a name in a served gallery means (:func:`retrieval.backends.served.storable`); None for what is no file."""
+    """The file that a name in a served gallery means (:func:`retrieval.backends.names.storable`); None for what is no file."""
     path = local_path(name) or (name if is_plain(name) else None)
     return None if path == os.sep else path
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from retrieval.backends.base import Entry, Seen
-from retrieval.backends.served import ServedGallery, storable
+from retrieval.backends.names import storable
+from retrieval.backends.served import ServedGallery
 from retrieval.errors import UsageError
 from retrieval.files.paths import show_path
 from retrieval.messages import Update, no_update

@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.base import Candidates, Entry, Seen, folder_range, key_of
+from retrieval.backends.address import require_named, without_secrets
+from retrieval.backends.base import Candidates, Entry, Seen, folder_range, in_parts, key_of
 from retrieval.backends.scores import Best
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
-from retrieval.messages import first_line
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
-_FEW = 500
 _BLOCK = 1000
 _LONGEST_NAME = 4096
 _LONGEST_DESCRIPTION = 60_000
@@ -43,14 +41,9 @@ class MilvusBackend:
         self.address = address
         parts = urllib.parse.urlsplit(address)
         name = parts.path.strip("/")
-        if not _NAME.fullmatch(name) or not parts.hostname:
-            raise UsageError(
-                f"{shown(address)} names no gallery",
-                "It is milvus://HOST:PORT/NAME; NAME is lower-case letters, digits and _.",
-            )
+        require_named(address, name, parts.hostname, "milvus://HOST:PORT/NAME")
         self.collection = f"retrieval_{name}"
-        self._secrets = [s for s in (parts.password, os.environ.get("MILVUS_TOKEN")) if s]
-        self._secrets += [s for s in (os.environ.get("MILVUS_PASSWORD"),) if s]
+        self._secrets = [parts.password, os.environ.get("MILVUS_TOKEN"), os.environ.get("MILVUS_PASSWORD")]
         try:
             import pymilvus
         except ImportError:
@@ -79,9 +72,7 @@ class MilvusBackend:
         try:
             yield
         except (self._library.MilvusException, OSError) as error:
-            text = first_line(getattr(error, "message", error), 300)
-            for secret in self._secrets:
-                text = text.replace(secret, "***")
+            text = without_secrets(getattr(error, "message", error), self._secrets)
             raise GalleryError(f"{shown(self.address)}: {text}") from None
 
     def _opened(self, name: str, description: dict[str, Any] | None) -> dict[str, Any]:
@@ -158,12 +149,12 @@ class MilvusBackend:
 
     def delete(self, names: Sequence[str]) -> None:
         with self._errors():
-            for part in _parts(names):
+            for part in in_parts(names):
                 self._client.delete(self.collection, ids=[key_of(name).hex() for name in part])
 
     def seen(self, names: Sequence[str]) -> dict[str, Seen]:
         found: dict[str, Seen] = {}
-        for part in _parts(names):
+        for part in in_parts(names):
             keys = [key_of(name).hex() for name in part]
             fields = ["hash", "size", "mtime_ns", "width", "height"]
             for row in self._query(f"key in {json.dumps(keys)}", ["name", *fields]):
@@ -173,7 +164,7 @@ class MilvusBackend:
 
     def entries(self, names: Sequence[str]) -> list[Entry]:
         found: list[Entry] = []
-        for part in _parts(names):
+        for part in in_parts(names):
             keys = [key_of(name).hex() for name in part]
             rows = self._query(f"key in {json.dumps(keys)}", ["name", "hash", *_NUMBERS, "vector"])
             for row, vector in zip(rows, self._vectors(rows), strict=True):
@@ -183,7 +174,7 @@ class MilvusBackend:
 
     def has(self, hashes: Sequence[str]) -> set[str]:
         found: set[str] = set()
-        for part in _parts(hashes):
+        for part in in_parts(hashes):
             found.update(row["hash"] for row in self._query(f"hash in {json.dumps(list(part))}", ["hash"]))
         return found
 
@@ -288,11 +279,6 @@ class MilvusBackend:
 
     def close(self) -> None:
         self._client.close()
-
-
-def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for begin in range(0, len(values), _FEW):
-        yield values[begin : begin + _FEW]
 
 
 def _below(under: str) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.backends.base import Backend, Entry, id_of
-from retrieval.backends.scores import ordered
+from retrieval.backends.connect import connect
+from retrieval.backends.names import name_of, storable
+from retrieval.backends.nearest import best_of
 from retrieval.backends.tuning import RECALL, tune
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
@@ -29,30 +31,14 @@ from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
 from retrieval.parts.merge import MergeReport, parts_of, require_fingerprint
-from retrieval.parts.part import Part, Row
-from retrieval.parts.places import local_uri
+from retrieval.parts.part import Part
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from retrieval.gallery.adding import Picture
 
-DEFAULT_EFFORT = 128
 _COPY = "A copy can: retrieval.backends.copied.CopiedGallery.of(gallery)."
-_MOST_CANDIDATES = 10_000
-_OWN_COPIES = 3  # of the picture that asks, and itself, which are looked for at first
-
-
-def connect(address: str, description: dict[str, Any] | None = None) -> Backend:
-    """The back end at an address; a gallery is made there for ``description`` where there is none. Raises UsageError,
-    GalleryError."""
-    if address.startswith("postgresql://"):
-        from retrieval.backends.postgres import PostgresBackend
-
-        return PostgresBackend(address, description)
-    from retrieval.backends.milvus import MilvusBackend
-
-    return MilvusBackend(address, description)
 
 
 class ServedGallery:
@@ -130,7 +116,7 @@ class ServedGallery:
             self.backend.describe({"roots": [*roots, source]})
 
     def _take(self, part: Part, report: MergeReport) -> None:
-        named = {_name(row): row for row in part.rows}  # of two members of one name the later counts, as in a tar
+        named = {name_of(row): row for row in part.rows}  # of two members of one name the later counts, as in a tar
         seen = self.backend.seen(list(named))
         new: list[Entry] = []
         longest = self.backend.longest_name
@@ -189,7 +175,7 @@ class ServedGallery:
         return [
             [
                 Match(place, score, id_of(name), show_path(name))
-                for place, (name, score) in enumerate(self._best(query, k, below, without), 1)
+                for place, (name, score) in enumerate(best_of(self.backend, query, k, below, without), 1)
                 if score >= least
             ]
             for query in queries
@@ -234,38 +220,6 @@ class ServedGallery:
                 yield done.pop(position)
                 position += 1
 
-    def _best(
-        self, query: npt.NDArray[np.float32], k: int, below: str | None, without: str | None
-    ) -> list[tuple[str, float]]:
-        count = k if without is None else k + _OWN_COPIES
-        while True:
-            found = self._nearest(query, count, below)
-            if without is None:
-                return found
-            seen = self.backend.seen([name for name, _ in found])
-            left = [(name, score) for name, score in found if name not in seen or seen[name].hash != without]
-            if len(left) >= k or len(found) < count:
-                return left[:k]
-            count *= 4
-
-    def _nearest(self, query: npt.NDArray[np.float32], k: int, below: str | None) -> list[tuple[str, float]]:
-        wanted, exact = 2 * k + 20, below is not None
-        effort = int(self.backend.description.get("effort", DEFAULT_EFFORT))
-        while True:
-            if exact or wanted > _MOST_CANDIDATES:
-                exact = True
-                found = self.backend.exact(query[None], wanted, below)[0]
-            else:
-                found = self.backend.nearest(query, wanted, max(effort, wanted))
-            ranked = ordered(query, found)
-            if exact and found.all:
-                return ranked[:k]
-            # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
-            if len(ranked) >= k and ranked[k - 1][1] > ranked[-1][1] + 1e-6:
-                return ranked[:k]
-            exact = exact or found.all  # an index that gives fewer than were asked for may have starved
-            wanted *= 1 if found.all else 4
-
     def _below(self, under: str) -> str:
         """The stored name of a folder (or a picture): a URI, a path on the disk, or relative to what was taken in."""
         roots = self.backend.description.get("roots", [])
@@ -301,21 +255,3 @@ def cosine_alone(address: str, rank: str | None, judged: bool) -> str:
             f"{address} is a served gallery, which keeps no local codes", "Its answers follow the cosine alone."
         )
     return "cosine"
-
-
-def _name(row: Row) -> str:
-    """What a picture is called: its file's path, or its key. Where a path is not UTF-8, its URI."""
-    if row.file is None:
-        return row.key
-    return storable(row.file)
-
-
-def storable(path: str) -> str:
-    """A path as engines can keep it: one that is not UTF-8 as its URI."""
-    if "\0" in path:
-        raise UsageError("a name holds no null bytes")
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return local_uri(path)
-    return path

@@ -58,7 +58,7 @@ def list_sets(directory: str, form: str) -> None:
 def _state(item: PublishedSet, directory: str) -> str:
     from pathlib import Path
 
-    from retrieval.datasets.published.acquire import DownloadRecord
+    from retrieval.datasets.published.record import DownloadRecord
 
     folder = Path(directory) / item.name
     record = DownloadRecord.read(folder)
@@ -97,8 +97,8 @@ def download(name: str, directory: str, keep_archives: bool, quiet: bool) -> Non
 @quiet_option
 def verify(name: str, directory: str, quick: bool, quiet: bool) -> int:
     """Check that a set is all there and unchanged since its download; exit status 1 if it is not."""
-    from retrieval.datasets.published.acquire import verify_set
     from retrieval.datasets.published.sets import published_set
+    from retrieval.datasets.published.verify import verify_set
 
     with _byte_bars(quiet) as report:
         outcome = verify_set(published_set(name), directory, quick=quick, report=report)
@@ -129,7 +129,8 @@ def convert(source: str, out: str, images: str | None) -> None:
     IN is the official .pkl of Revisited Oxford or Paris, a folder with a sub-folder a class, or a list of path,label
     lines (.csv, .txt). OUT.json goes beside the pictures or into a folder above them.
     """
-    from retrieval.datasets.groundtruth import check_files, load_groundtruth
+    from retrieval.datasets.placing import check_files
+    from retrieval.datasets.reading import load_groundtruth
     from retrieval.errors import DatasetError, UsageError
 
     if not out.lower().endswith(".json"):

@@ -141,7 +141,7 @@ def _fetched(
     address: str, dataset: str, data: str, images: str | None, options: dict[str, Any], quiet: bool
 ) -> CopiedGallery:
     """What a served gallery has of a set's pictures, or all of it where its other pictures are wrong answers."""
-    from retrieval.backends.served import storable
+    from retrieval.backends.names import storable
     from retrieval.cli.copied import copy_of
     from retrieval.datasets.load import load_truth
 

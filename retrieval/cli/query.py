@@ -124,9 +124,10 @@ def command(
     with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
         here = None if isinstance(gallery, ResidentGallery) else gallery
         if here is not None and (model or size or scales):
+            from retrieval.describe.choice import ModelChoice
             from retrieval.gallery.same_model import require_same_model
 
-            require_same_model(here, model, size, scales, lambda m: say(m, quiet))
+            require_same_model(here, ModelChoice(model, size, scales), lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
             raise UsageError("--bbox goes with one query picture", f"{len(files)} were named.")

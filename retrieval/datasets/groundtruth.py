@@ -1,9 +1,7 @@
-"""What is right for each query: the ground truth of a retrieval set, read, checked and written.
+"""What is right for each query: the ground truth of a retrieval set, checked, and written as JSON.
 
-Four sources: JSON (the project's own format), the official ``.pkl`` of Revisited Oxford and Paris, folders of
-labelled pictures, and ``path,label`` lists. Whatever the source, a :class:`GroundTruth` is complete and
-consistent once it exists; whether the pictures are there, :func:`check_files` and :func:`check_boxes` tell.
-Queries are counted from 0.
+Whatever it was read from (``reading.py``), a :class:`GroundTruth` is complete and consistent once it exists; whether the
+pictures are there, ``placing.py`` tells. Queries are counted from 0.
 
 Gallery paths are relative to the set's root and stay inside it, so that a set can be moved as a whole. The
 picture of a query may lie anywhere (absolute, or with ``..``): one's own query photos often do.
@@ -22,18 +20,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retrieval.datasets import labelled, official
-from retrieval.errors import DatasetError, ImageError, UsageError
-from retrieval.files.paths import as_on_disk
+from retrieval.errors import DatasetError, UsageError
 from retrieval.files.whole import whole_file
-from retrieval.pictures.imaging import picture_size
 
 Box = tuple[float, float, float, float]
 Names = Literal["easy", "hard", "junk"]
 _LISTS: tuple[Names, ...] = ("easy", "hard", "junk")
 _QUERY_FIELDS = {"image", "bbox", *_LISTS}
-_PICKLE_LIMIT = 256 << 20  # bytes; the official files have 0.3 million
-_BORDER = 1.0  # pixels by which an annotated box may reach over the border: annotators round
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ class GroundTruth:
         name, original = form.get("name", Path(source).stem), form.get("original", False)
         if not isinstance(name, str) or not isinstance(original, bool):
             raise DatasetError(f"{source}: name: expected a text, and for 'original' true or false")
-        return _build(source, name=name, root=root, gallery=gallery, queries=tuple(queries), original=original)
+        return built(source, name=name, root=root, gallery=gallery, queries=tuple(queries), original=original)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON file, whole or not at all. Its paths are relative to its own folder, so it goes into
@@ -158,97 +151,6 @@ class GroundTruth:
         return replace(self, gallery=move(self.gallery), queries=queries)
 
 
-def load_groundtruth(
-    path: str | os.PathLike[str],
-    *,
-    root: str | os.PathLike[str] | None = None,
-    images: str | os.PathLike[str] | None = "auto",
-) -> GroundTruth:
-    """Read a ground truth: ``.json``, ``.pkl`` (Revisited Oxford or Paris), ``.csv`` or ``.txt``
-    (``path,label`` lines), or a folder.
-
-    A folder is taken for what lies in it: ``groundtruth.json``, one ``gnd_*.pkl``, or else sub-folders of one
-    class each (:func:`retrieval.datasets.labelled.read_folders`). With labels, every labelled picture asks
-    for the others of its class, and is itself junk (leave-one-out); the memory taken grows with the sum of
-    the squared class sizes.
-
-    ``root`` is what the paths are relative to (default: the file's folder). ``images`` says where the
-    pictures lie: ``"auto"`` follows the format (``jpg/`` under the root for a ``.pkl``, the root itself for
-    all others), None means the root itself, anything else is the folder and becomes the root. Raises
-    DatasetError for a set that is missing, unreadable or inconsistent, UsageError for an unknown kind of file
-    and for ``root`` together with a folder of images.
-    """
-    path = Path(path)
-    if root is not None and images not in ("auto", None):
-        raise UsageError("give either the root or the folder of pictures, not both")
-    if path.is_dir():
-        path = _inside(path)
-    base = path if path.is_dir() else path.parent
-    if images not in ("auto", None):
-        root, images = images, None
-    base = base if root is None else Path(root)
-    if path.is_dir():
-        return _leave_one_out(path.resolve().name, str(path), base, labelled.read_folders(path))
-    kind = path.suffix.lower()
-    if kind not in (".json", ".pkl", ".csv", ".txt"):
-        raise UsageError(
-            f"{path}: not a known kind of ground truth", "Give a .json, .pkl, .csv or .txt file, or a folder"
-        )
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file or folder")
-    if kind in (".csv", ".txt"):
-        listed = [(as_on_disk(base, picture), label) for picture, label in labelled.read_list(path)]
-        return _leave_one_out(path.stem, str(path), base, listed)
-    try:
-        if kind == ".pkl" and path.stat().st_size > _PICKLE_LIMIT:
-            raise DatasetError(f"{path}: larger than any benchmark's ground truth ({_PICKLE_LIMIT >> 20} MiB): refused")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    if kind == ".pkl":
-        try:
-            form = official.read_official(data, path.stem.removeprefix("gnd_"), "jpg/" if images == "auto" else "")
-        except DatasetError as error:
-            raise DatasetError(f"{path}: {error.message}", error.hint) from None
-        return GroundTruth.from_json(form, base, source=str(path))
-    try:
-        form = json.loads(data.decode("utf-8-sig", errors="surrogateescape"))
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not valid JSON ({error})") from error
-    return GroundTruth.from_json(_as_on_disk(form, base), base, source=str(path))
-
-
-def _as_on_disk(form: Any, base: Path) -> Any:
-    """The same with paths as they are written on the disk, where they differ in Unicode's forms alone."""
-    if isinstance(form, dict):
-        return {key: value if key == "name" else _as_on_disk(value, base) for key, value in form.items()}
-    if isinstance(form, list):
-        return [_as_on_disk(value, base) for value in form]
-    return as_on_disk(base, form) if isinstance(form, str) and "\0" not in form else form
-
-
-def _inside(folder: Path) -> Path:
-    if (folder / "groundtruth.json").is_file():
-        return folder / "groundtruth.json"
-    pickles = sorted(folder.glob("gnd_*.pkl"))
-    if len(pickles) > 1:
-        raise UsageError(f"{folder}: holds {len(pickles)} ground truths", f"Give one of them, such as {pickles[0]}")
-    return pickles[0] if pickles else folder
-
-
-def _leave_one_out(name: str, source: str, root: Path, pictures: labelled.Labelled) -> GroundTruth:
-    members: dict[str, list[str]] = {}
-    for path, label in pictures:
-        if label is not None:
-            members.setdefault(label, []).append(path)
-    queries = []
-    for path, label in pictures:
-        if label is not None:
-            others = tuple(other for other in members[label] if other != path)
-            queries.append(Query(path, None, others, (), (path,)))
-    return _build(source, name=name, root=root, gallery=tuple(path for path, _ in pictures), queries=tuple(queries))
-
-
 def _strings(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise DatasetError(f"{where}: expected a list of paths")
@@ -270,7 +172,8 @@ def _box(value: Any, where: str) -> Box | None:
     return x1, y1, x2, y2
 
 
-def _build(source: str, **fields: Any) -> GroundTruth:
+def built(source: str, **fields: Any) -> GroundTruth:
+    """A ground truth from its fields; DatasetErrors begin with ``source``, where it came from."""
     try:
         return GroundTruth(**fields)
     except DatasetError as error:
@@ -320,47 +223,3 @@ def _check_path(path: str, where: str, *, inside: bool) -> None:
             f"{where}: {path!r:.200} leads out of the set's root",
             "Gallery paths are relative to the root and stay inside it",
         )
-
-
-def check_files(truth: GroundTruth) -> None:
-    """Raise DatasetError where pictures of the gallery or of the queries are missing: their number and the
-    first five."""
-    wanted = dict.fromkeys((*truth.gallery, *(query.image for query in truth.queries)))
-    missing = [path for path in wanted if not os.path.isfile(os.path.join(truth.root, path))]
-    if missing:
-        names = ", ".join(f"{path!r:.200}" for path in missing[:5]) + (
-            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        )
-        raise DatasetError(
-            f"{truth.name}: {len(missing)} of {len(wanted)} pictures are missing under {truth.root}: {names}",
-            "Check where the pictures lie",
-        )
-
-
-def check_boxes(truth: GroundTruth, *, oriented: bool = False) -> None:
-    """Raise DatasetError where a query's box reaches out of its picture by more than a pixel; reads headers
-    only.
-
-    ``oriented`` takes sizes after the EXIF orientation, for boxes drawn on upright pictures; the benchmarks'
-    boxes are drawn on the pixels as stored.
-    """
-    for i, query in enumerate(truth.queries):
-        if query.bbox is None:
-            continue
-        where = f"{truth.name}: queries[{i}] {query.image!r:.200}"
-        try:
-            width, height = picture_size(os.path.join(truth.root, query.image), exif=oriented)
-        except ImageError as error:
-            raise DatasetError(f"{where}, image: cannot be read ({error})") from error
-        trouble = box_trouble(query.bbox, (width, height))
-        if trouble:
-            raise DatasetError(f"{where}, {trouble}")
-
-
-def box_trouble(box: Box, size: tuple[int, int]) -> str:
-    """Why a box cannot be one of a picture of this width and height; "" where it can. A pixel beyond the border is allowed."""
-    x1, y1, x2, y2 = box
-    width, height = size
-    if min(x1, y1) < -_BORDER or x2 > width + _BORDER or y2 > height + _BORDER:
-        return f"bbox: {list(box)} reaches out of the picture of {width} x {height}"
-    return ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.published.revisited import published_groundtruth
 from retrieval.datasets.published.sets import SETS
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import UsageError
 from retrieval.messages import safe
 

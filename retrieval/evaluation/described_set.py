@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import GroundTruth, check_files
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.placing import check_files
 from retrieval.errors import DatasetError
 from retrieval.evaluation.queries import Queries, refuse
 from retrieval.files.digest import content_hash
@@ -23,7 +24,7 @@ from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.store.view import DerivedArrays, VectorView
 from retrieval.messages import Bars, no_bars
 from retrieval.models.whitening import Whitening
-from retrieval.ranking.rerank import Context
+from retrieval.ranking.method import Context
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from retrieval.evaluation.protocol import (
     evaluate_positions,
     evaluate_rankings,
 )
+from retrieval.ranking.method import Context, Moved, Reordered
 from retrieval.ranking.neighbours import top_k
-from retrieval.ranking.rerank import Context, Moved, Reordered, Reranker
+from retrieval.ranking.rerank import Reranker
 
 KS = (1, 5, 10)
 RAW = "raw"

@@ -12,7 +12,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import Box, GroundTruth, box_trouble
+from retrieval.datasets.groundtruth import Box, GroundTruth
+from retrieval.datasets.placing import box_trouble
 from retrieval.describe.extraction import describe_all
 from retrieval.errors import DatasetError, GalleryError, ImageError
 from retrieval.evaluation.set_cache import QUERIES_FILE, kept_queries

@@ -18,8 +18,9 @@ from retrieval.gallery.opened import OpenedGallery, searchable_view
 from retrieval.gallery.selection import ids_below
 from retrieval.gallery.store.view import DerivedArrays, VectorView
 from retrieval.ranking.geometry import LocalFeatures
+from retrieval.ranking.method import Context, Moved
 from retrieval.ranking.neighbours import exact_similarities, top_k
-from retrieval.ranking.rerank import Context, Moved, Reranker
+from retrieval.ranking.rerank import Reranker
 
 
 @dataclass(frozen=True)

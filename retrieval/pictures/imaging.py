@@ -36,12 +36,12 @@ from PIL import Image
 
 from retrieval.errors import RetrievalError, UsageError
 from retrieval.pictures import apart
-from retrieval.pictures.colour import FEWEST_ROWS, STRIP
-from retrieval.pictures.cost import Cost, check_memory, check_pixels, examine, is_much
+from retrieval.pictures.cost import Cost, check_memory, check_pixels, is_much
+from retrieval.pictures.decoding import decode, load_pixels, memory_needed, orientation, stored_size
 from retrieval.pictures.gate import Gate
 from retrieval.pictures.geometry import INTERPOLATIONS, Picture, Rule, fitted_size
+from retrieval.pictures.headers import examine
 from retrieval.pictures.limits import Limits
-from retrieval.pictures.png import with_alpha
 from retrieval.pictures.readers import explained, identify, open_header, open_stream
 
 __all__ = [
@@ -104,7 +104,7 @@ def load_picture(
     if max_pixels is not None:
         limits = replace(limits, pixels=max_pixels)
     with _examined(source, limits) as (stream, reader, cost):
-        need = _need(cost, reader, rule)
+        need = memory_needed(cost, reader, rule)
         check_memory(need, limits)
         with _gate.room(need, limits.memory):
             if (cost.apart or is_much(need)) and not apart.inside:
@@ -118,7 +118,7 @@ def load_picture(
                 found = apart.load(_whole(source, stream), options, limits)
                 if found is not None:
                     return Picture(*found)
-            return _decode(reader, cost, rule, exif, limits, allow_truncated)
+            return decode(reader, cost, rule, exif, limits, allow_truncated)
 
 
 def picture_size(
@@ -136,8 +136,8 @@ def picture_size(
                 return found
         image = open_header(cost.stream, reader)
         check_pixels(*image.size, limits)
-        width, height = _stored_size(image)
-        return (height, width) if exif and _orientation(image) >= 5 else (width, height)
+        width, height = stored_size(image)
+        return (height, width) if exif and orientation(image) >= 5 else (width, height)
 
 
 @contextmanager
@@ -169,30 +169,6 @@ def _whole(source: Any, stream: BinaryIO) -> str | bytes:
     return stream.read()
 
 
-def _need(cost: Cost, reader: str, rule: Rule) -> float:
-    """Bytes that are held at one time: what is decoded, what it is decoded from, and what it becomes."""
-    width, height = cost.width, cost.height
-    if not width or not height:
-        return cost.fixed
-    whole = width * height
-    decoded = whole
-    if reader == "JPEG" and rule.bbox is None:
-        decoded //= rule.draft(max(width, height)) ** 2
-    target = (width, height) if rule.size is None else fitted_size(width, height, rule.size)
-    result = 7 * target[0] * target[1]
-    between = 4 * target[0] * height * decoded / whole
-    if target == (width, height):
-        between = 0
-        if reader == "JPEG":
-            result = 3 * whole
-    if target != (width, height):  # a filter reaches 3 steps to both sides, 8 bytes for each pixel that it covers
-        between += 48 * max(width, height)
-        if reader != "JPEG" and STRIP // max(width, height) < FEWEST_ROWS:
-            between += 4 * whole
-    strip = 0 if reader == "JPEG" else 12 * min(whole, STRIP)
-    return cost.fixed + cost.passing * whole + cost.held * decoded + strip + between + result
-
-
 def picture_from_array(
     array: np.ndarray | Image.Image,
     *,
@@ -209,7 +185,7 @@ def picture_from_array(
     rule = Rule(size, interpolation, bbox)
     if isinstance(array, Image.Image):
         try:
-            turn = _load(array, exif, False)
+            turn = load_pixels(array, exif, False)
             return rule.apply(array, turn, array.size)
         except RetrievalError:
             raise
@@ -222,89 +198,3 @@ def picture_from_array(
             f"not {array.dtype} {tuple(array.shape)}"
         )
     return rule.apply(Image.fromarray(np.ascontiguousarray(array)), 1, (array.shape[1], array.shape[0]))
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none or it cannot be read."""
-    try:
-        value = image.getexif().get(0x0112, 1)
-        return int(value) if value in range(1, 9) else 1
-    except Exception:
-        return 1
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height before turning; some of Pillow's versions turn the size of a TIFF that is not loaded yet."""
-    tags = getattr(image, "tag_v2", None)
-    return image.size if tags is None else (tags[256], tags[257])
-
-
-def _decode(reader: str, cost: Cost, rule: Rule, exif: bool, limits: Limits, allow_truncated: bool) -> Picture:
-    image = open_header(cost.stream, reader)
-    width, height = image.size
-    check_pixels(width, height, limits)
-    if width * height != cost.width * cost.height:  # the header is more than what was looked at
-        check_memory(_need(replace(cost, width=width, height=height), reader, rule), limits)
-    jpeg = reader == "JPEG"
-    shrink = rule.draft(max(width, height)) if jpeg else 1
-    extent = None
-    if shrink > 1:
-        seen = (width, height) if not exif or _orientation(image) < 5 else (height, width)
-        if rule.crop(seen) is None:
-            drafted = image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
-            extent = None if drafted is None else drafted[1][2:]
-    turn = _load(image, exif, allow_truncated)
-    if cost.header is not None:
-
-        def again(rawmode: str) -> Image.Image:
-            second: Any = open_header(cost.stream, reader)
-            second.tile = [tile._replace(args=rawmode) for tile in second.tile]
-            _load(second, False, allow_truncated)
-            return second
-
-        image = with_alpha(image, cost.header, again)
-    return rule.apply(image, turn, (width, height) if jpeg else image.size, extent)
-
-
-def _load(image: Image.Image, exif: bool, allow_truncated: bool) -> int:
-    """Decode the pixels; returns the orientation that remains to be applied."""
-    told = _orientation(image) if image.format == "TIFF" else 1  # Pillow turns a TIFF while it loads it
-    if not allow_truncated:
-        image.load()
-    else:
-        if image.format == "JPEG" and getattr(image, "fp", None) is not None:
-            image.fp = _EndMarked(image.fp)  # type: ignore[attr-defined]
-        try:
-            image.load()
-        except OSError as error:
-            if "truncated" not in str(error):
-                raise
-            image.tile = []  # type: ignore[attr-defined]  # no more to decode: what is there stays
-            image.load()
-            if image.format == "TIFF":
-                image.load_end()  # type: ignore[attr-defined]  # what load() does in the end: turning it
-    left = _orientation(image)
-    if told != 1 and left == 1:
-        return 1 if exif else {6: 8, 8: 6}.get(told, told)
-    return left if exif else 1
-
-
-class _EndMarked:
-    """A JPEG file that ends with an end marker, whatever it ends with: the decoder then gives what it has.
-
-    Pillow's own switch for this (``LOAD_TRUNCATED_IMAGES``) holds for the whole process.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._marked = False
-
-    def read(self, count: int = -1) -> bytes:
-        data = self._stream.read(count)
-        if data or self._marked:
-            return data
-        self._marked = True
-        return b"\xff\xd9"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

@@ -9,7 +9,7 @@ To read in this order:
 - ``power``: the arithmetic under GeM, safe at every p and in half precision;
 - ``local``: windows, and the strided convolution that learns to do their work;
 - ``regions``: grids, the spatial pyramid, R-MAC and regional GeM;
-- ``tokens``: class token, mean, maximum, last token, power mean and hybrids, with masks;
+- ``tokens``: class token, mean, maximum, last token and power mean, with masks; ``hybrids``: the class token beside one of them;
 - ``attention``: one query, several seeds, gates;
 - ``reduction`` and ``vit``: Token Pooling, from N tokens to K inside a vision transformer;
 - ``registry``: all of them by name.
@@ -25,11 +25,12 @@ from .registry import PoolingInfo, create_pooling, list_poolings, pooling_info
 if TYPE_CHECKING:
     from .attention import PMA, AttentionPool, GatedPool
     from .base import Pooling
+    from .hybrids import ClsGeM, ClsMean
     from .local import LocalAvgPool, LocalMaxPool, LocalThenGlobal, StridedConvPool
     from .reduction import Reduced, reduce_tokens
     from .regions import RMAC, GridAvg, GridMax, RegionalGeM, SpatialPyramid
     from .spatial import GeM, GeMChannel, GlobalAvg, GlobalMax, GlobalPooling
-    from .tokens import ClsGeM, ClsMean, ClsPool, LastPool, MaxPool, MeanPool, TokenGeM, TokenPooling
+    from .tokens import ClsPool, LastPool, MaxPool, MeanPool, TokenGeM, TokenPooling
     from .vit import TokenPooledViT
 
 _HOME = {
@@ -39,6 +40,10 @@ _HOME = {
         "GatedPool",
     ),
     "base": ("Pooling",),
+    "hybrids": (
+        "ClsGeM",
+        "ClsMean",
+    ),
     "local": (
         "LocalAvgPool",
         "LocalMaxPool",
@@ -64,8 +69,6 @@ _HOME = {
         "GlobalPooling",
     ),
     "tokens": (
-        "ClsGeM",
-        "ClsMean",
         "ClsPool",
         "LastPool",
         "MaxPool",

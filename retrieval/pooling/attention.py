@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .base import check_dim, full_precision, one_of, positive_int
-from .tokens import MERGES, TokenPooling
+from .base import MERGES, check_dim, full_precision, one_of, positive_int
+from .tokens import TokenPooling
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 
 Kind = Literal["map", "tokens"]
+MERGES = ("concat", "mean")  # ways to put several pooled vectors together
 
 
 class Pooling(nn.Module):

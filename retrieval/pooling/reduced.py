@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .reduction import reduce_tokens
 from .schedules import TokenSchedule, kept
-from .vit import Sizes, attention_received
+from .vit_attention import Sizes, attention_received
 
 
 def run_reduced(blocks: nn.Module, x: Tensor, schedule: TokenSchedule, prefix: int) -> Tensor:

@@ -91,12 +91,12 @@ _TABLE = (
         True,
     ),
     PoolingInfo("gated", "tokens", "a learned gate for each token", "attention:GatedPool", _PREFIX, True),
-    PoolingInfo("cls-mean", "tokens", "class token and mean", "tokens:ClsMean", {"merge": "concat", "prefix": 1}),
+    PoolingInfo("cls-mean", "tokens", "class token and mean", "hybrids:ClsMean", {"merge": "concat", "prefix": 1}),
     PoolingInfo(
         "cls-gem",
         "tokens",
         "class token and generalised mean",
-        "tokens:ClsGeM",
+        "hybrids:ClsGeM",
         {**_P, "p": 4.0, "negative": "clamp", "merge": "concat", "prefix": 1},
     ),
 )

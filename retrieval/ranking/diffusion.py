@@ -6,6 +6,7 @@ The graph is built once and serves any number of queries. Descriptors are rows o
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ def diffuse(
     return np.ascontiguousarray(f.T)
 
 
+@dataclass(frozen=True, eq=False)
 class SpectralDiffusion:
     """Diffusion by the leading eigenvectors of the graph (Iscen et al., "Fast spectral ranking", CVPR 2018).
 
@@ -97,9 +99,16 @@ class SpectralDiffusion:
     of S that are greatest. With all N of them it equals :func:`diffuse`; fewer smooth the result and lose detail, most of
     all for images in small components of the graph. Cost: once a sparse eigendecomposition; then 2 rank N a query,
     whatever alpha, and N rank memory.
+
+    ``values`` (rank,) and ``vectors`` (N, rank), float64; :meth:`of` a graph.
     """
 
-    def __init__(self, graph: Any, rank: int) -> None:
+    values: Scores
+    vectors: Scores
+
+    @classmethod
+    def of(cls, graph: Any, rank: int) -> SpectralDiffusion:
+        """The ``rank`` leading eigenvectors of a graph (N, N). Raises UsageError for a rank outside of 1 to N."""
         from scipy.sparse.linalg import eigsh
 
         n = graph.shape[0]
@@ -107,9 +116,8 @@ class SpectralDiffusion:
             raise UsageError(f"the rank must lie between 1 and the {n} vectors of the graph, not {rank}")
         if rank < n:
             start = np.random.default_rng(0).random(n)  # fixed, so that the same graph gives the same result
-            self.values, self.vectors = eigsh(graph, rank, which="LA", v0=start)
-        else:
-            self.values, self.vectors = np.linalg.eigh(graph.toarray())
+            return cls(*eigsh(graph, rank, which="LA", v0=start))
+        return cls(*np.linalg.eigh(graph.toarray()))
 
     def diffuse(self, seeds: Scores, alpha: float = 0.99) -> Scores:
         """Ranking scores (Q, N) for ``seeds`` (Q, N)."""

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation for networks that start from random weights."""
+"""Statistics of batch normalisation: frozen while training, measured where a network starts from random weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from retrieval.models.network import Describer
-from retrieval.training.pictures import by_shape, evaluating
+from retrieval.training.live import evaluating
+from retrieval.training.pictures import by_shape
 
 _GROUP = 16
 
@@ -18,6 +19,15 @@ _GROUP = 16
 def normalisations(network: nn.Module) -> list[_BatchNorm]:
     """The layers that normalise by running statistics."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Training mode, but with batch normalisation by its running statistics, which stay as they are: pictures of a tuple go
+    through one by one or in small groups, whose own statistics say nothing. Scale and shift are learned all the same."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def estimate_statistics(describer: Describer, arrays: Sequence[np.ndarray], device: torch.device) -> None:

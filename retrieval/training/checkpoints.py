@@ -1,99 +1,77 @@
-"""A run's checkpoint: weights, optimiser, averages, where the run is and torch's random state, as tensors and facts."""
+"""A run's checkpoints: the models of its best and its last epoch, and the state from which it goes on.
+
+The state is weights, optimiser, averages and torch's random state as tensors, and where the run is as facts.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, replace
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from retrieval.models.network import RetrievalNetwork
+from retrieval.errors import DatasetError
+from retrieval.training.learner import Learner
 from retrieval.training.mining import MinedTuple
-from retrieval.training.optimiser import WeightAverage
-from retrieval.training.sources import TrainingSet
-from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
+from retrieval.training.progress import Progress
+from retrieval.training.run_folder import RunFolder
+from retrieval.training.state import by_part, optimiser_tensors, read_state, restore_optimiser, write_state
+from retrieval.training.training_set import TrainingSet
 
 
-@dataclass
-class Progress:
-    """How far a run is: ``epoch`` (from 0) and ``step`` in it; ``tuples`` of this epoch once mined; sums over its steps."""
+class Checkpoints:
+    """Checkpoints in a run's ``folder`` of ``learner``, trained on ``data``: all processes read them, one ``writes``."""
 
-    epoch: int = 0
-    step: int = 0
-    tuples: list[MinedTuple] | None = None
-    loss: float = 0.0
-    trained: int = 0  # tuples
-    lost: int = 0  # tuples, for a picture that could not be read
-    seconds: float = 0.0  # of training steps
-    negative_distance: float = math.nan
-    best: float | None = None
-    best_epoch: int = 0
-    bad: dict[int, str] = field(default_factory=dict)  # pictures that could not be read
+    def __init__(self, folder: RunFolder, learner: Learner, data: TrainingSet, *, writes: bool) -> None:
+        self.folder, self.learner, self.data, self.writes = folder, learner, data, writes
 
+    def save_models(self, *, best: bool) -> None:
+        """The model as it is, as that of the last epoch, and as the ``best`` too. Raises ModelError."""
+        if self.writes:
+            for path in (self.folder.best, self.folder.last) if best else (self.folder.last,):
+                self.learner.save(path, self.folder.path.name)
 
-def save_state(
-    path: Path,
-    network: RetrievalNetwork,
-    optimiser: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    progress: Progress,
-    device: torch.device,
-    facts: Mapping[str, Any],
-) -> None:
-    """Write all that the next step depends on, and ``facts`` about the run. Raises ModelError."""
-    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"optimiser/{name}": value for name, value in optimiser_tensors(optimiser).items()}
-    tensors["run/random"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["run/random_cuda"] = torch.cuda.get_rng_state(device)
-    if average is not None:
-        tensors |= {f"average/{name}": value for name, value in average.weights.items()}
-    if progress.tuples is not None:
-        tensors["run/tuples"] = torch.tensor([[t.query, t.positive, *t.negatives] for t in progress.tuples])
-    own = {
-        "place": asdict(replace(progress, tuples=None)),
-        "average_steps": average.steps if average is not None else 0,
-    }
-    write_state(path, tensors, {**own, **facts})
+    def save_state(self, progress: Progress) -> None:
+        """All that the next step depends on. Raises ModelError."""
+        if not self.writes:
+            return
+        learner = self.learner
+        tensors = {f"network/{name}": value for name, value in learner.network.state_dict().items()}
+        tensors |= {f"optimiser/{name}": value for name, value in optimiser_tensors(learner.optimiser).items()}
+        tensors["run/random"] = torch.get_rng_state()
+        if learner.device.type == "cuda":
+            tensors["run/random_cuda"] = torch.cuda.get_rng_state(learner.device)
+        if learner.average is not None:
+            tensors |= {f"average/{name}": value for name, value in learner.average.weights.items()}
+        if progress.tuples is not None:
+            tensors["run/tuples"] = torch.tensor([[t.query, t.positive, *t.negatives] for t in progress.tuples])
+        facts = {
+            "place": asdict(replace(progress, tuples=None)),
+            "average_steps": 0 if learner.average is None else learner.average.steps,
+            "spec": learner.spec.to_dict(),
+            "random_start": learner.random_start,
+            "data": self.data.digest(),
+        }
+        write_state(self.folder.state, tensors, facts)
 
-
-def load_state(
-    path: Path,
-    network: RetrievalNetwork,
-    optimiser: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    device: torch.device,
-) -> tuple[Progress, dict[str, Any]]:
-    """Put everything back as :func:`save_state` found it; returns where the run was, and its facts. Raises ModelError."""
-    tensors, facts = read_state(path)
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}, "average": {}, "run": {}}
-    for name, value in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = value
-    network.load_state_dict(parts["network"])
-    restore_optimiser(optimiser, parts["optimiser"])
-    if average is not None:
-        for name, value in average.weights.items():
-            value.copy_(parts["average"][name])
-        average.steps = facts["average_steps"]
-    place = facts["place"]
-    table = parts["run"].get("tuples")
-    place["tuples"] = None if table is None else [MinedTuple(q, p, tuple(n)) for q, p, *n in table.tolist()]
-    place["bad"] = {int(position): why for position, why in place["bad"].items()}
-    torch.set_rng_state(parts["run"]["random"])
-    if "random_cuda" in parts["run"] and device.type == "cuda":
-        torch.cuda.set_rng_state(parts["run"]["random_cuda"], device)
-    return Progress(**place), facts
-
-
-def digest(data: TrainingSet) -> str:
-    """A hash over a training set's pictures, clusters and pairs: which they are, not what they show."""
-    found = hashlib.blake2b("\0".join(map(str, data.paths)).encode("utf-8", "surrogateescape"), digest_size=16)
-    found.update(np.ascontiguousarray(data.clusters).tobytes() + np.ascontiguousarray(data.pairs).tobytes())
-    return found.hexdigest()
+    def load_state(self) -> Progress:
+        """Put everything back as :meth:`save_state` found it, and return where the run was. Raises ModelError where there is
+        no state, DatasetError where the data have changed."""
+        learner = self.learner
+        tensors, facts = read_state(self.folder.state)
+        if facts["data"] != self.data.digest():
+            raise DatasetError(f"{self.data.name} is not what this run was begun with: its pictures or classes changed")
+        parts = by_part(tensors)
+        learner.network.load_state_dict(parts["network"])
+        restore_optimiser(learner.optimiser, parts["optimiser"])
+        if learner.average is not None:
+            for name, value in learner.average.weights.items():
+                value.copy_(parts["average"][name])
+            learner.average.steps = facts["average_steps"]
+        place = facts["place"]
+        table = parts["run"].get("tuples")
+        place["tuples"] = None if table is None else [MinedTuple(q, p, tuple(n)) for q, p, *n in table.tolist()]
+        place["bad"] = {int(position): why for position, why in place["bad"].items()}
+        torch.set_rng_state(parts["run"]["random"])
+        if "random_cuda" in parts["run"] and learner.device.type == "cuda":
+            torch.cuda.set_rng_state(parts["run"]["random_cuda"], learner.device)
+        return Progress(**place)

@@ -96,6 +96,29 @@ class TrainingConfig:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"unknown schedule {self.schedule!r}", f"Known: {', '.join(SCHEDULES)}.")
 
+    def require_possible(self, device: str) -> None:
+        """Raises UsageError for what is wrong here and now although the values are in range: an unknown preset or loss, a
+        loss without such a parameter, half precision without a GPU. Imports torch."""
+        import torch
+
+        from retrieval.training.augmentation import require_preset
+        from retrieval.training.losses import create_loss
+
+        if self.augment is not None:
+            require_preset(self.augment)
+        create_loss(self.loss, **({} if self.margin is None else {"margin": self.margin}))
+        if self.amp and (device == "cpu" or not torch.cuda.is_available()):
+            raise UsageError("--amp needs a CUDA device, and there is none here", "Leave it out.")
+
+    def preset(self, *, two_views: bool) -> str:
+        """The preset of augmentation, where a picture's positive is another view of itself (``two_views``) or not."""
+        return self.augment or ("views" if two_views else "light")
+
+    def loss_parameters(self, backbone: str, whiten_layer: bool) -> dict[str, float]:
+        """Keyword arguments of the loss: its margin, if it has one."""
+        margin = default_margin(self.loss, backbone, whiten_layer) if self.margin is None else self.margin
+        return {} if margin is None else {"margin": margin}
+
     def share_held_out(self, clusters: int) -> float:
         """What part of ``clusters`` clusters is held out for validation; 0 where none is.
 

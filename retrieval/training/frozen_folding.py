@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retrieval.models.network import RetrievalNetwork
+from retrieval.training.live import evaluating
+
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
@@ -48,6 +51,13 @@ def find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
             again = network(images)
     scale = float(plain.abs().max())
     return pairs if torch.allclose(again, plain, rtol=1e-2, atol=1e-2 * scale) else []
+
+
+def foldable(network: RetrievalNetwork, device: torch.device) -> list[Pair]:
+    """:func:`find_pairs` of a network's backbone, in evaluation mode and on made-up pixels."""
+    sample = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    with evaluating(network):
+        return find_pairs(network.backbone, sample)
 
 
 @contextmanager

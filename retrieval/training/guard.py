@@ -6,13 +6,14 @@ descriptor, at which a margin loss is quite calm. Then the run stops by name, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from retrieval.errors import RetrievalError
+from retrieval.messages import Say
 from retrieval.pooling.power import PowerModule
 
 PROBED = 16  # pictures that are described at the end of each epoch
@@ -63,3 +64,30 @@ def require_apart(before: float, descriptors: np.ndarray, readable: Sequence[boo
             f"(1 - cosine is {max(now, 0.0):.1e} in the median, {before:.1e} before training)",
             hint,
         )
+
+
+class Guard:
+    """Watches over ``network``. ``probe`` describes the same few pictures by the network as it is, float32 (N, D), and says
+    which of them can be read; ``hint``: what to do when the run has to stop. Its methods raise RetrievalError."""
+
+    def __init__(
+        self, network: nn.Module, probe: Callable[[], tuple[np.ndarray, list[bool]]], *, hint: str, say: Say
+    ) -> None:
+        self.network, self.probe, self.hint, self.say = network, probe, hint, say
+        self.before = float("nan")
+        self._told = False
+
+    def begin(self) -> None:
+        """Remember how far apart descriptors are before any step of this process."""
+        self.before = spread(self.probe()[0])
+
+    def after_step(self, where: str) -> None:
+        """What a step may have broken: exponents go back into their range, weights must be numbers."""
+        require_finite_weights(self.network, where, self.hint)
+        if hold_in_range(self.network) and not self._told:
+            self._told = True
+            self.say(f"warning: an exponent p left its range at {where} and is held at its border; try a lower --p-lr")
+
+    def after_epoch(self, where: str) -> None:
+        """Descriptors must still tell pictures apart."""
+        require_apart(self.before, *self.probe(), where, self.hint)

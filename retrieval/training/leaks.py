@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.datasets.groundtruth import Box, GroundTruth, check_boxes
+from retrieval.datasets.groundtruth import Box, GroundTruth
+from retrieval.datasets.placing import check_boxes
 from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, UsageError
 from retrieval.messages import no_update
 from retrieval.ranking.neighbours import exact_similarities, rounding_bound
 from retrieval.training.mining import finite_rows, longest
-from retrieval.training.sources import TrainingSet
+from retrieval.training.training_set import TrainingSet
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet
 
 _SCORES_AT_ONCE = 1 << 23  # float32 products in memory: 32 MiB

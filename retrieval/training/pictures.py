@@ -6,19 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError
-from retrieval.messages import no_update
-from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule
 from retrieval.pictures import imaging
 from retrieval.training.augmentation import augment
@@ -108,59 +104,6 @@ def _collect(group: Sequence[View], futures: list[Future[np.ndarray]]) -> list[n
 def decode_workers(workers: int | None = None) -> int:
     """How many threads decode, by the processors at hand unless it is said."""
     return workers or max(2, min(8, os.cpu_count() or 2))
-
-
-class LiveEngine:
-    """A network in training as an engine (:class:`retrieval.engines.base.Engine`): in evaluation mode while it describes,
-    without a trace in the network or in torch's random state."""
-
-    name = "live"
-
-    def __init__(self, network: RetrievalNetwork, rule: ImageRule, device: torch.device, dim: int) -> None:
-        self.describer = Describer(network, replace(rule, scales=(1.0,))).to(device)
-        self.device = device
-        self.dim = dim
-        self.batch_pixels = 16_000_000 if device.type == "cuda" else 1_200_000
-
-    def describe(self, images: np.ndarray) -> np.ndarray:
-        with evaluating(self.describer), torch.inference_mode():
-            return self.describer(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every part is in the mode it was in, and torch's random state is where it was."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-def describe_pictures(
-    positions: Sequence[int] | np.ndarray,
-    load: Callable[[int], np.ndarray],
-    engine: LiveEngine,
-    *,
-    workers: int,
-    update: Callable[[int, int], object] = no_update,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Descriptors of pictures, float32 (N, D) in the order of ``positions``, and the reasons by position of those that cannot
-    be described, whose rows are NaN. Each different picture is described once."""
-    different, rows = np.unique(np.asarray(positions, np.int64), return_inverse=True)
-    out = np.full((len(different), engine.dim), np.nan, np.float32)
-    place = {int(position): row for row, position in enumerate(different)}
-    reasons: dict[int, str] = {}
-    for done, result in enumerate(describe_all(place, load, lambda: engine, workers=workers), 1):
-        if result.error is not None:
-            reasons[result.item] = result.error.message
-        else:
-            out[place[result.item]] = result.descriptor
-        update(done, len(place))
-    return out[rows], reasons
 
 
 def by_shape(arrays: Sequence[np.ndarray]) -> list[tuple[list[int], Tensor]]:

@@ -12,7 +12,7 @@ from retrieval.errors import ImageError
 from retrieval.pictures.imaging import load_picture
 from retrieval.training.augmentation import augment, require_preset, view_seed
 from retrieval.training.mining import Mined
-from retrieval.training.sources import TrainingSet
+from retrieval.training.training_set import TrainingSet
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet
 
 Mark = Literal["positive", "negative"] | None

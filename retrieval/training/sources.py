@@ -1,7 +1,6 @@
 """Where training pictures come from: class folders, lists, pairs, the published SfM lists, or unlabelled folders.
 
-All become a :class:`TrainingSet`: pictures that exist, in a fixed order, with their clusters and, where the source gives
-them, fixed pairs. A cluster is whatever must not be its own negative: a class, an object, a 3D model.
+All become a :class:`retrieval.training.training_set.TrainingSet`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,45 +19,9 @@ from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.digest import content_hash
 from retrieval.pictures.imaging import is_picture_name
+from retrieval.training.training_set import TrainingSet
 
 KINDS = ("auto", "folders", "list", "pairs", "sfm", "unlabelled")
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """N pictures to train on.
-
-    ``paths``: N files. ``clusters``: int64 (N,), pictures of one number match; -1: nothing is known of the picture, which
-    is never a query and can be anyone's negative. ``pairs``: int64 (M, 2), fixed (query, positive) as positions in
-    ``paths``; (0, 2): positives are drawn inside clusters. ``two_views``: a picture's positive is another augmented view of
-    itself. ``notes``: what the user should know of the data, a line each. ``cluster_names``: by number, where the source
-    names its clusters.
-    """
-
-    name: str
-    paths: tuple[Path, ...]
-    clusters: np.ndarray
-    pairs: np.ndarray
-    two_views: bool = False
-    notes: tuple[str, ...] = ()
-    cluster_names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def subset(self, keep: np.ndarray) -> TrainingSet:
-        """The pictures where ``keep``, bool (N,), is true; clusters keep their numbers, pairs that lost an end are dropped."""
-        keep = np.asarray(keep)
-        if keep.shape != (len(self),) or keep.dtype != bool:
-            raise UsageError(f"expected {len(self)} values true or false, not {keep.dtype} of shape {keep.shape}")
-        place = np.cumsum(keep, dtype=np.int64) - 1
-        whole = keep[self.pairs].all(axis=1)
-        return replace(
-            self,
-            paths=tuple(path for path, kept in zip(self.paths, keep, strict=True) if kept),
-            clusters=self.clusters[keep],
-            pairs=place[self.pairs[whole]],
-        )
 
 
 def read_training_set(
@@ -104,29 +67,6 @@ def read_training_set(
     made = _present(made, skip_missing)
     _check_trainable(made)
     return made
-
-
-def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
-    """Two sets, to train on and held out: ``share`` of the clusters, drawn by ``seed``, go whole to the second.
-
-    Drawn are clusters of two pictures or more, which can be asked for (of unlabelled pictures: all), two of them at least:
-    among pictures of one cluster every ranking is perfect. Pictures of no cluster stay with the first. Raises UsageError for
-    a share outside (0, 1), or where too few clusters would be left to train on.
-    """
-    if not 0 < share < 1:
-        raise UsageError(f"the share to hold out must lie between 0 and 1, not {share}")
-    numbers, counts = np.unique(data.clusters[data.clusters >= 0], return_counts=True)
-    choice = numbers if data.two_views else numbers[counts > 1]
-    count = max(2, round(share * len(choice)))
-    others = len(numbers) - count + int((data.clusters < 0).sum())
-    if len(choice) - count < 1 or others < 2:
-        raise UsageError(
-            f"{data.name} has {len(choice)} clusters to ask for: too few to hold out {count}",
-            "Hold out less, take more data, or judge by a ground truth of its own.",
-        )
-    drawn = np.random.default_rng([seed, 0x401D]).choice(choice, count, replace=False)
-    held = np.isin(data.clusters, drawn)
-    return data.subset(~held), data.subset(held)
 
 
 # ---------------------------------------------------------------- what it is

@@ -10,40 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.errors import RetrievalError
-from retrieval.models.network import Describer
 from retrieval.system.processes import Processes
 from retrieval.training.augmentation import view_seed
 from retrieval.training.config import TrainingConfig
-from retrieval.training.frozen_folding import Pair
 from retrieval.training.gradients import listwise_backward, tuple_backward
+from retrieval.training.learner import Learner
 from retrieval.training.mining import MinedTuple
 from retrieval.training.pictures import Unreadable, View
-from retrieval.training.sources import TrainingSet
+from retrieval.training.training_set import TrainingSet
 
 Groups = Iterator[list[np.ndarray] | Unreadable]
 
 
 class Steps:
-    """What a step takes from ``data`` and adds to the gradients of ``describer``'s network.
-
-    ``pairs``: what is folded; ``dim``: length of a descriptor; ``lost`` is told of each picture that could not be read.
-    """
+    """What a step takes from ``data`` and adds to the gradients of ``learner``; ``lost`` is told of each picture that could
+    not be read."""
 
     def __init__(
         self,
-        describer: Describer,
+        learner: Learner,
         loss: nn.Module,
         data: TrainingSet,
         config: TrainingConfig,
         processes: Processes,
         *,
-        pairs: Sequence[Pair],
-        dim: int,
         lost: Callable[[int, str], object],
     ) -> None:
-        self.describer, self.loss, self.data, self.config, self.processes = describer, loss, data, config, processes
-        self.device = processes.device
-        self.pairs, self.dim, self.lost = pairs, dim, lost
+        self.learner, self.loss, self.data, self.config, self.processes = learner, loss, data, config, processes
+        self.lost = lost
 
     def views(self, steps: Sequence[Sequence[MinedTuple]], first: int, epoch: int) -> Iterator[list[View]]:
         """The pictures that this process needs, by tuple, from step ``first`` on."""
@@ -65,21 +59,21 @@ class Steps:
         return self._listwise(tuples, groups) if self.loss.listwise else self._by_tuple(tuples, groups)
 
     def _by_tuple(self, tuples: Sequence[MinedTuple], groups: Groups) -> Tensor:
-        losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
+        learner, losses = self.learner, torch.zeros(len(tuples), 2, dtype=torch.float64)
         for i in self.processes.share_of(len(tuples)):
             arrays = next(groups)
             if isinstance(arrays, Unreadable):
                 self.lost(arrays.position, arrays.reason)
                 continue
             losses[i, 0] = tuple_backward(
-                self.describer, self.loss, arrays, self.device, self.config.amp, pairs=self.pairs
+                learner.describer, self.loss, arrays, learner.device, self.config.amp, pairs=learner.pairs
             )
             losses[i, 1] = 1
         return losses
 
     def _listwise(self, tuples: Sequence[MinedTuple], groups: Groups) -> Tensor:
         """The same for a loss over all pictures of the step: the batch of its tuples, each weighing as much as a tuple."""
-        losses = torch.zeros(len(tuples), 2, dtype=torch.float64)
+        learner, losses = self.learner, torch.zeros(len(tuples), 2, dtype=torch.float64)
         arrays: list[np.ndarray] = []
         for i in self.processes.share_of(len(tuples)):
             group = next(groups)
@@ -103,20 +97,20 @@ class Steps:
         def exchange(part: Tensor) -> Tensor:
             if self.processes.count == 1:
                 return part
-            whole = torch.zeros(len(kept) * width, self.dim, device=self.device)
-            whole[rows.to(self.device)] = part
+            whole = torch.zeros(len(kept) * width, learner.spec.dim, device=learner.device)
+            whole[rows.to(learner.device)] = part
             return self.processes.sum(whole)
 
         value = listwise_backward(
-            self.describer,
+            learner.describer,
             self.loss,
             arrays,
             torch.from_numpy(self._labels(kept)),
-            self.device,
+            learner.device,
             self.config.amp,
-            pairs=self.pairs,
+            pairs=learner.pairs,
             exchange=exchange,
-            own=lambda whole: whole[rows.to(self.device)],
+            own=lambda whole: whole[rows.to(learner.device)],
         )
         for i in self.processes.share_of(len(tuples)):
             losses[i, 0] = value * losses[i, 1]
@@ -141,7 +135,7 @@ class Steps:
         bad = [found for value, found in zip(losses.tolist(), tuples, strict=True) if not math.isfinite(value)]
         what = "the loss"
         if not bad:
-            norms = [p.grad.norm() for p in self.describer.parameters() if p.grad is not None]
+            norms = [p.grad.norm() for p in self.learner.describer.parameters() if p.grad is not None]
             if bool(torch.isfinite(torch.stack(norms).sum())):
                 return
             bad, what = list(tuples), "the gradient"

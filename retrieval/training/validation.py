@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import GroundTruth, check_boxes, check_files
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.placing import check_boxes, check_files
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError
 from retrieval.evaluation.evaluator import labels_of, protocols_of
 from retrieval.evaluation.protocol import Labels, evaluate_vectors
-from retrieval.models.spec import ImageRule
+from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.pictures import imaging
-from retrieval.system.processes import Processes
-from retrieval.training.pictures import LiveEngine, Pictures, describe_pictures
-from retrieval.training.sources import TrainingSet
+from retrieval.training.config import TrainingConfig
+from retrieval.training.live import LiveEngine, describe_together
+from retrieval.training.machine import Machine
+from retrieval.training.pictures import Pictures
+from retrieval.training.training_set import TrainingSet
 
 _NOBODY = np.zeros(0, np.int64)
-Update = Callable[[int, int], object]
 
 
 class Validation(Protocol):
@@ -30,9 +32,7 @@ class Validation(Protocol):
     @property
     def about(self) -> str: ...
 
-    def mean_average_precision(
-        self, engine: LiveEngine, rule: ImageRule, processes: Processes, *, workers: int, update: Update
-    ) -> float: ...
+    def mean_average_precision(self, engine: LiveEngine, rule: ImageRule, machine: Machine) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,10 @@ class HeldOut:
         clusters = len(np.unique(self.data.clusters[self.data.clusters >= 0]))
         return f"{len(self.data):,} held-out pictures of {clusters:,} classes"
 
-    def mean_average_precision(
-        self, engine: LiveEngine, rule: ImageRule, processes: Processes, *, workers: int, update: Update
-    ) -> float:
+    def mean_average_precision(self, engine: LiveEngine, rule: ImageRule, machine: Machine) -> float:
         """mAP with the trapezoidal average precision; raises DatasetError where nothing held out has a match."""
         pictures = Pictures(self.data.paths, rule)
-        vectors = _described(len(self.data), pictures.load, engine, processes, workers, update)[0]
+        vectors = describe_together(range(len(self.data)), pictures.load, engine, machine, "validation")[0]
         fine = np.isfinite(vectors).all(axis=1)
         data = self.data.subset(fine)
         matches = _matches(data)
@@ -79,9 +77,7 @@ class OnTruth:
         check_files(self.truth)
         check_boxes(self.truth, oriented=rule.exif)
 
-    def mean_average_precision(
-        self, engine: LiveEngine, rule: ImageRule, processes: Processes, *, workers: int, update: Update
-    ) -> float:
+    def mean_average_precision(self, engine: LiveEngine, rule: ImageRule, machine: Machine) -> float:
         """Raises DatasetError for a picture that cannot be read: without it the figure would be another one."""
         truth = self.truth
         items = [(q.image, q.bbox) for q in truth.queries] + [(path, None) for path in truth.gallery]
@@ -92,7 +88,7 @@ class OnTruth:
             options = {"size": rule.size, "interpolation": rule.interpolation, "exif": rule.exif}
             return imaging.load_picture(Path(file), bbox=box, **options).array  # type: ignore[arg-type]
 
-        vectors, reasons = _described(len(items), load, engine, processes, workers, update)
+        vectors, reasons = describe_together(range(len(items)), load, engine, machine, "validation")
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             why = reasons.get(bad, "another process could not read it")
@@ -103,17 +99,15 @@ class OnTruth:
         return (results.get("medium") or results["original"]).mean_average_precision
 
 
-def _described(
-    count: int,
-    load: Callable[[int], np.ndarray],
-    engine: LiveEngine,
-    processes: Processes,
-    workers: int,
-    update: Update,
-) -> tuple[np.ndarray, dict[int, str]]:
-    own = processes.share_of(count)
-    rows, reasons = describe_pictures(own, load, engine, workers=workers, update=update)
-    return processes.gather_rows(rows, count), reasons
+def validation_of(config: TrainingConfig, spec: ModelSpec, held: TrainingSet | None) -> Validation | None:
+    """On what was ``held`` out, else on the ground truth that ``config`` names, if any. Raises DatasetError."""
+    if held is not None:
+        return HeldOut(held)
+    if config.truth is None:
+        return None
+    made = OnTruth(load_groundtruth(config.truth))
+    made.check(spec.image)
+    return made
 
 
 def _matches(data: TrainingSet) -> list[np.ndarray]:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from retrieval.backends.served import ServedGallery, connect
+from retrieval.backends.connect import connect
+from retrieval.backends.served import ServedGallery
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, GalleryMissing
 
 T = TypeVar("T")

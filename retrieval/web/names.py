@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from retrieval.backends.base import id_of
-from retrieval.backends.served import storable
+from retrieval.backends.names import storable
 from retrieval.gallery.address import shown as without_secrets
 from retrieval.gallery.answers import Match
 from retrieval.web.errors import ApiError

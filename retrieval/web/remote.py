@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ from retrieval.pictures.content import read_content
 from retrieval.pictures.imaging import load_picture
 from retrieval.web.connections import Connections
 from retrieval.web.errors import ApiError
+from retrieval.web.held import HeldThumbnails
 from retrieval.web.names import Names, local_path
 from retrieval.web.offers import refused
 from retrieval.web.settings import WebSettings
@@ -33,13 +34,12 @@ from retrieval.web.telling import check_upload, judged, told_why
 
 MOST_NAMES = 50_000  # that are looked through for folders
 _FRESH = 30.0  # seconds in which folders and counts of folders are not looked up again
-_KEPT_BYTES = 64 << 20  # of thumbnails in memory
 
 
 class Remote:
     """See :class:`retrieval.web.offers.Shown`. What ``ServedGallery`` cannot do is refused as "not_offered"."""
 
-    offers = frozenset({"map", "why"})
+    offers = frozenset({"map", "why", "exclude_self"})
 
     def __init__(self, name: str, gallery: ServedGallery, settings: WebSettings) -> None:
         self.name, self.settings = name, settings
@@ -48,9 +48,8 @@ class Remote:
         self.model = gallery.model
         self.pairs = PairExplaining(gallery.model)
         self.verdicts = gallery.local is not None
-        self._turn = threading.Lock()
-        self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
-        self._held = 0
+        self._thumbnails = HeldThumbnails()
+        self._turn = threading.Lock()  # for folders, which are kept a while
         self._folders: tuple[int, float, list[dict[str, Any]]] = (-1, 0.0, [])
 
     # -- pictures ------------------------------------------------------------------------------------------------
@@ -88,21 +87,14 @@ class Remote:
     def thumbnail(self, number: int, side: int) -> bytes:
         """A WebP. Raises ApiError."""
         _, seen = self.entry(number)
-        small = side == SIDES[0]
-        with self._turn:
-            if small and seen.hash in self._thumbnails:
-                self._thumbnails.move_to_end(seen.hash)
-                return self._thumbnails[seen.hash]
+        if side == SIDES[0] and (held := self._thumbnails.get(seen.hash)):
+            return held
         try:
             made = encoded(load_picture(self.content(number), size=side, exif=self.spec.image.exif).array)
         except ImageError as error:
             raise _unreachable() from error
-        with self._turn:
-            if small and seen.hash not in self._thumbnails:
-                self._thumbnails[seen.hash] = made
-                self._held += len(made)
-                while self._held > _KEPT_BYTES:
-                    self._held -= len(self._thumbnails.popitem(last=False)[1])
+        if side == SIDES[0]:
+            self._thumbnails.keep(seen.hash, made)
         return made
 
     def one(self, number: int) -> dict[str, Any]:
@@ -214,7 +206,7 @@ class Remote:
 
     def search(self, source: bytes | int, k: int, box: Sequence[float] | None, **options: Any) -> dict[str, Any]:
         """By an upload or a picture of the gallery: by its stored descriptor, or by its file where a box of it is meant."""
-        for what in ("rerank", "fold", "exclude_self", "min_probability"):
+        for what in ("rerank", "fold", "min_probability"):
             if options.get(what) not in (None, False):
                 raise refused(self.name, what)
         if options.get("rank") not in (None, "cosine"):
@@ -222,19 +214,20 @@ class Remote:
         names, under, least = self._names(), options.get("under"), options.get("min_score")
         below = None if under is None else names.below(under)
         asked = source if isinstance(source, int) else None
+        others = bool(options.get("exclude_self"))
         if isinstance(source, int) and box is None:
-            name, _ = self.entry(source)
+            name, own = self.entry(source)
             entries = self.connections.ask(lambda gallery: gallery.backend.entries([name]))
             if not entries:  # taken out meanwhile
                 raise ApiError(404, f"There is no picture {source} in this gallery.", "no_such_picture")
-            return self._by(entries[0].vector, k, below, least, names, asked)
+            return self._by(entries[0].vector, k, below, least, names, asked, own.hash if others else None)
         if isinstance(source, int):
             picture = self.content(source)
         else:
             check_upload(source, self.spec, self.settings)
             picture = source
         result = self.connections.ask(
-            lambda gallery: next(gallery.answers([picture], k, box, under=below, min_score=least))
+            lambda gallery: next(gallery.answers([picture], k, box, under=below, min_score=least, exclude_self=others))
         )
         if result.error is not None:
             raise result.error
@@ -256,8 +249,9 @@ class Remote:
         least: float | None,
         names: Names,
         asked: int | None,
+        without: str | None = None,
     ) -> dict[str, Any]:
-        matches = self.connections.ask(lambda gallery: gallery.search(vector[None], k, under=below)[0])
+        matches = self.connections.ask(lambda gallery: gallery.search(vector[None], k, under=below, without=without)[0])
         kept = [match for match in matches if least is None or match.score >= least]
         return self._answer(QueryResult("", None, kept, filtered=len(matches) - len(kept)), names, asked)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from retrieval.errors import RetrievalError
 from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.local import index as local_index
 from retrieval.gallery.repair import repair
 from retrieval.gallery.search import cutting
 from torture_phases import scenes
@@ -71,6 +72,12 @@ def original(kind: str) -> Original:
         if kind == "graph":
             gallery.configure_search("hnsw", 0.5)
         gallery.index([folder / "album"], exclude=["left-out*"])
+        local_index._SEAL_AFTER = local_index._SEAL_WITHIN = (
+            1 << 30
+        )  # else there may be no tail, as commits happened to fall
+        write_pictures(folder / "album" / "later", 2, sizes=((40, 30),), seed=5)
+        gallery.index()
+        _sizes(kind)
         queries = np.concatenate([gallery.vectors()[[0, 5, 11]], scenes._vectors(2, 6)]).astype(np.float32)
         earlier = {name: way(gallery, queries) for name, way in WAYS.items()}
         with contextlib.nullcontext() if kind != "logged" else sqlite3.connect(gallery.catalog_path) as reader:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, UsageError
 from torture_phases.base import Outcome, Phase, damaged
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from retrieval.pooling.attention import PMA, AttentionPool, GatedPool
+from retrieval.pooling.hybrids import ClsHybrid
 from retrieval.pooling.local import LocalPooling, LocalThenGlobal, StridedConvPool
 from retrieval.pooling.regions import (
     RMAC,
@@ -17,7 +18,7 @@ from retrieval.pooling.regions import (
     rmac_regions,
 )
 from retrieval.pooling.spatial import GeM, GlobalAvg, GlobalMax
-from retrieval.pooling.tokens import ClsHybrid, ClsPool, LastPool, MaxPool, MeanPool, TokenGeM
+from retrieval.pooling.tokens import ClsPool, LastPool, MaxPool, MeanPool, TokenGeM
 
 if TYPE_CHECKING:
     import torch

@@ -68,7 +68,8 @@ def command(
     """
     from dataclasses import asdict
 
-    from retrieval.benchmarks.ann.run import benchmark_ann, table, write_report
+    from retrieval.benchmarks.ann.results import table, write_report
+    from retrieval.benchmarks.ann.run import benchmark_ann
     from retrieval.gallery.search.kind import KINDS
 
     names = kinds.split(",")

@@ -67,7 +67,8 @@ def command(
     import tempfile
 
     from retrieval.benchmarks.speed.pictures import draw_pictures
-    from retrieval.benchmarks.speed.run import BATCHED, benchmark_speed, row_dict, table, write_report
+    from retrieval.benchmarks.speed.results import row_dict, table, write_report
+    from retrieval.benchmarks.speed.run import BATCHED, benchmark_speed
     from retrieval.describe.model import load_model
     from retrieval.engines.base import ENGINES, PRECISIONS
     from retrieval.errors import UsageError

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from retrieval.datasets.groundtruth import GroundTruth, load_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.published.sets import PublishedSet, published_set
+from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files import plain_pickle
 

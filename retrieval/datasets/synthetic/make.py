@@ -18,9 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.datasets.groundtruth import Box, GroundTruth, Query, check_files, load_groundtruth
-from retrieval.datasets.synthetic.facades import Facade, Style, draw_facade, draw_style
+from retrieval.datasets.groundtruth import Box, GroundTruth, Query
+from retrieval.datasets.placing import check_files
+from retrieval.datasets.reading import load_groundtruth
+from retrieval.datasets.synthetic.facades import Facade, draw_facade
 from retrieval.datasets.synthetic.scenes import encode, render
+from retrieval.datasets.synthetic.styles import Style, draw_style
 from retrieval.datasets.synthetic.views import VIEWS
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.whole import write_json

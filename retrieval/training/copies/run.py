@@ -6,16 +6,21 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import UsageError
-from retrieval.messages import Bars, no_bars, say_nothing
+from retrieval.messages import Bars, Say, no_bars, say_nothing
 from retrieval.models.loading import build_network, empty_network
 from retrieval.models.spec import ModelSpec
 from retrieval.system.environment import environment
+from retrieval.system.processes import Processes
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.feed import preview_pairs
 from retrieval.training.copies.things import read_things
-from retrieval.training.copies.trainer import CopiesTrainer, Say
+from retrieval.training.copies.trainer import CopiesTrainer
+from retrieval.training.machine import Machine
+from retrieval.training.pictures import decode_workers
 from retrieval.training.run_folder import RunFolder
 from retrieval.training.state import read_state
 
@@ -48,9 +53,7 @@ def train_copies(
     say(f"{len(things.single):,} pictures, and {len(things.groups)} groups of views")
     network = build_network(model.spec, model.checkpoint)
     folder = RunFolder.create(folder.path, config, environment())
-    trainer = CopiesTrainer(
-        network, model.spec, things, config, folder, teacher=teacher, workers=workers, say=say, bars=bars
-    )
+    trainer = CopiesTrainer(network, model.spec, things, config, folder, _machine(workers, say, bars), teacher=teacher)
     if preview is not None:
         preview_pairs(trainer.feed, trainer.steps, preview)
     trainer.save()
@@ -66,19 +69,16 @@ def resume_copies(
     _, facts = read_state(folder.state)
     spec = ModelSpec.from_dict(facts["spec"])
     things = read_things([config.data, *config.also])
-    trainer = CopiesTrainer(
-        empty_network(spec),
-        spec,
-        things,
-        config,
-        folder,
-        teacher=_teacher(config, say),
-        workers=workers,
-        say=say,
-        bars=bars,
-    )
+    machine, teacher = _machine(workers, say, bars), _teacher(config, say)
+    trainer = CopiesTrainer(empty_network(spec), spec, things, config, folder, machine, teacher=teacher)
     trainer.resume()
     return trainer.run()
+
+
+def _machine(workers: int | None, say: Say, bars: Bars) -> Machine:
+    """One process, on a GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Machine(Processes(device=device), decode_workers(workers), say, bars)
 
 
 def _teacher(config: CopiesConfig, say: Say) -> Model | None:

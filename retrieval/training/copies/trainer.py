@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, ImageError, ModelError, RetrievalError
-from retrieval.messages import Bars, no_bars
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork, l2_normalise
 from retrieval.models.spec import ModelSpec
 from retrieval.system.heap import keep_freed_memory
-from retrieval.training.batchnorm import estimate_statistics, normalisations
+from retrieval.training.batchnorm import estimate_statistics, freeze_statistics, normalisations
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.curves import plot_steps
 from retrieval.training.copies.feed import CopyFeed
@@ -28,13 +27,11 @@ from retrieval.training.copies.losses import info_nce, koleo, partners_found, si
 from retrieval.training.copies.memory import backward_in_chunks
 from retrieval.training.copies.momentum import MomentumEncoder
 from retrieval.training.copies.things import Things
-from retrieval.training.frozen_folding import find_pairs
-from retrieval.training.optimiser import exponents, freeze_statistics
-from retrieval.training.pictures import decode_workers, evaluating
+from retrieval.training.frozen_folding import foldable
+from retrieval.training.machine import Machine
+from retrieval.training.optimiser import exponents, mean_exponent
 from retrieval.training.run_folder import RunFolder
-from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
-
-Say = Callable[[str], None]
+from retrieval.training.state import by_part, optimiser_tensors, read_state, restore_optimiser, write_state
 
 _P_RATE = 10.0  # multiple of the learning rate for the pooling's exponent
 _LOG_EVERY = 10  # steps
@@ -53,28 +50,23 @@ class CopiesTrainer:
         things: Things,
         config: CopiesConfig,
         folder: RunFolder,
+        machine: Machine,
         *,
         teacher: Model | None = None,
-        workers: int | None = None,
-        say: Say = lambda line: None,
-        bars: Bars = no_bars,
     ) -> None:
         keep_freed_memory()
         self.network, self.spec, self.things, self.config, self.folder = network, spec, things, config, folder
-        self.say, self.bars, self.workers = say, bars, decode_workers(workers)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.machine, self.device = machine, machine.processes.device
         self.describer = Describer(network, replace(spec.image, scales=(1.0,)))
         self.describer.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = make_head(spec.dim, config.head, config.seed).to(self.device)
         self.optimiser = _optimiser(network, self.head, config)
-        with evaluating(network):
-            sample = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(self.device)
-            self.folds = find_pairs(network.backbone, sample)
+        self.folds = foldable(network, self.device)
         self.old = MomentumEncoder(self.describer, self.head, config) if config.momentum else None
         self.teacher = teacher
         # Random weights came with no statistics of normalisation: these are measured on copies, and frozen in between.
         self.measures = spec.weights.id.startswith("random:") and bool(normalisations(network))
-        self.feed = CopyFeed(things, config, spec.image, self.workers)
+        self.feed = CopyFeed(things, config, spec.image, machine.workers)
         self.step = 0
         self.steps = config.steps
         self.seconds = 0.0
@@ -88,7 +80,7 @@ class CopiesTrainer:
         freeze_statistics(self.network)
         batches = self.feed.batches(self.step, lambda: self.steps)
         started, before, mark = time.monotonic(), self.seconds, (self.step, time.monotonic())
-        with self.bars("training") as update:
+        with self.machine.bars("training") as update:
             while self.steps is None or self.step < self.steps:
                 figures = self._train(next(batches))
                 self.step += 1
@@ -119,7 +111,9 @@ class CopiesTrainer:
             longer = ((self.config.last_size or self.config.size) / self.config.size) ** 2
             left = 3600 * self.config.hours - (time.monotonic() - started)
             self.steps = last + max(1, math.floor(left / (a_step * (2 + longer) / 3)))
-            self.say(f"{self.config.hours:g} hours are {self.steps:,} steps; the same again: --steps {self.steps}")
+            self.machine.say(
+                f"{self.config.hours:g} hours are {self.steps:,} steps; the same again: --steps {self.steps}"
+            )
 
     def _train(self, made: list[np.ndarray | ImageError]) -> dict[str, Any]:
         """One step; returns its figures."""
@@ -177,16 +171,15 @@ class CopiesTrainer:
     def _note_unreadable(self, position: int, why: str) -> None:
         if position not in self.bad:
             self.bad.add(position)
-            self.say(f"left out: {self.things.paths[position]}: {why}")
+            self.machine.say(f"left out: {self.things.paths[position]}: {why}")
 
     def _note(self, figures: dict[str, Any]) -> None:
-        powers = exponents(self.network)
-        if powers:
-            figures["p"] = float(torch.cat([p.detach().flatten().float().cpu() for p in powers]).mean())
+        if (mean := mean_exponent(self.network)) is not None:
+            figures["p"] = mean
         figures["seconds"] = round(self.seconds, 1)
         lines = [line for line in self.folder.metrics() if line["step"] < figures["step"]] + [figures]
         self.folder.write_metrics(lines)
-        self.say(
+        self.machine.say(
             f"step {figures['step']}/{self.steps or '?'}: loss {figures['loss']:.4f}, partners found "
             f"{100 * figures['found']:.1f} %, p {figures.get('p', math.nan):.3f}, {figures['pairs_per_second']} pairs/s"
         )
@@ -220,10 +213,7 @@ class CopiesTrainer:
             raise ModelError(f"{self.config.teacher} is not the teacher that this run was begun with")
         if facts.get("things") != self.things.digest:
             raise DatasetError(f"{self.config.data} is not what this run was begun with: its pictures changed")
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "head": {}, "optimiser": {}, "old": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = value
+        parts = by_part(tensors)
         self.network.load_state_dict(parts["network"])
         self.head.load_state_dict(parts["head"])
         restore_optimiser(self.optimiser, parts["optimiser"])
@@ -231,7 +221,7 @@ class CopiesTrainer:
             self.old.restore(parts["old"])
         self.step, self.steps, self.seconds = facts["step"], facts["steps"], facts["seconds"]
         self.folder.write_metrics([line for line in self.folder.metrics() if line["step"] <= self.step])
-        self.say(f"resuming after step {self.step}")
+        self.machine.say(f"resuming after step {self.step}")
 
     def _save_model(self, path: Path) -> None:
         from safetensors import SafetensorError

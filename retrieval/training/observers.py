@@ -1,0 +1,62 @@
+"""Who looks on while a run goes: a sheet of the first epoch's tuples, and tensorboard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import UsageError
+from retrieval.training.mining import Mined
+from retrieval.training.preview import preview_sheet
+from retrieval.training.training_set import TrainingSet
+
+_SHOWN = ("loss", "mAP", "p", "lr", "negative_distance", "images_per_second")
+
+
+@dataclass(frozen=True)
+class Observers:
+    """``look`` gets the tuples of the first epoch and the preset that their pictures are augmented by; ``watch`` the figures
+    of each epoch."""
+
+    look: Callable[[Mined, str], object] = lambda mined, preset: None
+    watch: Callable[[dict[str, Any]], object] = lambda line: None
+
+
+def sheet_into(
+    preview: str | os.PathLike[str], data: TrainingSet, *, seed: int, exif: bool
+) -> Callable[[Mined, str], object]:
+    """A ``look`` that draws the first tuples into the picture file ``preview``. It raises UsageError where that cannot be
+    written."""
+
+    def look(mined: Mined, preset: str) -> None:
+        sheet = preview_sheet(data, mined, preset=preset, seed=seed, epoch=0, exif=exif)
+        try:
+            sheet.save(preview)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the preview {preview} cannot be written ({error})") from error
+
+    return look
+
+
+def board_in(folder: Path) -> Callable[[dict[str, Any]], object]:
+    """A ``watch`` that keeps tensorboard's logs in ``folder``. Raises UsageError where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            f"--tensorboard needs the package tensorboard ({error})", "Install it: pip install tensorboard."
+        ) from error
+    writer: list[Any] = []
+
+    def watch(line: dict[str, Any]) -> None:
+        if not writer:  # what an interrupted run wrote beyond its checkpoint is hidden
+            writer.append(SummaryWriter(str(folder), purge_step=line["epoch"]))
+        for key in _SHOWN:
+            if isinstance(line.get(key), int | float):
+                writer[0].add_scalar(key, line[key], line["epoch"])
+        writer[0].flush()
+
+    return watch
