@@ -63,6 +63,7 @@ class OpenedGallery(GallerySettings):
         self.model = model
         self._catalog: Catalog | None = None
         self._store: VectorStore | None = None  # the reader's, of the present generation
+        self._replaced = 0  # how often the catalog has been another file when that store was opened
         self._local: LocalIndex | None = None
         self._lack_told = False
 
@@ -93,6 +94,7 @@ class OpenedGallery(GallerySettings):
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
+            self._store, self._replaced = None, 0
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -108,14 +110,27 @@ class OpenedGallery(GallerySettings):
         return self._catalog
 
     def store(self, catalog: Catalog | None = None) -> VectorStore:
-        """The vectors of the present generation."""
+        """The vectors of the present generation. Raises GalleryMismatch where another model's gallery lies here by now."""
         generation = (catalog or self.catalog).number("generation")
+        if catalog is None and self.catalog.replaced != self._replaced:
+            self._become(read_description(self.folder), self.catalog.replaced)
         if catalog is None and self._store is not None and self._store.generation == generation:
             return self._store
         store = VectorStore(self.folder / "vectors", self.spec.dim, self.description["dtype"], generation)
         if catalog is None:
             self._store = store
         return store
+
+    def _become(self, description: dict[str, Any], replaced: int) -> None:
+        """Go on with the gallery that was put in the place of the one that was opened: a copy that came back, a repaired one."""
+        if any(description[key] != self.description[key] for key in ("fingerprint", "dtype")):
+            made = _summary(ModelSpec.from_dict(description["model"]))
+            raise GalleryMismatch(
+                f"{self.folder} holds another gallery than the one that was opened, made with {made}",
+                "Open it again.",
+            )
+        self.description = description
+        self._store, self._local, self._replaced = None, None, replaced
 
     @property
     def local(self) -> LocalIndex | None:

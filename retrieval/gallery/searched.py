@@ -91,7 +91,8 @@ class SearchedGallery(OpenedGallery):
         return self._sample[1]
 
     def _state(self, count: int, store: VectorStore) -> Any:
-        return (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
+        catalog = self.catalog
+        return (catalog.number("version"), catalog.log_state(), count, store.generation, catalog.replaced)
 
 
 def metadata_of(record: Record) -> dict[str, Any] | None:
