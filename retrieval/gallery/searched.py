@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,12 @@ class SearchedGallery(OpenedGallery):
     _sample: tuple[Any, Sample] | None = None
 
     def search(
-        self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
+        self,
+        vectors: npt.ArrayLike,
+        k: int = 10,
+        *,
+        under: str | os.PathLike[str] | None = None,
+        min_score: float | None = None,
     ) -> list[list[Match]]:
         """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by ascending id.
 
@@ -91,8 +97,8 @@ class SearchedGallery(OpenedGallery):
         return self._sample[1]
 
     def _state(self, count: int, store: VectorStore) -> Any:
-        catalog = self.catalog
-        return (catalog.number("version"), catalog.log_state(), count, store.generation, catalog.replaced)
+        catalog = self.catalog  # itself too: a gallery that was closed, or came along by a fork, has another one
+        return (catalog, catalog.number("version"), catalog.log_state(), count, store.generation, catalog.replaced)
 
 
 def metadata_of(record: Record) -> dict[str, Any] | None:
