@@ -9,10 +9,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from fakes import fake_gallery, fake_model, write_pictures
 
-from retrieval.errors import GalleryMismatch
+from retrieval.cli.main import cli
+from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.gallery.gallery import Gallery
 
 
@@ -95,4 +98,22 @@ def test_a_gallery_of_another_model_in_its_place_is_refused_in_words(gallery: Ga
     for _ in range(2):
         with pytest.raises(GalleryMismatch, match="another gallery than the one that was opened"):
             best(gallery)
+    gallery.close()
+
+
+def test_an_empty_name_takes_nothing_out(gallery: Gallery) -> None:
+    """`retrieve remove "$ALBUM"`, and the variable is not set: it would mean the current folder, all of it."""
+    with pytest.raises(UsageError, match="the name is empty"):
+        gallery.remove_matching("")
+    for words in (
+        ["remove", ""],
+        ["remove", "--root", ""],
+        ["index", ""],
+        ["query", ""],
+        ["query", "x", "--under", ""],
+    ):
+        told = CliRunner().invoke(cli, [*words, "--index", "g"], standalone_mode=False)
+        assert isinstance(told.exception, click.UsageError)
+        assert "the name is empty" in told.exception.format_message()
+    assert len(gallery) == 8
     gallery.close()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from retrieval.cli.common import (
+    Name,
     NumberList,
     engine_option,
     index_option,
@@ -35,7 +36,7 @@ NO_MATCH = 3  # exit status
 
 
 @click.command("query")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=Name(), metavar="IMAGE...")
 @index_option
 @model_options
 @engine_option
@@ -66,7 +67,7 @@ NO_MATCH = 3  # exit status
     type=click.Choice(["fused", "cosine", "local"]),
     help="What the order follows: all evidence (default, where there is a local index), the descriptor's cosine, local features.",
 )
-@click.option("--under", metavar="FOLDER", help="Only pictures in this folder of the gallery.")
+@click.option("--under", type=Name(), metavar="FOLDER", help="Only pictures in this folder of the gallery.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Only matches of this cosine similarity or more.")
 @click.option(
     "--min-probability",
