@@ -71,6 +71,10 @@ class GalleryError(RetrievalError):
     """A gallery cannot be found, opened, read or written."""
 
 
+class ServerEnded(RetrievalError):
+    """The process that held a gallery open and answered ended, or answers no more."""
+
+
 class GalleryMissing(GalleryError):
     """There is no gallery of this name on the server."""
 

@@ -218,3 +218,12 @@ def test_a_store_whose_driver_is_not_installed_names_it(monkeypatch: pytest.Monk
         file_system("s3://bucket/photos")
     with pytest.raises(UsageError, match=r"nosuch://x/y cannot be opened"):
         file_system("nosuch://x/y")
+
+
+def test_names_of_a_store_may_hold_what_ends_a_web_address(tmp_path):
+    """In a web address ? and # end the path; in a store they are letters like others."""
+    odd = tmp_path / "what? #1 50%20"
+    written = write_pictures(odd, 3, seed=2)
+    written[0].rename(odd / "a?b#c.png")
+    describe_parts(f"file://{odd}", tmp_path / "parts", fake_model(), workers=2)
+    assert status_of(read_manifest(tmp_path / "parts")).done == {0: (3, 0)}

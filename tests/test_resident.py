@@ -363,3 +363,88 @@ def test_who_is_asked_while_it_ends_calls_nothing_damaged(gallery: Gallery, monk
     ended.set()
     visitor.join()
     assert "ended in between" in told[0]
+
+
+def test_where_it_ends_in_between_the_rest_is_answered_here(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the first of two answers; each is told once, in order."""
+    wanted = list(gallery.answers(["view.png", "album/0004.png"]))
+    from retrieval.resident import answer
+
+    told = answer._answers
+
+    def broken(asked_for: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:
+        yield from told(asked_for, here, images[:1], **options)
+        raise ConnectionError
+
+    monkeypatch.setattr("retrieval.resident.answer._answers", broken)
+    with answering([gallery]):
+        resident = ask_resident(gallery.folder, lambda: fake_gallery(gallery.folder))
+        assert resident is not None
+        with resident:
+            found = list(resident.answers(["view.png", "album/0004.png"]))
+            assert len(resident) == 11
+            assert resident.rank_by(None) == gallery.rank_by(None)
+    assert [(r.query, r.matches) for r in found] == [(r.query, r.matches) for r in wanted]
+
+
+def test_one_that_falls_silent_is_given_up_and_one_that_works_is_not(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sign of life starts the clock anew; without any, as of a stopped process, the gallery is asked here."""
+    from retrieval.resident import answer
+
+    told, gone_on = answer._answers, threading.Event()
+
+    def slow(*values: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        gone_on.wait(3)
+        yield from told(*values, **options)
+
+    monkeypatch.setattr("retrieval.resident.answer._answers", slow)
+    monkeypatch.setattr("retrieval.resident.ask._SILENCE", 1.0)
+    opened: list[Gallery] = []
+
+    def alone() -> Gallery:
+        opened.append(fake_gallery(gallery.folder))
+        return opened[-1]
+
+    wanted = next(gallery.answers(["view.png"])).matches
+    for every, here in ((0.05, 0), (600.0, 1)):
+        monkeypatch.setattr("retrieval.resident.answer.SIGN_EVERY", every)
+        with answering([gallery]):
+            resident = ask_resident(gallery.folder, alone)
+            assert resident is not None
+            with resident:
+                assert next(resident.answers(["view.png"])).matches == wanted
+        assert len(opened) == here
+    gone_on.set()
+
+
+def test_with_other_limits_or_another_engine_it_is_not_asked(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They decide what can be read, and the last digits."""
+    with answering([gallery]):
+        assert ask_resident(gallery.folder) is not None
+        gallery.model.engine_name = "torch"
+        assert ask_resident(gallery.folder) is None
+        gallery.model.engine_name = "auto"
+    from retrieval.resident import ask
+
+    monkeypatch.setattr(ask, "circumstances", lambda: ["2000", ""])  # the visitor's alone
+    with answering([gallery]):
+        assert ask_resident(gallery.folder) is None
+
+
+def test_a_copy_that_was_put_back_is_what_answers(gallery: Gallery, tmp_path: Path) -> None:
+    """A backup has the day and the fingerprint of what it replaces, and other pictures; the rows of its vectors differ too."""
+    shutil.copytree(gallery.folder, tmp_path / "backup")
+    gallery.remove(["album/0003.png", "album/copy.png", "album/0001.png"])
+    with fake_gallery(gallery.folder) as reader, answering([reader]):
+        with asked(gallery.folder) as resident:
+            before = next(resident.answers(["view.png"])).matches
+        shutil.rmtree(gallery.folder)
+        shutil.copytree(tmp_path / "backup", gallery.folder)
+        with fake_gallery(gallery.folder) as own:
+            wanted = next(own.answers(["album/0003.png"])).matches
+        with asked(gallery.folder) as resident:
+            assert len(resident) == 11
+            assert next(resident.answers(["album/0003.png"])).matches == wanted
+    assert before

@@ -161,7 +161,7 @@ class ServedGallery:
         vectors: npt.ArrayLike,
         k: int = 10,
         *,
-        under: str | None = None,
+        under: str | os.PathLike[str] | None = None,
         min_score: float | None = None,
         without: str | None = None,
     ) -> list[list[Match]]:
@@ -188,7 +188,7 @@ class ServedGallery:
         bbox: Sequence[float] | None = None,
         *,
         rerank: object = None,
-        under: str | None = None,
+        under: str | os.PathLike[str] | None = None,
         min_score: float | None = None,
         rank: str | None = None,
         min_probability: float | None = None,
@@ -220,9 +220,10 @@ class ServedGallery:
                 yield done.pop(position)
                 position += 1
 
-    def _below(self, under: str) -> str:
+    def _below(self, under: str | os.PathLike[str]) -> str:
         """The stored name of a folder (or a picture): a URI, a path on the disk, or relative to what was taken in."""
         roots = self.backend.description.get("roots", [])
+        under = os.fspath(under)
         meant = [under] if "://" in under or os.path.isabs(under) else [os.path.abspath(under)]
         meant += [f"{root.rstrip('/')}/{under}" for root in roots if "://" not in under and not os.path.isabs(under)]
         meant = [storable(name) for name in meant]

@@ -38,6 +38,17 @@ class NumberList(click.ParamType):
         return numbers
 
 
+class Name(click.ParamType):
+    """A name of something; an empty one, which is mostly a variable that is not set, would mean the current folder."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("the name is empty; perhaps a variable is not set (. is the current folder)", param, ctx)
+        return str(value)
+
+
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from retrieval.cli.common import (
+    Name,
     engine_option,
     model_options,
     print_json,
@@ -33,7 +34,7 @@ class Share(click.ParamType):
 
 
 @click.command("describe")
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", type=Name(), metavar="SOURCE")
 @click.option("--out", required=True, metavar="PARTS", help="Folder of the parts, which all workers reach.")
 @model_options
 @tokens_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import engine_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.common import Name, engine_option, index_option, print_json, say, verbosity_options
 from retrieval.cli.streams import write_path
 from retrieval.messages import human_bytes, progress_bar, safe
 
@@ -22,7 +22,7 @@ _COLUMNS = ("path", "id", "side", "width", "height", "bytes", "score", "relation
 
 
 @click.command("duplicates")
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=Name(), metavar="[FILE]...")
 @index_option
 @click.option("--other", metavar="DIR", help="Between the gallery and this other one.")
 @click.option(

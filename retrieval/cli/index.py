@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import (
+    Name,
     engine_option,
     index_option,
     model_options,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("index")
-@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.argument("paths", nargs=-1, type=Name(), metavar="PATH...")
 @index_option
 @model_options
 @tokens_option

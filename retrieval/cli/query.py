@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from retrieval.cli.common import (
+    Name,
     NumberList,
     engine_option,
     index_option,
@@ -35,7 +36,7 @@ NO_MATCH = 3  # exit status
 
 
 @click.command("query")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=Name(), metavar="IMAGE...")
 @index_option
 @model_options
 @engine_option
@@ -66,7 +67,7 @@ NO_MATCH = 3  # exit status
     type=click.Choice(["fused", "cosine", "local"]),
     help="What the order follows: all evidence (default, where there is a local index), the descriptor's cosine, local features.",
 )
-@click.option("--under", metavar="FOLDER", help="Only pictures in this folder of the gallery.")
+@click.option("--under", type=Name(), metavar="FOLDER", help="Only pictures in this folder of the gallery.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Only matches of this cosine similarity or more.")
 @click.option(
     "--min-probability",
@@ -120,7 +121,7 @@ def command(
     piped = _piped() if STANDARD_INPUT in images else b""
     closer = reranker is not None or fold
     own = engine != "auto" or model or size or scales or rerank or sheet or explain  # what takes a gallery of one's own
-    resident = _resident(index, under) if server and not own and len(piped) <= MOST else None
+    resident = _resident(index, under, quiet) if server and not own and len(piped) <= MOST else None
     with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
         here = None if isinstance(gallery, ResidentGallery) else gallery
         if here is not None and (model or size or scales):
@@ -233,11 +234,18 @@ def _opened(index: str | None, engine: str, closer: bool, quiet: bool) -> Galler
     return ServedGallery.open(address, engine=engine, say=warn)
 
 
-def _resident(index: str | None, under: str | None) -> ResidentGallery | None:
+def _resident(index: str | None, under: str | None, quiet: bool) -> ResidentGallery | None:
     """The gallery in a folder, where another process of this user serves it. A relative folder means one thing here and another
     there."""
     folder = None if served_address(index) else locate(index)
-    return None if folder is None or (under is not None and not Path(under).is_absolute()) else ask_resident(folder)
+    if folder is None or (under is not None and not Path(under).is_absolute()):
+        return None
+
+    def alone() -> Gallery:
+        opened = _opened(str(folder), "auto", False, quiet)
+        return cast("Gallery", opened)  # a folder's
+
+    return ask_resident(folder, alone)
 
 
 def _reranker(text: str) -> Reranker:

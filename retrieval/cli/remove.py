@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import index_option, say, verbosity_options
+from retrieval.cli.common import Name, index_option, say, verbosity_options
 from retrieval.messages import safe
 
 
 @click.command("remove")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, type=Name(), metavar="[NAME]...")
 @index_option
 @click.option(
     "--root",
     "roots",
     multiple=True,
+    type=Name(),
     metavar="FOLDER",
     help="Forget this indexed folder, also one that is gone, and all its pictures; `retrieve info` lists them.",
 )

@@ -34,7 +34,7 @@ class QueryOptions(TypedDict, total=False):
     """What :meth:`AskedGallery.query` can be told by name."""
 
     rerank: str | RerankedSearch | None
-    under: str | None
+    under: str | os.PathLike[str] | None
     min_score: float | None
     rank: str | None
     min_probability: float | None
@@ -98,7 +98,7 @@ class AskedGallery(SearchedGallery):
         bbox: Sequence[float] | None = None,
         *,
         rerank: str | RerankedSearch | None = None,
-        under: str | None = None,
+        under: str | os.PathLike[str] | None = None,
         min_score: float | None = None,
         rank: str | None = None,
         min_probability: float | None = None,
@@ -145,7 +145,7 @@ class AskedGallery(SearchedGallery):
                     yield done.pop(position)
                     position += 1
 
-    def _second_look(self, rerank: str, under: str | None) -> RerankedSearch:
+    def _second_look(self, rerank: str, under: str | os.PathLike[str] | None) -> RerankedSearch:
         from retrieval.gallery.second_look import RerankedSearch  # only here: most queries start without
         from retrieval.ranking.rerank import parse_reranker
 
@@ -168,7 +168,7 @@ class AskedGallery(SearchedGallery):
         source: Picture,
         box: tuple[float, float, float, float] | None,
         second: RerankedSearch | None,
-        under: str | None,
+        under: str | os.PathLike[str] | None,
         by: str,
     ) -> Callable[[int], Sequence[Match]]:
         """What gives the so many best for a query described by ``vector`` (D,) and ``codes``."""
@@ -197,7 +197,9 @@ class AskedGallery(SearchedGallery):
             )
         return rank or "fused" if has else "cosine"
 
-    def _weighed(self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | None, by: str) -> list[Match]:
+    def _weighed(
+        self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | os.PathLike[str] | None, by: str
+    ) -> list[Match]:
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there

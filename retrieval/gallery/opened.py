@@ -61,7 +61,10 @@ class OpenedGallery(GallerySettings):
             model = Model(self.spec, checkpoint, engine, quantised=quantised, bf16=precision == "bf16", say=self.warn)
         self.model = model
         self._catalog: Catalog | None = None
+        self._process = os.getpid()
+        self._inherited: list[object] = []
         self._store: VectorStore | None = None  # the reader's, of the present generation
+        self._replaced = 0  # how often the catalog has been another file when that store was opened
         self._local: LocalIndex | None = None
         self._lack_told = False
 
@@ -89,9 +92,12 @@ class OpenedGallery(GallerySettings):
         self.close()
 
     def close(self) -> None:
+        if self._process != os.getpid():
+            self._leave_to_parent()
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
+            self._store, self._replaced = None, 0
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -101,14 +107,18 @@ class OpenedGallery(GallerySettings):
 
     @property
     def catalog(self) -> Catalog:
-        """The reader's connection."""
+        """The reader's connection, of this process."""
+        if self._process != os.getpid():
+            self._leave_to_parent()
         if self._catalog is None:
             self._catalog = Catalog(self.catalog_path)
         return self._catalog
 
     def store(self, catalog: Catalog | None = None) -> VectorStore:
-        """The vectors of the present generation."""
+        """The vectors of the present generation. Raises GalleryMismatch where another model's gallery lies here by now."""
         generation = (catalog or self.catalog).number("generation")
+        if catalog is None and self.catalog.replaced != self._replaced:
+            self._become(read_description(self.folder), self.catalog.replaced)
         if catalog is None and self._store is not None and self._store.generation == generation:
             return self._store
         store = VectorStore(self.folder / "vectors", self.spec.dim, self.description["dtype"], generation)
@@ -116,9 +126,29 @@ class OpenedGallery(GallerySettings):
             self._store = store
         return store
 
+    def _leave_to_parent(self) -> None:
+        """After a fork: a connection of SQLite's belongs to the process that opened it, and a lock that another thread held at
+        that moment is never released here. Neither is closed, which would touch what is the parent's."""
+        self._inherited += [self._catalog, self._local]
+        self._catalog, self._local, self._store, self._replaced = None, None, None, 0
+        self._process = os.getpid()
+
+    def _become(self, description: dict[str, Any], replaced: int) -> None:
+        """Go on with the gallery that was put in the place of the one that was opened: a copy that came back, a repaired one."""
+        if any(description[key] != self.description[key] for key in ("fingerprint", "dtype")):
+            made = _summary(ModelSpec.from_dict(description["model"]))
+            raise GalleryMismatch(
+                f"{self.folder} holds another gallery than the one that was opened, made with {made}",
+                "Open it again.",
+            )
+        self.description = description
+        self._store, self._local, self._replaced = None, None, replaced
+
     @property
     def local(self) -> LocalIndex | None:
         """The local index, None in a gallery that keeps none."""
+        if self._process != os.getpid():
+            self._leave_to_parent()
         if self._local is None and self.local_setting:
             self._local = LocalIndex(self.folder, self.warn)
         return self._local if self.local_setting else None

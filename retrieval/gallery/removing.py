@@ -29,7 +29,9 @@ def remove(gallery: OpenedGallery, names: Sequence[str]) -> list[str]:
 
 def remove_matching(gallery: OpenedGallery, pattern: str, *, dry_run: bool = False) -> list[str]:
     """Take out the picture of that very name, else all below a folder, else what fits a pattern; returns the names. With
-    ``dry_run`` nothing is taken out."""
+    ``dry_run`` nothing is taken out. Raises UsageError for an empty name."""
+    if not pattern:  # the current folder is "."
+        raise UsageError("the name is empty", "Nothing was removed.")
     if dry_run:
         name = gallery.namer()
         return [show_path(name(record)) for record in select(gallery, pattern).records]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,12 @@ class SearchedGallery(OpenedGallery):
     _sample: tuple[Any, Sample] | None = None
 
     def search(
-        self, vectors: npt.ArrayLike, k: int = 10, *, under: str | None = None, min_score: float | None = None
+        self,
+        vectors: npt.ArrayLike,
+        k: int = 10,
+        *,
+        under: str | os.PathLike[str] | None = None,
+        min_score: float | None = None,
     ) -> list[list[Match]]:
         """The ``k`` best pictures for each descriptor (Q, D): cosine similarity, equal scores by ascending id.
 
@@ -67,7 +73,7 @@ class SearchedGallery(OpenedGallery):
             for found, scores in ranked
         ]
 
-    def _ids_below(self, under: str) -> np.ndarray:
+    def _ids_below(self, under: str | os.PathLike[str]) -> np.ndarray:
         """Ids of the pictures in a folder of the gallery, or of that name, int64."""
         from retrieval.gallery.selection import ids_below  # only here: it knows how files are found
 
@@ -98,7 +104,8 @@ class SearchedGallery(OpenedGallery):
         return self._sample[1]
 
     def _state(self, count: int, store: VectorStore) -> Any:
-        return (self.catalog.number("version"), self.catalog.log_state(), count, store.generation)
+        catalog = self.catalog  # itself too: a gallery that was closed, or came along by a fork, has another one
+        return (catalog, catalog.number("version"), catalog.log_state(), count, store.generation, catalog.replaced)
 
 
 def metadata_of(record: Record) -> dict[str, Any] | None:

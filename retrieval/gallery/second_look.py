@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class RerankedSearch:
     """A gallery with a re-ranker. ``prepare_seconds``: time for what needs the gallery alone; ``query_seconds`` and
     ``queries``: time and number of the searches so far."""
 
-    def __init__(self, gallery: OpenedGallery, reranker: Reranker, under: str | None = None) -> None:
+    def __init__(self, gallery: OpenedGallery, reranker: Reranker, under: str | os.PathLike[str] | None = None) -> None:
         """``under``: only pictures below this folder."""
         self.gallery = gallery
         self.name = reranker.name

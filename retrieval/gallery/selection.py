@@ -47,10 +47,10 @@ def select(gallery: OpenedGallery, text: str, catalog: Catalog | None = None, *,
     return Selection("nothing", [])
 
 
-def ids_below(gallery: OpenedGallery, folder: str, catalog: Catalog | None = None) -> list[int]:
+def ids_below(gallery: OpenedGallery, folder: str | os.PathLike[str], catalog: Catalog | None = None) -> list[int]:
     """Ids, ascending, of the pictures that can be searched and lie in ``folder``, or are that picture."""
     catalog = catalog or gallery.catalog
-    return [r.id for r in select(gallery, folder, catalog, patterns=False).records if r.row is not None]
+    return [r.id for r in select(gallery, os.fspath(folder), catalog, patterns=False).records if r.row is not None]
 
 
 def find_root(gallery: OpenedGallery, text: str, catalog: Catalog) -> Root:

@@ -147,5 +147,5 @@ def _tried(read: Callable[[], T]) -> T:
 
 
 def name_of(uri: str) -> str:
-    """The last part of a path or URI."""
-    return Path(urllib.parse.urlsplit(uri).path if is_remote(uri) else uri).name
+    """The last part of a path or URI. A store's names may hold ? and #, which end the path in a web address alone."""
+    return Path(urllib.parse.urlsplit(uri).path if uri.startswith(_WEB) else uri).name

@@ -18,7 +18,18 @@ from retrieval.errors import RetrievalError
 from retrieval.files.paths import seen_from
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import first_line
-from retrieval.resident.place import SWITCH, available, identity_of, receive, send, socket_name, sockets_folder
+from retrieval.resident.place import (
+    SIGN_EVERY,
+    SWITCH,
+    Stream,
+    available,
+    circumstances,
+    identity_of,
+    receive,
+    send,
+    socket_name,
+    sockets_folder,
+)
 from retrieval.version import __version__
 
 _ALONE = "With --no-server, retrieve query answers by itself."
@@ -104,6 +115,7 @@ class _Visit(socketserver.StreamRequestHandler):
                     "identity": identity_of(gallery.description),
                     "fingerprint": gallery.spec.fingerprint,
                     "judges": gallery.local is not None,
+                    "circumstances": [gallery.model.engine_name, *circumstances()],
                 },
             )
             while True:
@@ -123,7 +135,7 @@ class _Visit(socketserver.StreamRequestHandler):
                 found: list[dict[str, Any]] = []
                 try:
                     # Not while they are sent: whoever does not read them would keep others waiting.
-                    with self.server.turns:
+                    with _signs_of_life(say), self.server.turns:
                         found.extend(_answers(gallery, here, **values))
                 finally:
                     for told in found:
@@ -143,6 +155,25 @@ class _Visit(socketserver.StreamRequestHandler):
         else:
             kind, why = "RetrievalError", [f"the server that holds this gallery failed: {first_line(error)}", _ALONE]
         send(self.wfile, {"failed": kind, "why": why})
+
+
+@contextmanager
+def _signs_of_life(stream: Stream) -> Iterator[None]:
+    """While this waits and works, the visitor is told so: one who hears nothing goes."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        with suppress(OSError, ValueError):  # the visitor left
+            while not ended.wait(SIGN_EVERY):
+                send(stream, {"working": True})
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _answers(gallery: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:

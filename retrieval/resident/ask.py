@@ -6,14 +6,14 @@ import base64
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrieval import errors
-from retrieval.errors import ImageError, RetrievalError
+from retrieval.errors import ImageError, RetrievalError, ServerEnded
 from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.answers import Match, QueryResult
 from retrieval.resident.place import (
@@ -21,6 +21,7 @@ from retrieval.resident.place import (
     SWITCH,
     Stream,
     available,
+    circumstances,
     identity_of,
     receive,
     send,
@@ -29,17 +30,31 @@ from retrieval.resident.place import (
 )
 from retrieval.version import __version__
 
+if TYPE_CHECKING:
+    from retrieval.gallery.gallery import Gallery
+
 _PATIENCE = 2.0  # seconds for the other process to say who it is
+_SILENCE = 10.0  # seconds without any sign after which the other process is given up: stopped, or hung
 _BLOCK = 16  # pictures of one request: their answers are sent when all are there
 MOST = MOST_OF_A_LINE // 2  # bytes of a picture that can be sent
 
 
 class ResidentGallery:
     """Made by :func:`ask_resident`. What ``retrieve query`` needs of a gallery: ``folder``, ``fingerprint``, whether it
-    ``judges`` (has a local index), how many pictures it holds, and its answers."""
+    ``judges`` (has a local index), how many pictures it holds, and its answers. Where the other process ends, or falls silent,
+    the gallery that ``alone`` opens answers what is left."""
 
-    def __init__(self, folder: Path, connection: socket.socket, stream: Stream, hello: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        connection: socket.socket,
+        stream: Stream,
+        hello: dict[str, Any],
+        alone: Callable[[], Gallery] | None = None,
+    ) -> None:
         self.folder = folder
+        self._alone = alone
+        self._own: Gallery | None = None
         self.fingerprint: str = hello["fingerprint"]
         self.judges: bool = hello["judges"]
         self._connection, self._stream = connection, stream
@@ -53,21 +68,34 @@ class ResidentGallery:
         with suppress(OSError):
             self._stream.close()
         self._connection.close()
+        if self._own is not None:
+            self._own.close()
 
     def __len__(self) -> int:
-        return int(self._one("count")["count"])
+        told = self._one("count")
+        return len(self._opened()) if told is None else int(told["count"])
 
     def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
         """See :meth:`retrieval.Gallery.rank_by`."""
-        return str(self._one("rank_by", rank=rank, reranked=reranked, judged=judged)["by"])
+        told = self._one("rank_by", rank=rank, reranked=reranked, judged=judged)
+        return self._opened().rank_by(rank, reranked, judged) if told is None else str(told["by"])
 
     def answers(
         self, images: Sequence[str | bytes], k: int = 10, bbox: Sequence[float] | None = None, **options: Any
     ) -> Iterator[QueryResult]:
         """See :meth:`retrieval.Gallery.answers`: of files, as they are named here, and of pictures in memory, each of at most
         :data:`MOST` bytes."""
-        for first in range(0, len(images), _BLOCK):
-            yield from self._block(images[first : first + _BLOCK], k, bbox, **options)
+        done = 0
+        try:
+            for first in range(0, len(images), _BLOCK) if self._own is None else ():
+                for result in self._block(images[first : first + _BLOCK], k, bbox, **options):
+                    yield result
+                    done += 1
+        except ServerEnded:
+            if self._alone is None:
+                raise
+        if done < len(images):
+            yield from self._opened().answers(list(images[done:]), k, bbox, **options)
 
     def _block(
         self, images: Sequence[str | bytes], k: int, bbox: Sequence[float] | None, **options: Any
@@ -81,8 +109,23 @@ class ResidentGallery:
             box = None if told["bbox"] is None else tuple(told["bbox"])
             yield QueryResult("" if isinstance(name, bytes) else name, box, matches, error, told["filtered"])
 
-    def _one(self, what: str, **values: Any) -> dict[str, Any]:
-        (told,) = list(self._asked(what, **values))
+    def _opened(self) -> Gallery:
+        """The gallery as this process opens it, once the other is gone."""
+        assert self._alone is not None
+        if self._own is None:
+            self._own = self._alone()
+        return self._own
+
+    def _one(self, what: str, **values: Any) -> dict[str, Any] | None:
+        """The reply; None where the gallery is asked here by now."""
+        if self._own is not None:
+            return None
+        try:
+            (told,) = list(self._asked(what, **values))
+        except ServerEnded:
+            if self._alone is None:
+                raise
+            return None
         return told
 
     def _asked(self, what: str, **values: Any) -> Iterator[dict[str, Any]]:
@@ -92,15 +135,18 @@ class ResidentGallery:
                 if "failed" in told:
                     kind = getattr(errors, told["failed"], RetrievalError)
                     raise kind(*told["why"])
-                yield told
+                if "working" not in told:
+                    yield told
         except OSError as error:
-            raise RetrievalError(
+            raise ServerEnded(
                 "the server that holds this gallery ended in between", "Run this again; it will answer by itself."
             ) from error
 
 
-def ask_resident(folder: Path) -> ResidentGallery | None:
-    """The gallery in ``folder`` as the process holds it that serves it; None where none does, or not this very gallery."""
+def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> ResidentGallery | None:
+    """The gallery in ``folder`` as the process holds it that serves it; None where none does, or not this very
+    gallery, or with another engine or other limits than a command has here. ``alone`` opens it here, for the case that the
+    process ends in between."""
     if not available() or os.environ.get(SWITCH):
         return None
     sockets = sockets_folder()
@@ -114,9 +160,10 @@ def ask_resident(folder: Path) -> ResidentGallery | None:
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        if hello.get("version") == __version__ and hello.get("identity") == identity_of(description):
-            connection.settimeout(None)
-            return ResidentGallery(folder, connection, stream, hello)
+        same = [hello.get("version"), hello.get("identity"), hello.get("circumstances")]
+        if same == [__version__, identity_of(description), ["auto", *circumstances()]]:
+            connection.settimeout(_SILENCE)
+            return ResidentGallery(folder, connection, stream, hello, alone)
     except (OSError, ValueError, AttributeError, KeyError):
         pass
     connection.close()

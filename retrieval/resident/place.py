@@ -12,7 +12,10 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from retrieval.pictures.limits import MEMORY_VARIABLE, SECONDS_VARIABLE
+
 SWITCH = "RETRIEVE_NO_SERVER"  # set to anything: never ask another process
+SIGN_EVERY = 1.0  # seconds between signs that an answer is being made
 MOST_OF_A_LINE = 256 << 20  # bytes
 
 Stream: TypeAlias = "BinaryIO | BufferedIOBase"
@@ -45,6 +48,11 @@ def socket_name(gallery: str | os.PathLike[str]) -> str:
 def identity_of(description: dict[str, Any]) -> list[Any]:
     """What tells the gallery that was opened from another one that lies in its place by now."""
     return [description.get("created"), description.get("fingerprint")]
+
+
+def circumstances() -> list[str]:
+    """What else an answer depends on in a process: limits of pictures."""
+    return [os.environ.get(name, "") for name in (MEMORY_VARIABLE, SECONDS_VARIABLE)]
 
 
 def send(stream: Stream, message: dict[str, Any]) -> None:

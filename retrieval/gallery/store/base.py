@@ -33,7 +33,8 @@ _SIGNS_OF_DAMAGE = (
 
 
 class CatalogFile:
-    """A connection to ``catalog.sqlite``; ``writable`` ones belong to the holder of the gallery's lock.
+    """A connection to ``catalog.sqlite``; ``writable`` ones belong to the holder of the gallery's lock. ``replaced``: how often
+    a reader has found another file in its place, and reads that since.
 
     Every sqlite3 error leaves as GalleryDamaged (the file) or GalleryError (the disk); both name the file.
     """
@@ -41,6 +42,8 @@ class CatalogFile:
     def __init__(self, path: Path, *, writable: bool = False, create: bool = False) -> None:
         self.path = path
         self._turn = threading.RLock()
+        self.replaced = 0
+        self._former: Reader | None = None
         if not create and not path.is_file():
             raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
         with self._errors():
@@ -81,8 +84,9 @@ class CatalogFile:
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._connection.close()
-        if self._reader is not None:
-            self._reader.close()
+        for reader in (self._reader, self._former):
+            if reader is not None:
+                reader.close()
 
     def empty_log(self) -> None:
         """Bring what was committed from the log into the file, as far as no reader is in the way."""
@@ -93,11 +97,19 @@ class CatalogFile:
 
     def _look_again(self) -> None:
         """A reader that SQLite cannot tell of changes is opened anew once there are some."""
-        if self._reader is not None and self._reader.stale() and not self._connection.in_transaction:
+        if self._reader is None or not self._reader.stale():
+            return
+        with self._turn:
+            if not self._reader.stale() or self._connection.in_transaction:
+                return
+            replaced = self._reader.replaced()
             with self._errors():
                 fresh = Reader(self.path)
-            self._reader.close()
+            if self._former is not None:
+                self._former.close()
+            self._former = self._reader  # another thread may just ask it
             self._reader, self._connection = fresh, fresh.connection
+            self.replaced += replaced
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -35,16 +35,22 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 class Reader:
-    """A reader's ``connection``. ``stale()``: whether what it shows has been changed behind its back since it was opened."""
+    """A reader's ``connection``. ``stale()``: whether what it shows has been changed behind its back since it was opened;
+    ``replaced()``: by another file in its place, as a copy that was put back, or a repair, leaves it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._seen: State | None = None
+        self._file = _identity(path)
         self.connection = self._open()
 
     def stale(self) -> bool:
-        return self._seen is not None and self._seen != _state(self.path)
+        return self.replaced() if self._seen is None else self._seen != _state(self.path)
+
+    def replaced(self) -> bool:
+        now = _identity(self.path)
+        return now is not None and now != self._file  # what is gone may come back: until then the open file is read
 
     def close(self) -> None:
         self.connection.close()
@@ -79,6 +85,14 @@ class Reader:
 def _connect(path: Path, how: str) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?{how}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _state(path: Path) -> State:

@@ -1,0 +1,119 @@
+"""A gallery that a program holds: closed and used again, carried into a forked process, asked with paths that are objects."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from fakes import fake_gallery, fake_model, write_pictures
+
+from retrieval.cli.main import cli
+from retrieval.errors import GalleryMismatch, UsageError
+from retrieval.gallery.gallery import Gallery
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "album", 8)
+    made = fake_gallery(tmp_path / "g")
+    made.index(["album"])
+    return made
+
+
+def best(gallery: Gallery) -> list[int]:
+    return [match.id for match in gallery.query("album/0003.png", k=3).matches]
+
+
+def in_a_fork(work: Callable[[], object]) -> str:
+    """What ``work`` gives in a forked process, as text; "" where it does not end within ten seconds."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(10)
+            os.write(write, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        told = answer.read().decode()
+    os.waitpid(child, 0)
+    return told
+
+
+def test_one_that_was_closed_opens_again_when_it_is_asked(gallery: Gallery) -> None:
+    """Candidates that it kept belonged to the connection that was closed."""
+    wanted = best(gallery)
+    for _ in range(2):
+        with gallery:
+            assert best(gallery) == wanted
+        assert best(gallery) == wanted
+        gallery.close()
+        gallery.close()
+    assert len(gallery) == 8
+
+
+def test_a_fork_asks_by_itself_whatever_a_thread_held_at_that_moment(gallery: Gallery) -> None:
+    wanted = best(gallery)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with gallery.catalog.reading():
+            held.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(20)
+    told = in_a_fork(lambda: (best(gallery), len(gallery), gallery.close()))
+    go_on.set()
+    thread.join()
+    assert told == str((wanted, 8, None))
+    assert best(gallery) == wanted
+    gallery.close()
+
+
+def test_a_folder_may_be_named_by_an_object(gallery: Gallery) -> None:
+    matches = gallery.query("album/0003.png", under=Path("album")).matches
+    assert [m.id for m in matches] == [m.id for m in gallery.query("album/0003.png", under="album").matches]
+    vectors = gallery.vectors(["album/0003.png"])
+    assert len(gallery.search(vectors, under=Path("album"))[0]) == 8
+    gallery.close()
+
+
+def test_a_gallery_of_another_model_in_its_place_is_refused_in_words(gallery: Gallery, tmp_path: Path) -> None:
+    assert best(gallery)
+    with Gallery.create(tmp_path / "other", fake_model(weights="b")) as other:
+        other.add("k", vector=[1.0] + [0.0] * 47)
+    shutil.rmtree(tmp_path / "g")
+    (tmp_path / "other").rename(tmp_path / "g")
+    for _ in range(2):
+        with pytest.raises(GalleryMismatch, match="another gallery than the one that was opened"):
+            best(gallery)
+    gallery.close()
+
+
+def test_an_empty_name_takes_nothing_out(gallery: Gallery) -> None:
+    """`retrieve remove "$ALBUM"`, and the variable is not set: it would mean the current folder, all of it."""
+    with pytest.raises(UsageError, match="the name is empty"):
+        gallery.remove_matching("")
+    for words in (
+        ["remove", ""],
+        ["remove", "--root", ""],
+        ["index", ""],
+        ["query", ""],
+        ["query", "x", "--under", ""],
+    ):
+        told = CliRunner().invoke(cli, [*words, "--index", "g"], standalone_mode=False)
+        assert isinstance(told.exception, click.UsageError)
+        assert "the name is empty" in told.exception.format_message()
+    assert len(gallery) == 8
+    gallery.close()
