@@ -74,7 +74,7 @@ def error(*arguments: object, status: int = 2, cwd: Path | None = None) -> str:
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GroundTruth]:
     """A small synthetic set and its gallery in ``.retrieval`` beside it."""
     folder = tmp_path_factory.mktemp("world")
-    make_synthetic(folder / "set", objects=8, seed=0, train_objects=0, size=320)
+    make_synthetic(folder / "set", objects=6, distractors=8, seed=0, train_objects=0, size=320)
     out, err = run_process("index", "set/gallery", "--size", "320", cwd=folder)
     truth = load_groundtruth(folder / "set" / "groundtruth.json")
     assert f"{len(truth.gallery)} pictures" in out

@@ -218,10 +218,11 @@ assert "openvino" in sys.modules
 """
 
 
-@pytest.mark.slow  # it may be the one that prepares the built-in model, and starts two processes
+@pytest.mark.slow
 def test_a_cached_query_imports_what_it_needs(tmp_path: Path) -> None:
     """No torch, and nothing that fills a gallery, looks twice or converts models. With the built-in model, which other tests of
-    the run have prepared."""
+    the run have prepared.
+    Slow: it may be the one that prepares the built-in model, and starts two processes."""
     from fakes import write_pictures
 
     from retrieval.gallery.gallery import Gallery

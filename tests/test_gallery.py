@@ -482,6 +482,23 @@ def test_a_later_format_is_refused(gallery: Gallery) -> None:
     path = gallery.folder / "gallery.json"
     data = json.loads(path.read_text())
     data["format"] = settings.FORMAT + 1
-    path.write_text(json.dumps(data))
+    del data["check"]
+    path.write_text(json.dumps({**data, "check": settings.description_checksum(data)}))
     with pytest.raises(GalleryError, match="Update"):
         Gallery.open(gallery.folder)
+    with pytest.raises(GalleryError, match="Update"):
+        repair(gallery.folder)
+
+
+def test_a_bit_in_the_number_of_the_format_is_damage(gallery: Gallery) -> None:
+    path = gallery.folder / "gallery.json"
+    before, names = path.read_bytes(), list(gallery)
+    place = before.index(b'"format": ') + len(b'"format": ')
+    gallery.close()
+    for bit in range(8):
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1 << bit]) + before[place + 1 :])
+        with pytest.raises(GalleryDamaged):
+            Gallery.open(gallery.folder)
+        repair(gallery.folder)
+        with Gallery.open(gallery.folder) as again:
+            assert list(again) == names

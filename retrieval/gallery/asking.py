@@ -18,6 +18,7 @@ from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.nearest import nearest, nearest_rows
 from retrieval.gallery.searched import SearchedGallery, metadata_of
+from retrieval.system.products import products_on_one_core
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,14 +69,7 @@ class AskedGallery(SearchedGallery):
         image: Picture | list[P],
         k: int = 10,
         bbox: Sequence[float] | None = None,
-        *,
-        rerank: str | RerankedSearch | None = None,
-        under: str | None = None,
-        min_score: float | None = None,
-        rank: str | None = None,
-        min_probability: float | None = None,
-        fold: bool = False,
-        exclude_self: bool = False,
+        **options: Unpack[QueryOptions],
     ) -> QueryResult | list[QueryResult]:
         """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox`` (x1, y1, x2, y2
         in pixels of the whole picture). A list of pictures gives a list of results.
@@ -89,20 +83,7 @@ class AskedGallery(SearchedGallery):
         """
         several = isinstance(image, list)
         pictures: Sequence[Picture] = image if isinstance(image, list) else [image]
-        results = list(
-            self.answers(
-                pictures,
-                k,
-                bbox,
-                rerank=rerank,
-                under=under,
-                min_score=min_score,
-                rank=rank,
-                min_probability=min_probability,
-                fold=fold,
-                exclude_self=exclude_self,
-            )
-        )
+        results = list(self.answers(pictures, k, bbox, **options))
         for result in results:
             if result.error is not None:
                 if several and result.query:
@@ -220,7 +201,7 @@ class AskedGallery(SearchedGallery):
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there
-        with catalog.reading():
+        with catalog.reading(), products_on_one_core():
             if not catalog.any_searchable():
                 return []
             count, store = self._sound_store()

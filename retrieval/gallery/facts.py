@@ -8,6 +8,7 @@ from typing import Any
 
 from retrieval.errors import GalleryDamaged
 from retrieval.files.paths import show_path
+from retrieval.gallery.description import precision_of
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import source
 from retrieval.gallery.search.note import IndexNote
@@ -92,7 +93,7 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
         recall=gallery.search_recall,
         search=note,
         changes=changes,
-        precision=gallery.description.get("precision", "fp32"),
+        precision=precision_of(gallery.description),
         precision_loss=gallery.description.get("precision_loss"),
         local=None
         if (index := gallery.local) is None

@@ -14,6 +14,7 @@ from typing import Any
 
 from retrieval import errors
 from retrieval.errors import ImageError, RetrievalError
+from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.answers import Match, QueryResult
 from retrieval.resident.place import (
     MOST_OF_A_LINE,
@@ -112,7 +113,7 @@ def ask_resident(folder: Path) -> ResidentGallery | None:
         connection.connect(os.fspath(sockets / socket_name(folder)))
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
-        description = json.loads((folder / "gallery.json").read_text("utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         if hello.get("version") == __version__ and hello.get("identity") == identity_of(description):
             connection.settimeout(None)
             return ResidentGallery(folder, connection, stream, hello)
