@@ -25,6 +25,7 @@ from retrieval.errors import UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.loading import build_network
+from retrieval.system import processor
 from retrieval.system.processor import has_bf16
 
 MODEL = "tiny-gem@random:0"
@@ -244,3 +245,18 @@ def test_what_openvino_says_of_the_processor() -> None:
     if platform.machine() == "x86_64":
         assert has_bf16() == ("BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     assert half.has_bf16 is has_bf16
+
+
+@pytest.mark.parametrize(
+    ("level", "bf16", "vnni"),
+    [("", True, True), ("AVX2", False, False), ("avx512_core_vnni", False, True), ("AVX512_CORE_AMX", True, True)],
+)
+def test_a_lower_level_of_the_library_is_kept_to(
+    level: str, bf16: bool, vnni: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bfloat16 asked of it below its level, OpenVINO ends the process."""
+    monkeypatch.setattr(processor, "processor_flags", lambda: "flags : avx2 avx512_bf16 avx512_vnni")
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        monkeypatch.setenv(name, level)
+        assert (processor.has_bf16(), processor.has_vnni()) == (bf16, vnni)

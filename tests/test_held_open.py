@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +119,27 @@ def test_an_empty_name_takes_nothing_out(gallery: Gallery) -> None:
         assert "the name is empty" in told.exception.format_message()
     assert len(gallery) == 8
     gallery.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_copy_goes_with_a_command_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    """The folder of a copy is deleted by what its gallery leaves to the end of Python, which a signal alone would not reach."""
+    program = """
+import shutil, sys, time, weakref
+from pathlib import Path
+from retrieval.cli.copied import end_by_signals
+class Copy: pass
+copy, folder = Copy(), Path(sys.argv[1])
+folder.mkdir()
+weakref.finalize(copy, shutil.rmtree, folder)
+end_by_signals()
+print("made", flush=True)
+time.sleep(60)
+"""
+    folder = tmp_path / "copy"
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE) as ended:
+        assert ended.stdout is not None
+        assert ended.stdout.readline() == b"made\n"
+        ended.send_signal(number)
+    assert ended.returncode == 128 + number
+    assert not folder.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from retrieval.cli.common import say
@@ -14,6 +16,19 @@ if TYPE_CHECKING:
     from retrieval.gallery.gallery import Gallery
 
 
+def end_by_signals() -> None:
+    """From now on an end by SIGTERM, or with the terminal (SIGHUP), goes through what is to be tidied up, as Ctrl-C does: else a copy
+    of some gigabytes stays where temporary files lie."""
+
+    def ended(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    with suppress(ValueError):  # only a first thread may
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup, or a program around this, has its own
+                signal.signal(number, ended)
+
+
 def copy_of(
     address: str, engine: str, quiet: bool, names: Sequence[str] | None = None, *, instead: str = ""
 ) -> CopiedGallery:
@@ -21,6 +36,8 @@ def copy_of(
     what does ``instead``. Raises GalleryError."""
     from retrieval.backends.copied import CopiedGallery, size_of
     from retrieval.backends.served import ServedGallery
+
+    end_by_signals()
 
     def tell(message: str) -> None:
         say(safe(message), quiet)

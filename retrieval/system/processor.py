@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
+
+# Levels of oneDNN without such instructions, whatever the processor has: asked for them all the same, OpenVINO crashes.
+_WITHOUT_VNNI = {"SSE41", "AVX", "AVX2", "AVX512_CORE"}
+_WITHOUT_BF16 = _WITHOUT_VNNI | {"AVX2_VNNI", "AVX512_CORE_VNNI"}
 
 
 @functools.cache
@@ -17,9 +22,18 @@ def processor_flags() -> str:
 
 def has_bf16() -> bool:
     """Whether it multiplies bfloat16 numbers faster than float32: AVX-512 BF16, AMX, or Arm's BF16."""
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor_flags().split())
+    return _level() not in _WITHOUT_BF16 and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(
+        processor_flags().split()
+    )
 
 
 def has_vnni() -> bool:
     """Whether it adds up products of bytes in 32 bits, so that none overflows: VNNI, or Arm's dot products."""
-    return not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(processor_flags().split())
+    return _level() not in _WITHOUT_VNNI and not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(
+        processor_flags().split()
+    )
+
+
+def _level() -> str:
+    """What oneDNN, which computes for torch and OpenVINO, is told to keep to; "" for all there is."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
