@@ -1,6 +1,6 @@
 """``python -m retrieval`` is ``retrieve``."""
 
-from retrieval.cli.main import main
+from retrieval.cli.main import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -64,6 +65,25 @@ def human_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+class SlowSteps:
+    """A line for work that is silent by itself: ``say`` gets "LABEL NUMBER of TOTAL" once it has taken ``after`` seconds, then
+    each time twice as long has passed. Nothing of work that is quicker."""
+
+    def __init__(self, label: str, total: int, say: Say, after: float = 1.0) -> None:
+        self.label, self.total, self.say = label, total, say
+        self.done = 0
+        self._wait = after
+        self._next = time.monotonic() + after
+
+    def step(self) -> None:
+        """Another one begins."""
+        self.done += 1
+        if self.done < self.total and (now := time.monotonic()) >= self._next:
+            self.say(f"{self.label} {self.done} of {self.total}")
+            self._wait *= 2
+            self._next = now + self._wait
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """Seconds of one `retrieve query`, whole process: by itself, and by a running `retrieve serve`, beside `import torchvision`.
 
 python scripts/first_answer.py GALLERY PICTURE --rounds 9        # in turns; the median, the least and the most of each
+
+Also seconds of processor time, which others at work on the machine change less; what the server takes is not among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -15,10 +18,12 @@ from pathlib import Path
 from retrieval.resident.ask import ask_resident
 
 
-def seconds(*arguments: str) -> float:
-    began = time.perf_counter()
+def seconds(*arguments: str) -> tuple[float, float]:
+    """On the clock, and of processor time."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    return time.perf_counter() - began
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -43,16 +48,19 @@ def main() -> None:
                 sys.exit("the server does not answer for this gallery")
             with resident:
                 list(resident.answers([given.picture]))
-            found: dict[str, list[float]] = {name: [] for name in ways}
+            found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
             for _ in range(given.rounds):
                 for name, arguments in ways.items():
                     found[name].append(seconds(*arguments))
         finally:
             server.terminate()
-    unit = statistics.median(found["import torchvision"])
-    for name, times in found.items():
-        middle = statistics.median(times)
-        print(f"{name:<22} {middle:6.3f} s ({min(times):.3f} to {max(times):.3f})  {middle / unit:.3f}")
+    for which, unit in enumerate(("on the clock", "of processor time")):
+        print(f"seconds {unit}, and of the first")
+        first = statistics.median(times[which] for times in found["import torchvision"])
+        for name, both in found.items():
+            times = [pair[which] for pair in both]
+            middle = statistics.median(times)
+            print(f"{name:<22} {middle:6.3f} s ({min(times):.3f} to {max(times):.3f})  {middle / first:.3f}")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Models that engines prepare are kept for the whole run, for all of its workers, and not in the user's cache."""
+    """Models that engines prepare are kept for the whole run, for all of its workers, and not in the user's cache. Those of
+    large networks go when others come: a compiled ResNet-18 has 145 MB."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "engine-cache"
     shared.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRIEVE_CACHE", str(shared))
+        patch.setattr("retrieval.engines.openvino.cache.LIMIT", 400 << 20)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -98,12 +99,15 @@ KINDS = {"postgres": Postgres, "milvus": Milvus}
 
 @contextmanager
 def started_when_asked(new_folder: Callable[[str], Path]) -> Iterator[Callable[[str], Postgres | Milvus]]:
-    """Gives a server by its kind, started when that is first asked for, its data in a new folder; stops all of them."""
+    """Gives a server by its kind, started when that is first asked for, its data in a new folder; stops all of them, and
+    nothing is left of their data."""
     started: dict[str, Postgres | Milvus] = {}
+    folders: list[Path] = []
 
     def server(kind: str) -> Postgres | Milvus:
         if kind not in started:
-            started[kind] = KINDS[kind](new_folder(kind))
+            folders.append(new_folder(kind))
+            started[kind] = KINDS[kind](folders[-1])
         return started[kind]
 
     try:
@@ -111,3 +115,5 @@ def started_when_asked(new_folder: Callable[[str], Path]) -> Iterator[Callable[[
     finally:
         for one in started.values():
             one.stop()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

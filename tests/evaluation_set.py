@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,27 @@ PROTOCOLS = {
 
 def make_set(folder: Path, objects: int = 6, seed: int = 0) -> GroundTruth:
     """Coarse patterns; easy views have little noise, hard and junk ones much. Queries lie in a box on a noisy ground."""
+    for name, data in _drawn(objects, seed).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return load_groundtruth(folder / "groundtruth.json")
+
+
+@cache
+def _drawn(objects: int, seed: int) -> dict[str, bytes]:
+    """The files by name. Many tests want the same ones."""
     rng = np.random.default_rng(seed)
-    (folder / "gallery").mkdir(parents=True)
-    (folder / "queries").mkdir()
+    files: dict[str, bytes] = {}
     names: list[str] = []
     queries = []
 
-    def save(name: str, cells: np.ndarray, size: tuple[int, int]) -> Image.Image:
-        picture = Image.fromarray(np.clip(cells, 0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-        picture.save(folder / name)
-        return picture
+    def save(name: str, picture: Image.Image) -> None:
+        stream = io.BytesIO()
+        picture.save(stream, "PNG")
+        files[name] = stream.getvalue()
+
+    def drawn(cells: np.ndarray, size: tuple[int, int]) -> Image.Image:
+        return Image.fromarray(np.clip(cells, 0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
     for i in range(objects):
         base = rng.integers(0, 256, (4, 4, 3)).astype(float)
@@ -42,20 +54,18 @@ def make_set(folder: Path, objects: int = 6, seed: int = 0) -> GroundTruth:
         for kind, count, noise in (("easy", 2, 40), ("hard", 3, 90), ("junk", 2, 60)):
             for k in range(count if (i, kind) != (1, "easy") else 0):  # object 1 has nothing easy
                 name = f"gallery/{rng.integers(1 << 30):08x}-{i}-{kind}{k}.png"
-                save(name, base + rng.normal(0, noise, base.shape), (40, 30) if k else (32, 32))
+                save(name, drawn(base + rng.normal(0, noise, base.shape), (40, 30) if k else (32, 32)))
                 lists[kind].append(name)
                 names.append(name)
-        ground = save(f"queries/{i}.png", rng.integers(0, 256, (4, 4, 3)), (56, 44))
-        inside = Image.fromarray(np.clip(base + rng.normal(0, 25, base.shape), 0, 255).astype(np.uint8))
-        ground.paste(inside.resize((40, 30), Image.Resampling.BICUBIC), (8, 6))
-        ground.save(folder / f"queries/{i}.png")
+        ground = drawn(rng.integers(0, 256, (4, 4, 3)), (56, 44))
+        ground.paste(drawn(base + rng.normal(0, 25, base.shape), (40, 30)), (8, 6))
+        save(f"queries/{i}.png", ground)
         queries.append({"image": f"queries/{i}.png", "bbox": [8, 6, 48, 36], **lists})
     for k in range(8):
         names.append(f"gallery/{rng.integers(1 << 30):08x}-other{k}.png")
-        save(names[-1], rng.integers(0, 256, (4, 4, 3)), (30, 40))
-    form = {"name": "tiny", "gallery": sorted(names), "queries": queries}
-    (folder / "groundtruth.json").write_text(json.dumps(form))
-    return load_groundtruth(folder / "groundtruth.json")
+        save(names[-1], drawn(rng.integers(0, 256, (4, 4, 3)), (30, 40)))
+    files["groundtruth.json"] = json.dumps({"name": "tiny", "gallery": sorted(names), "queries": queries}).encode()
+    return files
 
 
 def describe(path: Path, box: tuple[float, ...] | None = None) -> np.ndarray:

@@ -389,8 +389,9 @@ def test_fresh_queries_find_what_was_promised(kind: str, tmp_path: Path) -> None
     assert (recalls == 0).sum() == 0
 
 
-@pytest.mark.slow  # a graph is built and searched at every effort before it is given up
+@pytest.mark.slow
 def test_a_graph_that_falls_apart_gives_way_to_inverted_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: a graph is built and searched at every effort before it is given up."""
     monkeypatch.setattr(ann_recall.Trial, "missed", lambda *_: 0.01)
     subject = made(tmp_path / "g", "hnsw", 1200)
     note = note_of(subject)

@@ -502,8 +502,9 @@ def test_command_draws_a_set_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.realdata
-@pytest.mark.slow  # hundreds of photos of 512 pixels
+@pytest.mark.slow
 def test_gem_beats_average_on_photographed_paintings(shared_data: Path) -> None:
+    """Slow: hundreds of photos of 512 pixels."""
     truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
     model = load_model("efficientnet_lite0-gem", size=512)
     found = benchmark_pooling(model, truth, ps=(3.0,), methods=("gem", "avg", "max"), noise=())

@@ -151,9 +151,9 @@ def test_indexing_is_timed_whole(tmp_path: Path) -> None:
     assert answer["seconds"] > 0
 
 
-@pytest.mark.slow  # the reference and each index run have a process of their own
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    """Slow: the reference and each index run have a process of their own."""
     write_pictures(tmp_path / "pictures", 4, sizes=((64, 40),))
     out = tmp_path / "out.json"
     arguments = [

@@ -74,7 +74,7 @@ def error(*arguments: object, status: int = 2, cwd: Path | None = None) -> str:
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GroundTruth]:
     """A small synthetic set and its gallery in ``.retrieval`` beside it."""
     folder = tmp_path_factory.mktemp("world")
-    make_synthetic(folder / "set", objects=8, seed=0, train_objects=0, size=320)
+    make_synthetic(folder / "set", objects=6, distractors=8, seed=0, train_objects=0, size=320)
     out, err = run_process("index", "set/gallery", "--size", "320", cwd=folder)
     truth = load_groundtruth(folder / "set" / "groundtruth.json")
     assert f"{len(truth.gallery)} pictures" in out
@@ -325,3 +325,33 @@ def test_the_memory_of_a_picture_is_an_option(tmp_path: Path) -> None:
     assert "1 added" in out
     _, err = run("query", "a/x.png", cwd=tmp_path, env={"RETRIEVE_PICTURE_MEMORY": "lots"}, status=2)
     assert "RETRIEVE_PICTURE_MEMORY must be a positive number" in err
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"), [("sys.exit(3)", 3), ("sys.exit()", 0), ("sys.exit('a text')", 1), ("1 / 0", 1)]
+)
+def test_the_process_ends_as_any_other(ending: str, status: int, tmp_path: Path) -> None:
+    """Without taking libraries apart: with its status, all output, what was registered for the end, and threads seen through."""
+    code = f"""
+import atexit, sys, tempfile, threading, time
+from retrieval.cli import main
+kept = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})
+def late():
+    time.sleep(0.2)
+    print("thread")
+def made():
+    atexit.register(lambda: print("registered"))
+    if "thread" in sys.argv:
+        threading.Thread(target=late).start()
+    sys.stdout.write("output")
+    {ending}
+main.main = made
+main.run()
+"""
+    for words in ([], ["thread"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == status
+        assert done.stdout.startswith("output")
+        assert "registered" in done.stdout
+        assert ("thread" in done.stdout) == bool(words)
+        assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from tiny import MODEL, knowing_tiny
 from retrieval.describe.model import load_model
 from retrieval.engines.choose import create_engine
 from retrieval.engines.openvino import cache
+from retrieval.system.installed import versions_of
 
 BUILT_IN = "lite0_instance-gem"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
@@ -205,15 +207,22 @@ QUERY = """
 import sys
 from retrieval.cli.main import cli
 cli.main(sys.argv[1:], standalone_mode=False)
-heavy = {"torch", "torchvision", "timm", "matplotlib", "scipy", "nncf"} & set(sys.modules)
-assert not heavy, heavy
+heavy = {"torch", "torchvision", "timm", "matplotlib", "scipy", "nncf"}
+slow = {"faiss", "openvino.tools.ovc", "numpy.ma", "importlib.metadata", "email"}  # of libraries: ten milliseconds and more each
+ours = {"adding", "creating", "describing", "duplicates", "exchange", "facts", "folding", "planning", "removing", "second_look"}
+ours |= {"selection", "sync", "search.index", "search.making", "search.recall"}
+ours = {"retrieval.gallery." + name for name in ours} | {"retrieval.models.zoo", "retrieval.ranking.rerank"}
+loaded = (heavy | slow | ours) & set(sys.modules)
+assert not loaded, loaded
 assert "openvino" in sys.modules
 """
 
 
-@pytest.mark.slow  # it may be the one that prepares the built-in model, and starts two processes
-def test_a_cached_query_imports_no_torch(tmp_path: Path) -> None:
-    """With the built-in model, which other tests of the run have prepared."""
+@pytest.mark.slow
+def test_a_cached_query_imports_what_it_needs(tmp_path: Path) -> None:
+    """No torch, and nothing that fills a gallery, looks twice or converts models. With the built-in model, which other tests of
+    the run have prepared.
+    Slow: it may be the one that prepares the built-in model, and starts two processes."""
     from fakes import write_pictures
 
     from retrieval.gallery.gallery import Gallery
@@ -221,16 +230,62 @@ def test_a_cached_query_imports_no_torch(tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "pictures", 3, sizes=((90, 70),))
     with Gallery.create(tmp_path / "gallery", load_model(BUILT_IN, size=64)) as gallery:
         gallery.index([tmp_path / "pictures"])
-    arguments = ["query", str(paths[1]), "--index", str(tmp_path / "gallery"), "--format", "json", "--model", BUILT_IN]
+    arguments = ["query", str(paths[1]), "--index", str(tmp_path / "gallery"), "--format", "json"]
     done = subprocess.run([sys.executable, "-c", QUERY, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)["results"][0]
     assert first["path"].endswith(paths[1].name)
     assert first["score"] > 0.99999
     # The other engine gives the same scores in the same gallery.
-    arguments += ["--engine", "torch"]
+    arguments += ["--engine", "torch", "--model", BUILT_IN]
     other = subprocess.run(
         [sys.executable, "-m", "retrieval", *arguments], capture_output=True, text=True, check=True
     ).stdout
     scores = [[r["score"] for r in json.loads(text)["results"]] for text in (done.stdout, other)]
     np.testing.assert_allclose(scores[0], scores[1], atol=2e-6)
+
+
+def test_openvino_keeps_what_the_engine_does_not_load() -> None:
+    """A program that uses both finds the library's converter where it always was, and no attribute that it has not."""
+    code = """
+import retrieval.engines.openvino.runtime, sys
+assert "openvino.tools.ovc" not in sys.modules
+import openvino
+from openvino import convert_model
+assert convert_model is openvino.convert_model is openvino.tools.ovc.convert_model
+try:
+    openvino.nothing
+except AttributeError as error:
+    assert "nothing" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_openvino_that_is_there_already_is_used_as_it_is() -> None:
+    code = (
+        "import openvino\nbefore = openvino.convert_model\nfrom retrieval.engines.openvino import runtime\n"
+        "assert runtime.openvino is openvino and openvino.convert_model is before\nassert '__getattr__' not in vars(openvino)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_versions_are_those_of_the_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every package here, of one that hides another behind it, and of one that is installed in another way."""
+    names = sorted({found.metadata["Name"] for found in importlib.metadata.distributions()})
+    assert versions_of(names) == [importlib.metadata.version(name) for name in names]
+    assert versions_of(["no-such-package"]) == [None]
+    for folder, version in (("first", "2.0+cpu"), ("second", "1.0")):
+        entry = tmp_path / folder / f"Some_Thing-{version}.dist-info"
+        entry.mkdir(parents=True)
+        (entry / "METADATA").write_text(f"Metadata-Version: 2.1\nName: Some-Thing\nVersion: {version}\n")
+    egg = tmp_path / "first" / "older.egg-info"
+    egg.mkdir()
+    (egg / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: older\nVersion: 0.9\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "gone"), str(tmp_path / "first"), str(tmp_path / "second")])
+    assert (
+        versions_of(["some.thing", "older"])
+        == ["2.0+cpu", "0.9"]
+        == [importlib.metadata.version(n) for n in ("some-thing", "older")]
+    )

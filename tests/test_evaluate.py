@@ -411,6 +411,7 @@ def test_a_gallery_of_another_model_or_rule_is_refused(truth: GroundTruth, tmp_p
 def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from retrieval.describe.choice import ModelChoice
     from retrieval.evaluation.set_cache import open_gallery
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
@@ -418,7 +419,7 @@ def test_exif_orientation_is_off_for_benchmarks_and_on_for_ones_own(
     rules = {}
     for name, exif in (("own", None), ("rparis6k", None), ("rparis6k", True), ("own", False)):
         named = GroundTruth(name, truth.root, truth.gallery, truth.queries)
-        with open_gallery(named, "x", None, "tiny-gem@random:0", 64, None, "auto", exif, print) as gallery:
+        with open_gallery(named, "x", None, ModelChoice("tiny-gem@random:0", 64, exif=exif), "auto", print) as gallery:
             rules[name, exif] = gallery.spec.image.exif
     assert rules == {("own", None): True, ("rparis6k", None): False, ("rparis6k", True): True, ("own", False): False}
 
@@ -707,9 +708,10 @@ def test_reports_of_different_sets_or_damaged_ones_are_refused(
 # -- as documented, and on real pictures -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # five processes, as a shell runs them, and two models
+@pytest.mark.slow
 def test_the_documented_run(tmp_path: Path) -> None:
-    """The shell block of docs/evaluation.md, from a synthetic set to the comparison of two models."""
+    """The shell block of docs/evaluation.md, from a synthetic set to the comparison of two models.
+    Slow: five processes, as a shell runs them, and two models."""
     text = (ROOT / "docs" / "evaluation.md").read_text()
     block = re.search(r"^```bash\n(retrieve datasets make-synthetic.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert block is not None
@@ -756,10 +758,11 @@ def score_py(truth: GroundTruth, results: Path) -> float:
     return 100 * total / count
 
 
-@pytest.mark.slow  # hundreds of photos, and points of each
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Path) -> None:
-    """Embedded model on the paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees."""
+    """Embedded model on the paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees.
+    Slow: hundreds of photos, and points of each."""
     truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
     index = tmp_path / "index"
     model = ("--model", "efficientnet_lite0-gem", "--size", 384)
@@ -805,7 +808,7 @@ def listen(event, args):
         opened[os.path.abspath(os.fsdecode(args[0]))] += 1
 sys.addaudithook(listen)
 from retrieval import evaluate
-from retrieval.datasets.groundtruth import load_groundtruth
+from retrieval.datasets.reading import load_groundtruth
 truth = load_groundtruth({str(path)!r})
 evaluate(truth, "tiny-gem@random:0", size=64, engine="torch", gallery={str(tmp_path / "g")!r})
 files = [os.path.abspath(os.path.join(truth.root, query.image)) for query in truth.queries]

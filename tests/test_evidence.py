@@ -56,3 +56,11 @@ def test_probabilities_and_verdicts() -> None:
 def test_the_cosine_alone_never_makes_a_match() -> None:
     odds = log_odds(np.array([4.0, 30.0]), np.zeros(2), np.zeros(2, np.int64))
     assert (probability(odds) < evidence.LIKELY_PROBABILITY).all()
+
+
+def test_quantiles_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 10, 57, 512):
+        scores = rng.standard_normal(count)
+        found = evidence._quantiles(scores, (0.05, 0.5, 0.95))
+        np.testing.assert_allclose(found, np.quantile(scores, [0.05, 0.5, 0.95]), rtol=1e-14, atol=1e-15)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 from textures import texture, turned, write_textures
 
-from retrieval import Gallery, ImageError, UsageError, load_model
+from retrieval import Gallery, ImageError, UsageError, load_model, messages
 from retrieval.cli.main import cli
 from retrieval.describe.explain import Explainer, spread
 from retrieval.describe.model import Model
@@ -228,6 +230,30 @@ def test_heat_maps_are_warm_cold_and_plain() -> None:
     np.testing.assert_array_equal(strengths(np.zeros((2, 2))), np.zeros((2, 2)))
     with pytest.raises(UsageError):
         overlay(grey[..., 0], np.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    "wanted", [("--explain", "why.html"), ("--sheet", "why.png", "--heat"), ("--sheet", "why.png")]
+)
+def test_long_explaining_says_how_far_it_is(
+    wanted: tuple[str, ...], album: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which every look takes 0.6 seconds: after more than one second, then after two more, then four."""
+    photos = sorted(map(str, album.rglob("*.png")))
+    words = ["query", *photos, "--index", str(album / ".retrieval"), "-k", "2", "--format", "paths"]
+    ticks = itertools.count()
+    monkeypatch.setattr(messages, "time", SimpleNamespace(monotonic=lambda: 0.6 * next(ticks)))
+    shown = [str(album / word) if word.startswith("why") else word for word in wanted]
+    assert cli.main([*words, *shown], standalone_mode=False) in (0, None)
+    total = 2 * len(photos)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("explaining")]
+    expected = [] if "--sheet" in wanted and "--heat" not in wanted else [n for n in (2, 6, 13) if n < total]
+    assert told == [f"explaining match {n} of {total}" for n in expected]
+    if expected:
+        next_one = iter(range(10**6))
+        monkeypatch.setattr(messages, "time", SimpleNamespace(monotonic=lambda: 0.6 * next(next_one)))
+        assert cli.main([*words, *shown, "-q"], standalone_mode=False) in (0, None)
+        assert "explaining" not in capsys.readouterr().err
 
 
 def test_a_sheet_shows_what_each_place_adds(album: Path, capsys: pytest.CaptureFixture[str]) -> None:

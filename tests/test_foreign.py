@@ -12,7 +12,6 @@ import sys
 import types
 import zipfile
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 import torch
 import torchvision
 from click.testing import CliRunner
+from narrow import DIM, resnet18, use_narrow
 from PIL import Image
 from torch import Tensor, nn
 
@@ -32,44 +32,22 @@ from retrieval.models.foreign.importing import import_checkpoint
 from retrieval.models.foreign.torchvision import depth_of, named
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
-from retrieval.models.registry import BACKBONES
 
 MEAN, STD = [0.45, 0.5, 0.4], [0.2, 0.25, 0.3]  # not ImageNet's: the file's own must win
 SCALES = (1.0, 2**-0.5, 0.5)
-DIM = 64
 TOLERANCE = 1e-4
-WIDE_RESNET18 = torchvision.models.resnet18
-
-
-def narrow_resnet18(weights: None = None) -> nn.Module:
-    """torchvision's, with an eighth of the channels everywhere: files of a megabyte in place of 45, and the same names."""
-    with torch.device("meta"):
-        net = WIDE_RESNET18(weights=weights)
-    for name, wide in list(net.named_modules()):
-        if isinstance(wide, nn.Conv2d):
-            channels = (max(wide.in_channels // 8, 3), wide.out_channels // 8)
-            narrow: nn.Module = nn.Conv2d(*channels, wide.kernel_size, wide.stride, wide.padding, bias=False)  # type: ignore[arg-type]
-        elif isinstance(wide, nn.BatchNorm2d):
-            narrow = nn.BatchNorm2d(wide.num_features // 8)
-        elif isinstance(wide, nn.Linear):
-            narrow = nn.Linear(wide.in_features // 8, 10)
-        else:
-            continue
-        net.set_submodule(name, narrow)
-    return net
 
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision.models, "resnet18", narrow_resnet18)
-    monkeypatch.setitem(BACKBONES, "resnet18", replace(BACKBONES["resnet18"], dim=DIM))
+    use_narrow(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
     """A narrow ResNet-18 with random weights and lived-in batch statistics."""
     torch.manual_seed(1)
-    net = narrow_resnet18()
+    net = resnet18()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

@@ -328,6 +328,10 @@ def test_segments_split_at_their_border(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(np.concatenate([b for _, b in store.blocks(37, rows=3)]), data)
     rows = np.array([36, 0, 9, 10, 11, 29, 30])
     np.testing.assert_array_equal(store.take(rows, check=True), data[rows])
+    with monkeypatch.context() as many:  # as many rows are taken
+        many.setattr(vectors, "_FEW", 0)
+        np.testing.assert_array_equal(store.take(rows, check=True), data[rows])
+        np.testing.assert_array_equal(store.take(rows[:0], check=True), data[:0])
     valid, hashes = store.verify(37)
     assert valid.all()
     assert bytes(hashes[20]).hex() == keys[20]
@@ -478,6 +482,23 @@ def test_a_later_format_is_refused(gallery: Gallery) -> None:
     path = gallery.folder / "gallery.json"
     data = json.loads(path.read_text())
     data["format"] = settings.FORMAT + 1
-    path.write_text(json.dumps(data))
+    del data["check"]
+    path.write_text(json.dumps({**data, "check": settings.description_checksum(data)}))
     with pytest.raises(GalleryError, match="Update"):
         Gallery.open(gallery.folder)
+    with pytest.raises(GalleryError, match="Update"):
+        repair(gallery.folder)
+
+
+def test_a_bit_in_the_number_of_the_format_is_damage(gallery: Gallery) -> None:
+    path = gallery.folder / "gallery.json"
+    before, names = path.read_bytes(), list(gallery)
+    place = before.index(b'"format": ') + len(b'"format": ')
+    gallery.close()
+    for bit in range(8):
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1 << bit]) + before[place + 1 :])
+        with pytest.raises(GalleryDamaged):
+            Gallery.open(gallery.folder)
+        repair(gallery.folder)
+        with Gallery.open(gallery.folder) as again:
+            assert list(again) == names

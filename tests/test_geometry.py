@@ -16,6 +16,7 @@ from retrieval.ranking.geometry import (
     match,
     pack,
     rerank,
+    similarity,
     unpack,
     verify,
 )
@@ -223,3 +224,21 @@ def test_photos_of_paintings_agree_with_the_right_painting_alone(shared_data: Pa
     same = np.equal.outer(right, right)
     assert counts[same].min() >= 30
     assert counts[~same].max() < 10
+
+
+def test_a_similarity_is_found_with_few_points_and_many_wrong_ones():
+    """Points with descriptors drawn at random: six lie where one similarity takes them, fourteen anywhere."""
+    rng = np.random.default_rng(3)
+    angle, scale, shift = np.radians(25), 0.6, np.array([30.0, -12.0])
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    points = rng.uniform(20, 280, (20, 2))
+    moved = points @ turn.T + shift
+    moved[6:] = rng.uniform(0, 300, (14, 2))
+    looks = rng.integers(0, 90, (20, 128)).astype(np.uint8)
+    query, candidate = (LocalFeatures(p.astype(np.float32), looks, (300, 300)) for p in (points, moved))
+    found = similarity(query, candidate)
+    assert found.inliers == 6
+    np.testing.assert_allclose(found.homography, np.vstack([np.column_stack([turn, shift]), [0, 0, 1]]), atol=1e-2)
+    assert similarity(query, LocalFeatures(candidate.points[:3], looks[:3], (300, 300))).homography is None
+    others = rng.integers(0, 90, (20, 128)).astype(np.uint8)
+    assert similarity(query, LocalFeatures(candidate.points, others, (300, 300))).inliers == 0

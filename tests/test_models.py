@@ -58,13 +58,16 @@ def plain_resnet(name: str, seed: int) -> torch.nn.Module:
 # -- exactness ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooling", ["gem", "avg", "max", "gem:p=4.5"])
-def test_resnet50_descriptors_equal_a_plain_computation(pooling: str) -> None:
-    model = load_model(f"resnet50-{pooling}@random:3", engine="torch")
-    body = plain_resnet("resnet50", 3)
-    array = pixels()
+@pytest.fixture(scope="module")
+def resnet50_features() -> torch.Tensor:
     with torch.no_grad():
-        features = body(plain_input(array))
+        return plain_resnet("resnet50", 3)(plain_input(pixels()))
+
+
+@pytest.mark.parametrize("pooling", ["gem", "avg", "max", "gem:p=4.5"])
+def test_resnet50_descriptors_equal_a_plain_computation(pooling: str, resnet50_features: torch.Tensor) -> None:
+    model = load_model(f"resnet50-{pooling}@random:3", engine="torch")
+    array, features = pixels(), resnet50_features
     pooled = {
         "gem": lambda: plain_gem(features),
         "avg": lambda: features.mean(dim=(-2, -1)),

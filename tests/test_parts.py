@@ -28,6 +28,7 @@ from textures import texture
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.settings import description_checksum
 from retrieval.parts import places, run
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts
@@ -610,3 +611,18 @@ def test_the_script_that_measures_runs(capsys):
         sys.path.pop(0)
     assert {step["rows"] for step in steps} == {1200, scale_slopes.QUERIES}
     assert "merge" in capsys.readouterr().out
+
+
+def test_a_damaged_number_of_the_format_is_no_later_program(tmp_path):
+    write_pictures(tmp_path / "album", 3)
+    described(tmp_path / "album", tmp_path / "parts")
+    path = next((tmp_path / "parts").glob("*.json"))
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "format": 9}))
+    with pytest.raises(GalleryDamaged):
+        read_manifest(tmp_path / "parts")
+    del told["check"]
+    told["format"] = 9
+    path.write_text(json.dumps({**told, "check": description_checksum(told)}))
+    with pytest.raises(GalleryError, match="Update"):
+        read_manifest(tmp_path / "parts")

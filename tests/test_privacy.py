@@ -106,8 +106,9 @@ for words in sys.stdin.read().splitlines():
 """
 
 
-@pytest.mark.slow  # every command once, and each imports what it needs: torch, openvino, nncf, matplotlib
+@pytest.mark.slow
 def test_no_command_reaches_for_the_network(tmp_path: Path) -> None:
+    """Slow: every command once, and each imports what it needs: torch, openvino, nncf, matplotlib."""
     pytest.importorskip("nncf")
     pytest.importorskip("tensorboard")
     for c in range(5):

@@ -255,15 +255,23 @@ def test_costs_and_formats_of_query(
 
 def test_all_of_them_side_by_side(truth: GroundTruth, tmp_path: Path, engine: FakeEngine) -> None:
     cached_gallery(tmp_path / "cache")
-    out = retrieve(
-        "evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--rerank", "all", "-q"
-    )
-    lines = out.splitlines()
+    words = ("evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--rerank", "all", "-q")
+    lines = retrieve(*words).splitlines()
+    assert max(map(len, lines[1:])) <= 100
+    split = lines.index("")
+    lines, precise = lines[:split], lines[split + 1 :]
     assert [line.split()[0] for line in lines[2:]] == ["raw", *METHODS]
     assert re.search(r"easy mAP +medium mAP +hard mAP +once s +ms/query", lines[1])
     for line in lines[2:]:
         assert len(re.findall(r"\d+\.\d\d \[\d+\.\d, \d+\.\d\]", line)) == 3
         assert float(line.split()[-1]) >= 0
+    names = ("mP@1", "mP@5", "mP@10")
+    assert precise[0].split() == [*names]
+    means = {tuple(line.split()[:2]): re.findall(r"(\S+) \[", line) for line in precise[1:]}
+    for system in json.loads(retrieve(*words, "--format", "json"))["systems"]:
+        for protocol, measured in system["protocols"].items():
+            assert means.pop((protocol, system["name"])) == [f"{100 * measured[name]:.2f}" for name in names]
+    assert not means
 
 
 def test_an_empty_gallery_and_one_of_a_single_picture(tmp_path: Path, engine: FakeEngine) -> None:

@@ -20,6 +20,7 @@ from retrieval.gallery.search import cutting
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import note as ann_note
+from retrieval.gallery.search import source as ann_source
 from retrieval.gallery.search.cutting import Stretch, planned
 from retrieval.gallery.search.note import IndexNote, ShardNote
 from retrieval.gallery.store.catalog import Catalog
@@ -151,7 +152,7 @@ def test_the_recall_of_all_shards_is_that_of_a_loop(subject: VectorGallery, monk
         catalog = opened.catalog
         ids, rows = catalog.searchable()
         assert trial.ids.tolist() == ids.tolist()
-        source = ann.open_source(opened.folder / "ann", catalog, opened.store(), len(rows), print)
+        source = ann_source.open_source(opened.folder / "ann", catalog, opened.store(), len(rows), print)
         assert source is not None
         for query, own in zip(trial.queries, trial.own, strict=True):
             true = [i for i, _ in subject.brute(query, 11) if i != own][:10]
@@ -516,7 +517,9 @@ def test_a_reader_goes_on_with_what_it_has_mapped(subject: VectorGallery, everyw
     with Gallery.open(subject.gallery.folder, warn=subject.warnings.append) as reader:
         catalog = reader.catalog
         with catalog.reading():
-            source = ann.open_source(reader.folder / "ann", catalog, reader.store(), COUNT, subject.warnings.append)
+            source = ann_source.open_source(
+                reader.folder / "ann", catalog, reader.store(), COUNT, subject.warnings.append
+            )
             assert isinstance(source, ann_search.Indexed)
             before = source.candidates(query, 10, 0).ids.tolist()
             subject.remove([i for i in range(1, 300) if i not in before])

@@ -39,8 +39,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "p").mkdir()
     for name in NAMES:
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / "p" / name)
-    done = sh(f"{RETRIEVE} index p --size 32 -q", folder)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # as the first command of a user would
+        assert CliRunner().invoke(cli, ["index", "p", "--size", "32", "-q"], standalone_mode=False).return_value == 0
     return folder
 
 

@@ -17,11 +17,12 @@ from evaluation_set import make_set
 from fakes import write_pictures
 from torch import nn
 
+from retrieval.backends.served import ServedGallery
 from retrieval.cli.main import cli
-from retrieval.describe.model import load_model
+from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import checked
 from retrieval.engines.choose import create_engine
-from retrieval.errors import GalleryMismatch, RetrievalError, UsageError
+from retrieval.errors import GalleryMismatch, GalleryMissing, RetrievalError, UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.models.backbones import _FAMILIES, TimmViT, TorchvisionViT
 from retrieval.models.checkpoint import save_checkpoint
@@ -257,6 +258,29 @@ def test_a_gallery_made_with_a_schedule_is_asked_with_it(tmp_path: Path) -> None
     found = run("query", str(paths[0]), "--index", gallery, "--format", "paths", "-k", "1").stdout
     assert found.strip().endswith(paths[0].name)
     assert "no part of a schedule" in str(refused(*made[:2], "--index", f"{gallery}2", *made[4:], "--tokens", "x"))
+
+
+def test_a_gallery_that_is_made_on_a_server_gets_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "photos", 1)
+    made: list[Model] = []
+
+    class Made(Exception):
+        pass
+
+    def no_gallery(address: str, **options: Any) -> ServedGallery:
+        raise GalleryMissing("there is none")
+
+    def create(address: str, model: Model, **options: Any) -> ServedGallery:
+        made.append(model)
+        raise Made
+
+    monkeypatch.setattr(ServedGallery, "open", no_gallery)
+    monkeypatch.setattr(ServedGallery, "create", create)
+    asked = ["--model", "small_timm-cls@random:0", "--tokens", "2:0.5", "--index", "postgresql://host/base/name"]
+    result = CliRunner().invoke(cli, ["index", str(tmp_path / "photos"), *asked])
+    assert isinstance(result.exception, Made), result.output
+    assert made[0].fingerprint == load_model("small_timm-cls@random:0", tokens="2:0.5").fingerprint
+    assert made[0].fingerprint != load_model("small_timm-cls@random:0").fingerprint
 
 
 def test_parts_carry_the_schedule(tmp_path: Path) -> None:

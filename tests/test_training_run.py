@@ -215,9 +215,10 @@ def test_a_run_is_not_written_over(photos: Path, finished: Path, tmp_path: Path)
 # ---------------------------------------------------------------- two processes
 
 
-@pytest.mark.slow  # three processes, each of which imports torch
+@pytest.mark.slow
 def test_two_processes_train_one_model(photos: Path, tmp_path: Path) -> None:
-    """The same tuples, gradients summed: both ranks end with equal weights, and near those of one process alone."""
+    """The same tuples, gradients summed: both ranks end with equal weights, and near those of one process alone.
+    Slow: three processes, each of which imports torch."""
     losses = ["contrastive", "ap"]
     config = config_of(photos, optimiser="sgd", lr=1e-4, epochs=1, tuples_per_step=3)
     (tmp_path / "config.json").write_text(config.to_json())

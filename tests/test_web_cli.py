@@ -68,8 +68,9 @@ def elsewhere(folder: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.slow  # the first to ask for the server, a process that imports torch
+@pytest.mark.slow
 def test_it_answers_as_the_command_line_does(folder: Path, here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: the first to ask for the server, a process that imports torch."""
     monkeypatch.chdir(folder)
     line = retrieve("query", "query.png", "-k", 5, "--format", "json", "--engine", "torch")
     expected = json.loads(line)["results"]
@@ -97,8 +98,9 @@ def test_the_client_of_the_documents(folder: Path, here: str) -> None:
         client.search(Path(__file__))
 
 
-@pytest.mark.slow  # another process that imports torch
+@pytest.mark.slow
 def test_elsewhere_than_here_it_makes_a_token(elsewhere: str) -> None:
+    """Slow: another process that imports torch."""
     base, token = elsewhere.split("?token=")
     assert len(token) >= 30
     with pytest.raises(RuntimeError, match="token_needed: "):
@@ -162,8 +164,9 @@ def test_help_needs_no_extra() -> None:
     assert "--open" in done.stdout
 
 
-@pytest.mark.slow  # a process of its own that imports torch
+@pytest.mark.slow
 def test_it_ends_when_it_is_told(folder: Path) -> None:
+    """Slow: a process of its own that imports torch."""
     with serving(folder) as (_, process):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -171,9 +174,9 @@ def test_it_ends_when_it_is_told(folder: Path) -> None:
         assert "Traceback" not in err
 
 
-@pytest.mark.slow  # a process of its own that imports torch
+@pytest.mark.slow
 def test_a_service_that_is_ended_leaves_no_socket(folder: Path) -> None:
-    """SIGTERM is how services are ended."""
+    """SIGTERM is how services are ended. Slow: a process of its own that imports torch."""
     with tempfile.TemporaryDirectory(prefix="r-") as sockets:  # the name of a socket must be short
         with serving(folder, XDG_RUNTIME_DIR=sockets) as (_, process):
             assert len(list(Path(sockets).glob("retrieval/*.sock"))) == 1

@@ -98,8 +98,9 @@ def test_what_was_chosen_stays_for_the_next_answer(page: Any) -> None:
     assert page.locator("#layer").input_value() == "1"
 
 
-@pytest.mark.slow  # axe-core looks at every element, twice
+@pytest.mark.slow
 def test_no_serious_fault_for_people_with_aids(page: Any, address: str) -> None:
+    """Slow: axe-core looks at every element, twice."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
     for scheme in ("light", "dark"):
         context = page.context.browser.new_context(base_url=address, color_scheme=scheme, bypass_csp=True)

@@ -404,8 +404,9 @@ def test_back_leads_to_where_one_was_in_a_long_list(browser: Any, tmp_path: Path
         page.close()
 
 
-@pytest.mark.slow  # a hundred thousand keys are written first
+@pytest.mark.slow
 def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Path) -> None:
+    """Slow: a hundred thousand keys are written first."""
     with of_vectors(tmp_path, 100_000) as many, on_a_port([many]) as address:
         page = browser.new_page(base_url=address)
         asked: list[str] = []

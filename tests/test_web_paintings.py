@@ -31,9 +31,10 @@ BOXES = {
 }
 
 
-@pytest.mark.slow  # describes 287 paintings
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_paintings_on_walls(shared_data: Path, tmp_path: Path) -> None:
+    """Slow: describes 287 paintings."""
     folder = shared_data / "paintings"
     truth = json.loads((folder / "qsd2_w2.json").read_text())
     model = load_model("efficientnet_lite0-gem", size=384)

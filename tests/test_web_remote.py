@@ -377,9 +377,10 @@ def test_names_as_they_are_shown() -> None:
     assert (local_path("file://host/x.png"), local_path("file:///a%20b.png")) == (None, "/a b.png")
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgres", "milvus"])
 def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
+    """Slow: a browser."""
     write_pictures(tmp_path / "in", 6, sizes=((400, 300),))
     address = servers(kind).address(f"page{next(_number)}")
     with filled(address, tmp_path / "in") as gallery, chromium() as browser:
@@ -413,9 +414,9 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
             page.close()
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.slow
 def test_a_long_list_of_a_served_gallery(servers: Any) -> None:
-    """One page after the other, as one scrolls; no page is asked for twice."""
+    """One page after the other, as one scrolls; no page is asked for twice. Slow: a browser."""
     rng = np.random.default_rng(0)
     names = [f"/nowhere/{i:04d}.png" for i in range(230)]
     with (
@@ -467,8 +468,9 @@ def test_query_explains_answers_of_a_served_gallery(servers: Any, tmp_path: Path
     assert Image.open(sheet).size[0] > 300
 
 
-@pytest.mark.slow  # a process that imports torch
+@pytest.mark.slow
 def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Path) -> None:
+    """Slow: a process that imports torch."""
     write_pictures(tmp_path / "in", 3)
     address = servers("postgres").address(f"cli{next(_number)}").replace("postgres:@", f"postgres:{SECRET}@")
     with ServedGallery.create(address, load_model(MODEL, size=64, engine="torch")) as gallery:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
+from narrow import resnet18, use_narrow
 
 from retrieval.describe.model import load_model
 from retrieval.errors import DownloadError, ModelError
@@ -19,13 +18,13 @@ from retrieval.models.backbones import read_published
 from retrieval.models.loading import build_network
 from retrieval.models.weights import checked_digest, download_weights, weights_file
 
-PORTAL = b"\n<!DOCTYPE html>\n<html><body>Please accept the terms of the airport's network</body></html>" * 400_000
+PORTAL = b"\n<!DOCTYPE html>\n<html><body>Please accept the terms of the airport's network</body></html>" * 8_000
 
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, bytes]:
     torch.manual_seed(0)
-    state = torchvision.models.resnet18().state_dict()
+    state = resnet18().state_dict()
     files = {}
     for name, modern in (("zip", True), ("flat", False)):
         buffer = io.BytesIO()
@@ -38,12 +37,11 @@ def published() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where ResNet-18's file lies; its publisher gives no hash."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: dict[str, bytes]) -> Path:
+    """Where ResNet-18's file lies, a narrow one's; its publisher gives no hash."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    weights = replace(registry.BACKBONES["resnet18"].weights, sha256="")
-    monkeypatch.setitem(registry.BACKBONES, "resnet18", replace(registry.BACKBONES["resnet18"], weights=weights))
-    path = weights_file(weights)
+    use_narrow(monkeypatch, sha256="", megabytes=len(published["zip"]) / 1e6)
+    path = weights_file(registry.BACKBONES["resnet18"].weights)
     path.parent.mkdir(parents=True)
     return path
 
@@ -61,9 +59,9 @@ def refusal() -> str:
         (b'{"error": "not found"}', "JSON"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"", "empty file"),
-        (bytes(44_000_000), "no file of weights"),
-        (b"PK\3\4" + bytes(1000), "MB instead of about 45"),
-        (b"PK\3\4" + bytes(99_000_000), "MB instead of about 45"),
+        (bytes(730_000), "no file of weights"),
+        (b"PK\3\4" + bytes(1000), "MB instead of about 1"),
+        (b"PK\3\4" + bytes(1_600_000), "MB instead of about 1"),
     ],
 )
 def test_what_is_no_file_of_weights_is_never_the_model(content: bytes, said: str, here: Path) -> None:
@@ -99,7 +97,7 @@ def test_the_hash_is_noted_at_the_first_good_load_and_holds_from_then_on(
 
 def test_tensors_of_another_network_are_refused_and_not_noted(here: Path) -> None:
     buffer = io.BytesIO()
-    torch.save({"layer.weight": torch.zeros(11_700_000)}, buffer)
+    torch.save({"layer.weight": torch.zeros(185_000)}, buffer)
     here.write_bytes(buffer.getvalue())
     text = refusal()
     assert f"{here}: these weights do not fit resnet18" in text
@@ -113,11 +111,11 @@ def test_torch_s_advice_to_run_what_is_in_a_file_is_not_passed_on(here: Path, pu
             return print, ("ran",)
 
     buffer = io.BytesIO()
-    torch.save({"a": Evil(), "fill": torch.zeros(11_700_000)}, buffer)
+    torch.save({"a": Evil(), "fill": torch.zeros(185_000)}, buffer)
     for content in (
         buffer.getvalue(),
         published["zip"][:-40_000] + bytes(40_000),
-        b"\x80\x02\x8a\x0a" + bytes(45_000_000),
+        b"\x80\x02\x8a\x0a" + bytes(730_000),
     ):
         here.write_bytes(content)
         text = refusal()

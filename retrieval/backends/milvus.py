@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.backends.address import require_named, without_secrets
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, in_parts, key_of
 from retrieval.backends.scores import Best
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
-from retrieval.messages import first_line
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _BLOCK = 1000
 _LONGEST_NAME = 4096
 _LONGEST_DESCRIPTION = 60_000
@@ -42,14 +41,9 @@ class MilvusBackend:
         self.address = address
         parts = urllib.parse.urlsplit(address)
         name = parts.path.strip("/")
-        if not _NAME.fullmatch(name) or not parts.hostname:
-            raise UsageError(
-                f"{shown(address)} names no gallery",
-                "It is milvus://HOST:PORT/NAME; NAME is lower-case letters, digits and _.",
-            )
+        require_named(address, name, parts.hostname, "milvus://HOST:PORT/NAME")
         self.collection = f"retrieval_{name}"
-        self._secrets = [s for s in (parts.password, os.environ.get("MILVUS_TOKEN")) if s]
-        self._secrets += [s for s in (os.environ.get("MILVUS_PASSWORD"),) if s]
+        self._secrets = [parts.password, os.environ.get("MILVUS_TOKEN"), os.environ.get("MILVUS_PASSWORD")]
         try:
             import pymilvus
         except ImportError:
@@ -78,9 +72,7 @@ class MilvusBackend:
         try:
             yield
         except (self._library.MilvusException, OSError) as error:
-            text = first_line(getattr(error, "message", error), 300)
-            for secret in self._secrets:
-                text = text.replace(secret, "***")
+            text = without_secrets(getattr(error, "message", error), self._secrets)
             raise GalleryError(f"{shown(self.address)}: {text}") from None
 
     def _opened(self, name: str, description: dict[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.backends.address import require_named, without_secrets
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, in_parts, key_of
 from retrieval.backends.lasting import ConnectionLost, lasting
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
-from retrieval.messages import first_line
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _LEAST_INDEXED = 10_000  # below, looking at every vector is as fast
 _MOST_EFFORT = 1000  # pgvector's own limit
 _NAMES = 10_000
@@ -42,11 +40,7 @@ class PostgresBackend:
         self.address = address
         parts = urllib.parse.urlsplit(address)
         database, _, name = parts.path.strip("/").rpartition("/")
-        if not _NAME.fullmatch(name) or not database:
-            raise UsageError(
-                f"{shown(address)} names no gallery",
-                "It is postgresql://USER@HOST:PORT/DATABASE/NAME; NAME is lower-case letters, digits and _.",
-            )
+        require_named(address, name, database, "postgresql://USER@HOST:PORT/DATABASE/NAME")
         self.table = f"retrieval_{name}"
         self._url = parts._replace(path=f"/{database}").geturl()
         self._connection: Any = None  # see restore
@@ -88,7 +82,9 @@ class PostgresBackend:
         except self._error as error:
             lost = self._connection is not None and self._connection.broken
             kind = ConnectionLost if lost else GalleryError
-            raise kind(f"{shown(self.address)}: {_without_secret(error, self.address)}") from None
+            secret = urllib.parse.urlsplit(self.address).password or ""
+            text = without_secrets(error, (urllib.parse.unquote(secret), secret))
+            raise kind(f"{shown(self.address)}: {text}") from None
 
     def _opened(self, name: str, description: dict[str, Any] | None) -> dict[str, Any]:
         with self._errors(), self._connection.transaction():
@@ -294,10 +290,3 @@ def _below(under: str | None) -> tuple[str, list[Any]]:
 
 def _numbers(value: Any) -> Any:
     return value.to_numpy() if hasattr(value, "to_numpy") else value
-
-
-def _without_secret(error: Exception, address: str) -> str:
-    """What the library says, without the password, should it be part of the address."""
-    secret = urllib.parse.urlsplit(address).password
-    text = first_line(error, 300)
-    return text.replace(urllib.parse.unquote(secret), "***").replace(secret, "***") if secret else text

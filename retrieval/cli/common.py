@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from retrieval.messages import safe
+from retrieval.messages import Say, safe
+
+if TYPE_CHECKING:
+    from retrieval.models.spec import ModelSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,3 +126,10 @@ def say(message: str, quiet: bool = False) -> None:
 
 def print_json(data: Any) -> None:
     print(json.dumps(data))
+
+
+def tell_saving(spec: ModelSpec, tell: Say) -> None:
+    """Say what the schedule of tokens of a model saves."""
+    from retrieval.models.token_reduction import cost_of
+
+    tell(f"{spec.name}: {cost_of(spec)}; `retrieve benchmark tokens` measures what is lost")

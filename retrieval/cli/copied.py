@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def end_by_signals() -> None:
-    """From now on an end by SIGTERM, or with the terminal (SIGHUP), goes through what is to be tidied up, as Ctrl-C does: else a copy
-    of some gigabytes stays where temporary files lie."""
+    """From now on an end by SIGTERM, or with the terminal (SIGHUP), goes through what is to be tidied up, as Ctrl-C does: else a
+    copy of some gigabytes stays where temporary files lie."""
 
     def ended(number: int, _: object) -> None:
         raise SystemExit(128 + number)

@@ -12,6 +12,7 @@ from retrieval.cli.common import (
     model_options,
     print_json,
     say,
+    tell_saving,
     tokens_option,
     verbosity_options,
 )
@@ -92,7 +93,7 @@ def command(
     at s3://, gs://, memory:// (fsspec). Any number of processes may work on one PARTS, each with its --shard I/N. What is
     there is not described again; a shard that fails three times is reported, and the exit status is 1.
     """
-    from retrieval.describe.model import load_model
+    from retrieval.describe.choice import ModelChoice
     from retrieval.errors import UsageError
     from retrieval.parts.on_ray import check_ray, describe_on_ray
     from retrieval.parts.run import describe_parts
@@ -106,13 +107,9 @@ def command(
         check_ray(where)
         if share != (1, 1):
             raise UsageError("--shard is for processes without an engine", "Ray divides the shards by itself.")
-    chosen = load_model(
-        model or "auto", size=size, scales=scales, exif=not no_exif, tokens=tokens, engine=engine, say=tell
-    )
+    chosen = ModelChoice(model, size, scales, not no_exif, tokens).load(engine, tell)
     if tokens:
-        from retrieval.models.token_reduction import cost_of
-
-        tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
+        tell_saving(chosen.spec, tell)
     with progress_bar("describe", quiet, unit="shard") as update:
         local = not no_local
         if where is None:

@@ -11,7 +11,7 @@ from retrieval.cli.common import say
 from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.files.whole import write_whole
 from retrieval.gallery.explaining import Explaining, PairExplaining
-from retrieval.messages import safe
+from retrieval.messages import SlowSteps, safe
 from retrieval.views.explanation import ExplainedMatch, explanation_page
 
 if TYPE_CHECKING:
@@ -36,16 +36,29 @@ def explaining_of(gallery: Gallery | ServedGallery) -> Explaining | PairExplaini
     return Explaining(gallery) if isinstance(gallery, Gallery) else PairExplaining(gallery.model)
 
 
+def matches_explained(results: Sequence[QueryResult], quiet: bool) -> SlowSteps:
+    """What tells how far explaining is: each match takes the network twice."""
+    total = sum(len(result.matches) for result in results)
+    return SlowSteps("explaining match", total, lambda message: say(message, quiet))
+
+
 def write_explanations(
-    gallery: Gallery | ServedGallery, results: Sequence[QueryResult], path: str, piped: bytes, standard_input: str
+    gallery: Gallery | ServedGallery,
+    results: Sequence[QueryResult],
+    path: str,
+    piped: bytes,
+    standard_input: str,
+    quiet: bool,
 ) -> None:
     """The answers to each query, with what made them match. Answers that cannot be shown are named and left out."""
     explaining = explaining_of(gallery)
+    slow = matches_explained(results, quiet)
 
     def explained() -> Iterator[ExplainedMatch]:
         for result in results:
             source = piped if result.query == standard_input else result.query
             for match in result.matches:
+                slow.step()
                 try:
                     why = explaining.explain_match(source, match, result.bbox)
                 except ImageError as error:

@@ -29,18 +29,18 @@ def command(
     FILE is NAME.npy with NAME.names.jsonl or NAME.names.txt beside it, or NAME.parquet. Without a gallery one is made for
     --model. What was added so is kept until it is removed: it is not compared with any folder.
     """
-    from retrieval.describe.model import load_model
-    from retrieval.gallery.address import DEFAULT_FOLDER, locate
+    from retrieval.describe.choice import ModelChoice
+    from retrieval.gallery.address import DEFAULT_FOLDER, holds_gallery, locate
     from retrieval.gallery.gallery import Gallery
     from retrieval.gallery.same_model import require_same_model
 
-    folder = locate(index) or Path(DEFAULT_FOLDER)
+    asked, folder = ModelChoice(model, size, scales), locate(index) or Path(DEFAULT_FOLDER)
     tell = lambda message: say(safe(message), quiet)  # noqa: E731
-    if (folder / "gallery.json").exists():
+    if holds_gallery(folder):
         gallery = Gallery.open(folder, warn=tell)
-        require_same_model(gallery, model, size, scales, tell)
+        require_same_model(gallery, asked, tell)
     else:
-        gallery = Gallery.create(folder, load_model(model or "auto", size=size, scales=scales, say=tell))
+        gallery = Gallery.create(folder, asked.load(say=tell))
     with gallery:
         count = gallery.import_(file)
         print(f"{count} descriptors added to {safe(str(folder))}, which holds {len(gallery)}")

@@ -15,6 +15,7 @@ from retrieval.cli.common import (
     model_options,
     print_json,
     say,
+    tell_saving,
     tokens_option,
     verbosity_options,
 )
@@ -127,11 +128,12 @@ def command(
 
     PATH may be a folder of parts, which `retrieve describe` made: what they hold is taken in.
     """
-    from retrieval.describe.model import load_model
+    from retrieval.describe.choice import ModelChoice
     from retrieval.errors import UsageError
-    from retrieval.gallery.address import DEFAULT_FOLDER, locate, served_address
+    from retrieval.gallery.address import DEFAULT_FOLDER, holds_gallery, locate, served_address
+    from retrieval.gallery.description import precision_of
     from retrieval.gallery.gallery import Gallery
-    from retrieval.gallery.same_model import require_same_model
+    from retrieval.gallery.same_model import require_same_dtype, require_same_model
     from retrieval.gallery.search.kind import check_request
     from retrieval.parts.manifest import is_parts
     from retrieval.pictures.foreign import passed_over
@@ -139,6 +141,7 @@ def command(
     def tell(message: str) -> None:
         say(message, quiet)
 
+    asked = ModelChoice(model, size, scales, not no_exif, tokens)
     parts = [path for path in paths if is_parts(path)]
     if status or parts:
         from retrieval.cli import parts as of_parts
@@ -156,10 +159,10 @@ def command(
             )
         if status:
             return of_parts.tell_status(parts, form)
-        require = (model, size, scales, dtype, local)
+        merging = of_parts.Merging(asked, dtype, local, engine)
         if served := served_address(index):
-            return of_parts.merge_served(parts, served, require, engine, form, quiet)
-        return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), require, engine, form, quiet)
+            return of_parts.merge_served(parts, served, merging, form, quiet)
+        return of_parts.merge(parts, locate(index) or Path(DEFAULT_FOLDER), merging, form, quiet)
     if served := served_address(index):
         from retrieval.cli.served import index_served
 
@@ -179,7 +182,7 @@ def command(
         }
         for name in (name for name, given in refused.items() if given):
             raise UsageError(f"{name} is for galleries in a folder", "A served one goes without.")
-        return index_served(paths, served, (model, size, scales), not no_exif, engine, form, strict, quiet)
+        return index_served(paths, served, asked, engine, form, strict, quiet)
     if calibrate_on is not None and precision in (None, "fp32"):
         raise UsageError("--calibrate-on goes with --precision int8, bf16 or auto")
     folder = locate(index) or Path(DEFAULT_FOLDER)
@@ -188,16 +191,12 @@ def command(
 
         for line in mend(folder) or ["nothing was damaged"]:
             tell(f"repair: {safe(line)}")
-    present = (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists()
+    present = holds_gallery(folder)
     if present:
         gallery = Gallery.open(folder, engine=engine, warn=tell)
-        require_same_model(gallery, model, size, scales, tell, tokens)
-        if dtype and dtype != gallery.description["dtype"]:
-            raise UsageError(
-                f"the gallery {folder} stores {gallery.description['dtype']}",
-                "Another dtype needs another gallery (--index).",
-            )
-        own = gallery.description.get("precision", "fp32")
+        require_same_model(gallery, asked, tell)
+        require_same_dtype(gallery, dtype)
+        own = precision_of(gallery.description)
         if precision not in (None, "auto", own):
             raise UsageError(
                 f"the gallery {folder} is described with {own}", "Another precision needs another gallery (--index)."
@@ -215,13 +214,9 @@ def command(
         missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
             raise UsageError(f"there is no {safe(missing[0])}")
-        chosen = load_model(
-            model or "auto", size=size, scales=scales, exif=not no_exif, tokens=tokens, engine=engine, say=tell
-        )
+        chosen = asked.load(engine, tell)
         if tokens:
-            from retrieval.models.token_reduction import cost_of
-
-            tell(f"{chosen.spec.name}: {cost_of(chosen.spec)}; `retrieve benchmark tokens` measures what is lost")
+            tell_saving(chosen.spec, tell)
         check_request(ann or "auto", chosen.spec.dim, 1.0 if recall is None else recall)
         gallery = Gallery.create(
             folder,

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.cli.common import print_json, say
+from retrieval.describe.choice import ModelChoice
 from retrieval.errors import GalleryMismatch, UsageError
+from retrieval.gallery.address import holds_gallery
+from retrieval.gallery.description import precision_of
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.same_model import require_same_model
+from retrieval.gallery.same_model import require_same_dtype, require_same_model
 from retrieval.messages import Say, progress_bar, safe
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import MergeReport, merge_parts
 from retrieval.parts.part import check_pyarrow
 from retrieval.parts.run import status_of
 
-Asked = tuple[str | None, int | None, tuple[float, ...] | None, str | None, bool | None]
-"""--model, --size, --scales, --dtype, --local as given."""
 _MOST_NAMED = 10
 
 
-def merge(parts: Sequence[str], folder: Path, asked: Asked, engine: str, form: str, quiet: bool) -> int:
+@dataclass(frozen=True)
+class Merging:
+    """What is asked of the gallery that parts go into, as the options say it: None where nothing is said."""
+
+    model: ModelChoice
+    dtype: str | None
+    local: bool | None
+    engine: str
+
+
+def merge(parts: Sequence[str], folder: Path, asked: Merging, form: str, quiet: bool) -> int:
     """Take parts into the gallery in ``folder``, which is made where there is none. The exit status: 1 where shards are missing
     or bad."""
     check_pyarrow()
-    model, size, scales, dtype, local = asked
 
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
     manifests = [read_manifest(part) for part in parts]
-    gallery = _opened(folder, manifests[0].model(engine), dtype, engine, tell)
+    gallery = _opened(folder, manifests[0].model(asked.engine), asked.dtype, asked.engine, tell)
     with gallery:
-        require_same_model(gallery, model, size, scales, tell)
-        gallery.configure_local(local)
+        require_same_model(gallery, asked.model, tell)
+        gallery.configure_local(asked.local)
         reports = []
         for manifest in manifests:
             with progress_bar("merge", quiet, unit="shard") as update:
@@ -44,21 +55,20 @@ def merge(parts: Sequence[str], folder: Path, asked: Asked, engine: str, form: s
     return 1 if any(report.missing or report.bad for report in reports) else 0
 
 
-def merge_served(parts: Sequence[str], address: str, asked: Asked, engine: str, form: str, quiet: bool) -> int:
+def merge_served(parts: Sequence[str], address: str, asked: Merging, form: str, quiet: bool) -> int:
     """The same into a gallery that a server keeps."""
     from retrieval.backends.served import ServedGallery
 
     check_pyarrow()
-    model, size, scales, dtype, local = asked
-    if dtype == "float16" or local:
+    if asked.dtype == "float16" or asked.local:
         raise UsageError("a served gallery keeps float32 vectors and no local codes", "Leave out --dtype and --local.")
 
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
     manifests = [read_manifest(part) for part in parts]
-    with ServedGallery.create(address, manifests[0].model(engine), say=tell) as gallery:
-        require_same_model(gallery, model, size, scales, tell)
+    with ServedGallery.create(address, manifests[0].model(asked.engine), say=tell) as gallery:
+        require_same_model(gallery, asked.model, tell)
         reports = []
         for manifest in manifests:
             with progress_bar("merge", quiet, unit="shard") as update:
@@ -72,15 +82,11 @@ def merge_served(parts: Sequence[str], address: str, asked: Asked, engine: str, 
 
 
 def _opened(folder: Path, model: object, dtype: str | None, engine: str, tell: Say) -> Gallery:
-    if not (folder / "gallery.json").exists() and not (folder / "catalog.sqlite").exists():
+    if not holds_gallery(folder):
         return Gallery.create(folder, model, dtype=dtype or "float32")  # type: ignore[arg-type]
     gallery = Gallery.open(folder, engine=engine, warn=tell)
-    if dtype and dtype != gallery.description["dtype"]:
-        raise UsageError(
-            f"the gallery {folder} stores {gallery.description['dtype']}",
-            "Another dtype needs another gallery (--index).",
-        )
-    if (precision := gallery.description.get("precision", "fp32")) != "fp32":
+    require_same_dtype(gallery, dtype)
+    if (precision := precision_of(gallery.description)) != "fp32":
         raise GalleryMismatch(f"the gallery {folder} is described with {precision}, parts are with fp32")
     return gallery
 

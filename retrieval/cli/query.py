@@ -125,9 +125,10 @@ def command(
     with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
         here = None if isinstance(gallery, ResidentGallery) else gallery
         if here is not None and (model or size or scales):
+            from retrieval.describe.choice import ModelChoice
             from retrieval.gallery.same_model import require_same_model
 
-            require_same_model(here, model, size, scales, lambda m: say(m, quiet))
+            require_same_model(here, ModelChoice(model, size, scales), lambda m: say(m, quiet))
         files = expand_pictures(images)
         if bbox is not None and len(files) > 1:
             raise UsageError("--bbox goes with one query picture", f"{len(files)} were named.")
@@ -200,12 +201,12 @@ def command(
         if sheet is not None and here is not None:
             from retrieval.cli.sheet import write_sheet
 
-            write_sheet(here, answered, sheet, piped, heat)
+            write_sheet(here, answered, sheet, piped, heat, quiet)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if explain is not None and here is not None:
             from retrieval.cli.explain import write_explanations
 
-            write_explanations(here, answered, explain, piped, STANDARD_INPUT)
+            write_explanations(here, answered, explain, piped, STANDARD_INPUT, quiet)
             say(f"why they matched: {safe(explain)}", quiet)
         if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")

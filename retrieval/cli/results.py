@@ -58,6 +58,24 @@ def _print_table(measured: list[Measured], resamples: int) -> None:
         once = f"{system.prepare_seconds:.1f}" if system.prepare_seconds >= 0.05 else "-"
         rows.append([system.name, *cells, once, f"{1000 * (system.query_seconds or 0):.1f}"])
     _print_columns(rows)
+    if shown:
+        print()
+        _print_columns(_precisions(measured, shown, resamples))
+
+
+def _precisions(measured: list[Measured], shown: list[str], resamples: int) -> list[list[str]]:
+    """mP@k of several systems, a row for each and each protocol: beside mAP they would make too wide a table."""
+    from retrieval.evaluation.metrics import mean_over_queries
+    from retrieval.evaluation.report import intervals_of, metrics_of
+
+    rows = [["", *(name for name in metrics_of(measured[0].results[shown[0]]) if name != "mAP")]]
+    for protocol in shown:
+        for system in measured:
+            result = system.results[protocol]
+            intervals, values = intervals_of(result, resamples), metrics_of(result)
+            cells = [_percent(mean_over_queries(values[m]), intervals.get(m)) for m in rows[0][1:]]
+            rows.append([system.name if len(shown) == 1 else f"{protocol} {system.name}", *cells])
+    return rows
 
 
 def _print_columns(rows: list[list[str]]) -> None:

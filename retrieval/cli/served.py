@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from retrieval.backends.indexing import index_folders
 from retrieval.backends.served import ServedGallery
 from retrieval.cli.common import print_json, say
-from retrieval.describe.model import load_model
+from retrieval.describe.choice import ModelChoice
 from retrieval.errors import GalleryMissing
 from retrieval.gallery.same_model import require_same_model
 from retrieval.messages import progress_bar, safe
 
 _MOST_NAMED = 10
-Asked = tuple[str | None, int | None, tuple[float, ...] | None]
-"""--model, --size, --scales as given."""
 
 
 def index_served(
-    folders: Sequence[str], address: str, asked: Asked, exif: bool, engine: str, form: str, strict: bool, quiet: bool
+    folders: Sequence[str], address: str, asked: ModelChoice, engine: str, form: str, strict: bool, quiet: bool
 ) -> int:
     """Bring the gallery in line with folders; it is made where there is none. The exit status: 1 where a picture could not be
     read and ``strict`` says so."""
@@ -26,14 +24,12 @@ def index_served(
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
-    model, size, scales = asked
     try:
         gallery = ServedGallery.open(address, engine=engine, say=tell)
     except GalleryMissing:
-        chosen = load_model(model or "auto", size=size, scales=scales, exif=exif, engine=engine, say=tell)
-        gallery = ServedGallery.create(address, chosen, say=tell)
+        gallery = ServedGallery.create(address, asked.load(engine, tell), say=tell)
     with gallery:
-        require_same_model(gallery, model, size, scales, tell)
+        require_same_model(gallery, asked, tell)
         with progress_bar("index", quiet) as update:
             report = index_folders(gallery, folders, progress=update)
         if report.added or report.changed or report.removed:

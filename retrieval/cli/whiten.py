@@ -117,6 +117,7 @@ def _learn(
     """The model before the whitening, the whitening learned from ``source``, and what it was learned on."""
     from retrieval.datasets.load import load_truth
     from retrieval.datasets.published.whitening_pairs import whitening_pairs
+    from retrieval.describe.choice import ModelChoice
     from retrieval.describe.whitened_model import check_whitenable
     from retrieval.evaluation.described_set import describe_set, matching_pairs
     from retrieval.evaluation.set_cache import open_gallery
@@ -128,7 +129,7 @@ def _learn(
         truth = whitening_pairs(source, data)
     else:
         truth = load_truth(source, data, images)
-    with open_gallery(truth, source, gallery, model, size, scales, engine, None, tell) as cache:
+    with open_gallery(truth, source, gallery, ModelChoice(model, size, scales), engine, tell) as cache:
         check_whitenable(cache.spec, Path(out) / FILE_NAME)
         described = describe_set(truth, cache, bars=lambda label: progress_bar(label, quiet))
         vectors, pairs = matching_pairs(described)

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from retrieval.errors import ImageError, ModelError, UsageError
 from retrieval.messages import Say, announced, safe, say_nothing
-from retrieval.models.checkpoint import checkpoint_path, read_spec
 from retrieval.models.spec import ModelSpec
-from retrieval.models.token_reduction import with_tokens
-from retrieval.models.zoo import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,6 +215,11 @@ def load_model(
     vision transformer (:mod:`retrieval.pooling.schedules`), which becomes part of the model.
     Raises UsageError for an unknown name, ModelError or DownloadError when its weights cannot be had.
     """
+    # Only here: a gallery's own model is made from its specification, without names and weights.
+    from retrieval.models.checkpoint import checkpoint_path, read_spec
+    from retrieval.models.token_reduction import with_tokens
+    from retrieval.models.zoo import resolve
+
     wanted = None if scales is None else tuple(float(s) for s in scales)
     text = os.fspath(name)
     if isinstance(name, os.PathLike) or os.sep in text or text.endswith(".safetensors") or os.path.isdir(text):

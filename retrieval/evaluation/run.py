@@ -9,6 +9,7 @@ from typing import Any
 
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.load import load_truth
+from retrieval.describe.choice import ModelChoice
 from retrieval.errors import UsageError
 from retrieval.evaluation.described_set import SetContext, describe_set, set_hashes, whitened_vectors
 from retrieval.evaluation.evaluator import Evaluator, Measured, measure_rankings
@@ -109,7 +110,7 @@ def evaluate(
         raise UsageError("--whiten-on is for descriptors alone", "Index with a whitened model to fuse it: --model DIR.")
     if whiten_dim is not None and whiten_on is None:
         raise UsageError("--whiten-dim goes with --whiten-on")
-    with open_gallery(truth, name, gallery, model, size, scales, engine, exif, say) as cache:
+    with open_gallery(truth, name, gallery, ModelChoice(model, size, scales, exif), engine, say) as cache:
         require_scales(cache.spec)
         learned: Whitening | None = None
         whitenings: list[Mapping[str, Any] | None] = [cache.spec.whitening]

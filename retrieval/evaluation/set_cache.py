@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.published.sets import SETS
-from retrieval.describe.model import Model, load_model
+from retrieval.describe.choice import ModelChoice
+from retrieval.describe.model import Model
 from retrieval.errors import UsageError
+from retrieval.gallery.address import holds_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.same_model import require_same_model
 from retrieval.gallery.store.view import read_arrays
@@ -32,7 +35,7 @@ def cache_folder(truth: GroundTruth, model: Model) -> Path:
 
 def open_cache(folder: Path, model: Model | None, *, engine: str = "auto", warn: Say | None = None) -> Gallery:
     """The gallery in ``folder``, or a new one for ``model``. Raises GalleryMismatch when it was made with another model."""
-    if (folder / "gallery.json").exists() or (folder / "catalog.sqlite").exists() or model is None:
+    if model is None or holds_gallery(folder):
         gallery = Gallery.open(folder, engine=engine, warn=warn)
         if model is not None:
             gallery.require(model)
@@ -56,25 +59,22 @@ def open_gallery(
     truth: GroundTruth,
     dataset: str,
     folder: str | Gallery | None,
-    model: str | None,
-    size: int | None,
-    scales: tuple[float, ...] | None,
+    asked: ModelChoice,
     engine: str,
-    exif: bool | None,
     say: Say,
 ) -> Gallery:
     """The gallery that keeps a set's descriptors: the one named or given, or one in the user's cache."""
-    if exif is None and (truth.name in SETS or dataset.lower().endswith(".pkl")):
-        exif = False  # the benchmarks' boxes and published figures know no orientation
-    if isinstance(folder, Gallery) or (folder is not None and (Path(folder) / "gallery.json").exists()):
+    if asked.exif is None and (truth.name in SETS or dataset.lower().endswith(".pkl")):
+        asked = replace(asked, exif=False)  # the benchmarks' boxes and published figures know no orientation
+    if isinstance(folder, Gallery) or (folder is not None and holds_gallery(folder)):
         cache = folder if isinstance(folder, Gallery) else open_cache(Path(folder), None, engine=engine, warn=say)
-        require_same_model(cache, model, size, scales, say)
-        if exif is not None and cache.spec.image.exif != exif:
+        require_same_model(cache, asked, say)
+        if asked.exif is not None and cache.spec.image.exif != asked.exif:
             words = ("with", "--exif") if cache.spec.image.exif else ("without", "--no-exif")
             raise UsageError(
                 f"the gallery {getattr(cache, 'address', folder)} was made {words[0]} EXIF orientation",
                 f"Name another gallery, or say {words[1]} to use it as it is.",
             )
         return cache
-    chosen = load_model(model or "auto", size=size, scales=scales, exif=exif, engine=engine, say=say)
+    chosen = asked.load(engine, say)
     return open_cache(Path(folder) if folder else cache_folder(truth, chosen), chosen, engine=engine, warn=say)

@@ -9,6 +9,7 @@ from retrieval.datasets.load import load_truth
 from retrieval.datasets.published.whitening_pairs import whitening_pairs
 from retrieval.evaluation.described_set import describe_set, matching_pairs
 from retrieval.evaluation.set_cache import cache_folder, open_cache
+from retrieval.gallery.address import holds_gallery
 from retrieval.gallery.derive import fit_gallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import Bars, Say
@@ -20,7 +21,7 @@ def whitening_on(
     source: str, dim: int | None, cache: Gallery, data: str, say: Say, bars: Bars
 ) -> tuple[Whitening, dict[str, Any]]:
     """A whitening for the vectors of ``cache``: PCA of another gallery's, or learned from the pairs of another set."""
-    if (Path(source) / "gallery.json").exists():
+    if holds_gallery(source):
         with Gallery.open(source, warn=say) as other:
             other.require(cache.model)
             learned, origin = fit_gallery(other, dim)

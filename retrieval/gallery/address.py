@@ -10,8 +10,14 @@ from pathlib import Path
 from retrieval.errors import UsageError
 
 DEFAULT_FOLDER = ".retrieval"
+DESCRIPTION, CATALOG = "gallery.json", "catalog.sqlite"  # in a gallery's folder
 SCHEMES = ("postgresql", "milvus")
 _SECRET = re.compile(r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*")
+
+
+def holds_gallery(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a gallery in a folder, be it a damaged one."""
+    return any((Path(folder) / name).exists() for name in (DESCRIPTION, CATALOG))
 
 
 def is_served(index: str | os.PathLike[str] | None) -> bool:

@@ -12,23 +12,22 @@ import numpy as np
 from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
-from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match, QueryResult, one_box
-from retrieval.gallery.folding import Sifter
 from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.nearest import nearest, nearest_rows
 from retrieval.gallery.searched import SearchedGallery, metadata_of
-from retrieval.gallery.second_look import RerankedSearch
-from retrieval.gallery.selection import ids_below
-from retrieval.ranking.asmk import LocalCodes
-from retrieval.ranking.rerank import parse_reranker
+from retrieval.system.products import products_on_one_core
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-P = TypeVar("P", bound=Picture)
+    from retrieval.gallery.adding import Picture
+    from retrieval.gallery.second_look import RerankedSearch
+    from retrieval.ranking.asmk import LocalCodes
+
+P = TypeVar("P", bound="Picture")
 
 
 class QueryOptions(TypedDict, total=False):
@@ -70,14 +69,7 @@ class AskedGallery(SearchedGallery):
         image: Picture | list[P],
         k: int = 10,
         bbox: Sequence[float] | None = None,
-        *,
-        rerank: str | RerankedSearch | None = None,
-        under: str | os.PathLike[str] | None = None,
-        min_score: float | None = None,
-        rank: str | None = None,
-        min_probability: float | None = None,
-        fold: bool = False,
-        exclude_self: bool = False,
+        **options: Unpack[QueryOptions],
     ) -> QueryResult | list[QueryResult]:
         """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox`` (x1, y1, x2, y2
         in pixels of the whole picture). A list of pictures gives a list of results.
@@ -91,20 +83,7 @@ class AskedGallery(SearchedGallery):
         """
         several = isinstance(image, list)
         pictures: Sequence[Picture] = image if isinstance(image, list) else [image]
-        results = list(
-            self.answers(
-                pictures,
-                k,
-                bbox,
-                rerank=rerank,
-                under=under,
-                min_score=min_score,
-                rank=rank,
-                min_probability=min_probability,
-                fold=fold,
-                exclude_self=exclude_self,
-            )
-        )
+        results = list(self.answers(pictures, k, bbox, **options))
         for result in results:
             if result.error is not None:
                 if several and result.query:
@@ -135,7 +114,7 @@ class AskedGallery(SearchedGallery):
         if min_probability is not None:
             min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
-        second = RerankedSearch(self, parse_reranker(rerank), under) if isinstance(rerank, str) else rerank
+        second = self._second_look(rerank, under) if isinstance(rerank, str) else rerank
         done: dict[int, QueryResult] = {}
         position = 0
         index = None if by == "cosine" else self.local
@@ -156,7 +135,7 @@ class AskedGallery(SearchedGallery):
                     try:
                         local = None if codes is None else codes.of(described.item)
                         find = self._finder(described.descriptor, local, source, box, second, under, by)
-                        matches = Sifter(self, source, fold, exclude_self).first(k, find)
+                        matches = self._sifted(k, find, source, fold, exclude_self)
                     except ImageError as trouble:  # gone since the network got it
                         error = trouble
                 kept = [m for m in matches if min_score is None or m.score >= min_score]
@@ -165,6 +144,22 @@ class AskedGallery(SearchedGallery):
                 while position in done:
                     yield done.pop(position)
                     position += 1
+
+    def _second_look(self, rerank: str, under: str | os.PathLike[str] | None) -> RerankedSearch:
+        from retrieval.gallery.second_look import RerankedSearch  # only here: most queries start without
+        from retrieval.ranking.rerank import parse_reranker
+
+        return RerankedSearch(self, parse_reranker(rerank), under)
+
+    def _sifted(
+        self, k: int, find: Callable[[int], Sequence[Match]], source: Picture, fold: bool, exclude_self: bool
+    ) -> list[Match]:
+        """The ``k`` best that ``find`` gives, without what need not be answered."""
+        if not (fold or exclude_self):
+            return list(find(k))
+        from retrieval.gallery.folding import Sifter  # only here: it compares pixels
+
+        return Sifter(self, source, fold, exclude_self).first(k, find)
 
     def _finder(
         self,
@@ -208,7 +203,7 @@ class AskedGallery(SearchedGallery):
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there
-        with catalog.reading():
+        with catalog.reading(), products_on_one_core():
             if not catalog.any_searchable():
                 return []
             count, store = self._sound_store()
@@ -217,7 +212,7 @@ class AskedGallery(SearchedGallery):
             if under is None:
                 ids, _ = nearest(vector, most, self._candidates(count, store), store)
             else:
-                among = np.array(ids_below(self, under), np.int64)
+                among = self._ids_below(under)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
             weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, self._background(count, store))
             found = weigher.ranked(k, ids, among, by)

@@ -10,6 +10,7 @@ from typing import Any
 
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryError, UsageError
+from retrieval.gallery.address import CATALOG, DESCRIPTION
 from retrieval.gallery.opened import INT8_FOLDER
 from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog
@@ -21,7 +22,7 @@ def create_folder(folder: Path, model: Model, dtype: str, local: bool) -> dict[s
     """Make an empty gallery, see :meth:`retrieval.Gallery.create`; returns its description. Raises GalleryError, UsageError."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"vectors are stored as float32 or float16, not {dtype}")
-    if (folder / "gallery.json").exists():
+    if (folder / DESCRIPTION).exists():
         raise GalleryError(f"there is a gallery in {folder} already")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GalleryError(f"{folder} is not empty and not a gallery", "Name an empty or new folder with --index.")
@@ -43,7 +44,7 @@ def create_folder(folder: Path, model: Model, dtype: str, local: bool) -> dict[s
                 shutil.copyfile(model.checkpoint, temporary / FILE_NAME)
             if model.quantised:  # calibrated on pictures that may change: no other would do
                 shutil.copytree(model.quantised, temporary / INT8_FOLDER)
-            catalog = Catalog(temporary / "catalog.sqlite", create=True, writable=True)
+            catalog = Catalog(temporary / CATALOG, create=True, writable=True)
             with catalog.writing():
                 catalog.set_meta("description", json.dumps(description))
             catalog.close()

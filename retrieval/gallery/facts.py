@@ -8,8 +8,9 @@ from typing import Any
 
 from retrieval.errors import GalleryDamaged
 from retrieval.files.paths import show_path
+from retrieval.gallery.description import precision_of
 from retrieval.gallery.opened import OpenedGallery
-from retrieval.gallery.search import index as ann
+from retrieval.gallery.search import source
 from retrieval.gallery.search.note import IndexNote
 from retrieval.models.spec import ModelSpec
 
@@ -69,11 +70,11 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
             catalog.searchable_count(),
         )
         try:
-            note = ann.sound_note(gallery.folder / "ann", catalog)
+            note = source.sound_note(gallery.folder / "ann", catalog)
         except GalleryDamaged as damage:
             gallery.warn(str(damage))
             note = None
-        changes = ann.changes_beside(catalog, note) if note else 0
+        changes = source.changes_beside(catalog, note) if note else 0
     store.check_sizes(count)
     return GalleryInfo(
         path=show_path(os.path.abspath(gallery.folder)),
@@ -87,12 +88,12 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
         troubled=troubled,
         bytes_vectors=store.bytes_on_disk(),
         bytes_total=sum(f.stat().st_size for f in gallery.folder.rglob("*") if f.is_file()),
-        index_file=str(ann.index_file(gallery.folder / "ann", note)) if note else None,
+        index_file=str(source.index_file(gallery.folder / "ann", note)) if note else None,
         ann=gallery.search_kind,
         recall=gallery.search_recall,
         search=note,
         changes=changes,
-        precision=gallery.description.get("precision", "fp32"),
+        precision=precision_of(gallery.description),
         precision_loss=gallery.description.get("precision_loss"),
         local=None
         if (index := gallery.local) is None

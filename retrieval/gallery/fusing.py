@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.errors import GalleryDamaged
-from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.local.search import LocalSearch, as_hashes
 from retrieval.gallery.nearest import cosines
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record
 from retrieval.gallery.store.vectors import VectorStore
@@ -36,16 +36,17 @@ class Weighed:
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of a gallery whose scores are a query's background: content hashes, and descriptors (N, D)."""
+    """Pictures of a gallery whose scores are a query's background: content hashes, void28 (N,), and descriptors (N, D)."""
 
-    digests: Sequence[str]
+    digests: np.ndarray
     vectors: np.ndarray
 
     @classmethod
     def of(cls, catalog: Catalog, store: VectorStore) -> Sample:
         found = catalog.sample(_SAMPLE)
         return cls(
-            [digest for digest, _ in found], store.take(np.array([row for _, row in found], np.int64), check=True)
+            as_hashes([digest for digest, _ in found]),
+            store.take(np.array([row for _, row in found], np.int64), check=True),
         )
 
 
@@ -57,7 +58,7 @@ class Weigher:
     ) -> None:
         self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
         cosine = sample.vectors @ vector
-        shared = local.similarities_of(sample.digests)
+        shared = local.similarities_of_hashes(sample.digests)
         # Where few pictures have codes yet, those that have none must not lose by it: geometry alone counts.
         self._comparable = 2 * np.isfinite(shared).sum() >= len(shared)
         self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)

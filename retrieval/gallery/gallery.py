@@ -1,40 +1,34 @@
-"""The gallery: catalog, vectors and search index as one thing. Crash-safe, self-describing, one writer, many readers."""
+"""The gallery: catalog, vectors and search index as one thing. Crash-safe, self-describing, one writer, many readers.
+
+What fills or lists a gallery is imported by the method that asks for it: a query that only opens one starts sooner.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from retrieval.describe.model import Model
-from retrieval.describe.precision import Precision, in_precision
 from retrieval.errors import UsageError
 from retrieval.files.paths import show_path
-from retrieval.gallery import removing
-from retrieval.gallery.adding import Picture, add_pictures
 from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.asking import AskedGallery
-from retrieval.gallery.creating import create_folder
 from retrieval.gallery.description import read_description
-from retrieval.gallery.duplicates.answers import Duplicates, Level
-from retrieval.gallery.duplicates.find import find_duplicates
-from retrieval.gallery.exchange import export_gallery, import_descriptors
-from retrieval.gallery.facts import GalleryInfo, facts_of
-from retrieval.gallery.opened import OpenedGallery
-from retrieval.gallery.selection import select
-from retrieval.gallery.sync import synchronise
-from retrieval.gallery.work import SyncReport
 from retrieval.messages import Bars, Update, no_bars
-from retrieval.pictures.scan import pictures_in
 
-__all__ = ["Gallery", "GalleryInfo"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from retrieval.describe.model import Model
+    from retrieval.describe.precision import Precision
+    from retrieval.gallery.adding import Picture
+    from retrieval.gallery.duplicates.answers import Duplicates, Level
+    from retrieval.gallery.facts import GalleryInfo
+    from retrieval.gallery.opened import OpenedGallery
+    from retrieval.gallery.work import SyncReport
 
 
 class Gallery(AskedGallery):
@@ -66,8 +60,15 @@ class Gallery(AskedGallery):
         Raises GalleryError when the folder already holds a gallery or something else, or cannot be made; UsageError,
         ModelError where the precision cannot be had.
         """
+        from retrieval.gallery.creating import create_folder
+
         folder = Path(folder)
         if precision not in (None, model.precision):
+            import tempfile
+
+            from retrieval.describe.precision import in_precision
+            from retrieval.pictures.scan import pictures_in
+
             with tempfile.TemporaryDirectory(prefix="retrieval-int8-") as work:
                 reduced = in_precision(
                     model, precision, pictures_in([os.fspath(path) for path in calibrate_on]), Path(work) / "int8"
@@ -82,6 +83,10 @@ class Gallery(AskedGallery):
     @classmethod
     def temporary(cls, model: Model, *, dtype: str = "float32", local: bool = True) -> Gallery:
         """A gallery for scripts and tests, in memory where the system keeps such files; closing it deletes it."""
+        import shutil
+        import tempfile
+        import weakref
+
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         folder = tempfile.mkdtemp(prefix="retrieval-", dir=base)
         gallery = cls.create(Path(folder) / DEFAULT_FOLDER, model, dtype=dtype, local=local)
@@ -110,6 +115,8 @@ class Gallery(AskedGallery):
         """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
         patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`); ``include``: of these patterns no
         longer."""
+        from retrieval.gallery.sync import synchronise
+
         self.configure_exclude(exclude, include)
         return synchronise(
             self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash, thumbnails=thumbnails
@@ -143,6 +150,8 @@ class Gallery(AskedGallery):
     def _added(
         self, keys: list[str], images: list[Any] | None, vectors: npt.ArrayLike | None, notes: list[Any]
     ) -> list[int]:
+        from retrieval.gallery.adding import add_pictures
+
         if (images is None) == (vectors is None):
             raise UsageError("a picture is added with image= or with vector=, not with both or none")
         if len(notes) != len(keys) or (images is not None and len(images) != len(keys)):
@@ -153,16 +162,22 @@ class Gallery(AskedGallery):
         """Take out the pictures of exactly these names: a path, absolute or relative to the current folder or to what was
         indexed, or a key. Files stay untouched. Returns the names removed; raises UsageError where one is not in the
         gallery, and then nothing is removed."""
+        from retrieval.gallery import removing
+
         return removing.remove(self, [key] if isinstance(key, str) else key)
 
     def remove_matching(self, pattern: str, *, dry_run: bool = False) -> list[str]:
         """Take out what a name means: the picture of that very name, else all below a folder, else what fits a pattern with
         shell wildcards. Returns the names, none where nothing fits; with ``dry_run`` nothing is taken out."""
+        from retrieval.gallery import removing
+
         return removing.remove_matching(self, pattern, dry_run=dry_run)
 
     def remove_root(self, folder: str | os.PathLike[str], *, dry_run: bool = False) -> list[str]:
         """Forget a folder that was indexed, whether or not it is still there, and take out all of its pictures. Returns their
         names; with ``dry_run`` nothing is changed. Raises UsageError where it was not indexed."""
+        from retrieval.gallery import removing
+
         return removing.remove_root(self, os.fspath(folder), dry_run=dry_run)
 
     # -- what is in it -------------------------------------------------------------------------------------------
@@ -181,6 +196,8 @@ class Gallery(AskedGallery):
 
     def __contains__(self, key: object) -> bool:
         """Whether the picture of exactly this path or key can be searched."""
+        from retrieval.gallery.selection import select
+
         if not isinstance(key, str | os.PathLike):
             return False
         found = select(self, os.fspath(key), patterns=False)
@@ -193,6 +210,8 @@ class Gallery(AskedGallery):
         """
         if keys is None:
             return self.vectors_of([record for record in self.catalog.records() if record.row is not None])
+        from retrieval.gallery.selection import select
+
         records = []
         for key in keys:
             found = [r for r in select(self, key, patterns=False).records if r.row is not None]
@@ -212,15 +231,21 @@ class Gallery(AskedGallery):
         """Groups of exact copies, of altered copies too ("copies"), or of shots of one scene too ("scenes"); in this gallery,
         between it and an ``other`` one, or of ``files`` and what it holds. See docs/duplicates.md. Changes nothing but
         thumbnails and points that are kept. Raises UsageError, GalleryMismatch for galleries of different models."""
+        from retrieval.gallery.duplicates.find import find_duplicates
+
         return find_duplicates(self, level, other, files, bars=bars)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all descriptors with their names, see :mod:`retrieval.gallery.exchange`; returns how many."""
+        from retrieval.gallery.exchange import export_gallery
+
         return export_gallery(self, path)
 
     def import_(self, path: str | os.PathLike[str]) -> int:
         """Add what :meth:`export` or another tool wrote, under its names as keys; returns how many. Raises UsageError,
         GalleryMismatch for descriptors of another model."""
+        from retrieval.gallery.exchange import import_descriptors
+
         return import_descriptors(self, path)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -229,6 +254,8 @@ class Gallery(AskedGallery):
 
     def info(self) -> GalleryInfo:
         """What the gallery holds, and which pictures could not be read and why. Imports no torch."""
+        from retrieval.gallery.facts import facts_of
+
         return facts_of(self)
 
 

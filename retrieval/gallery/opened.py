@@ -14,12 +14,11 @@ import numpy as np
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.files.whole import remove_unfinished
-from retrieval.gallery.address import locate
-from retrieval.gallery.description import read_description
+from retrieval.gallery.address import CATALOG, locate
+from retrieval.gallery.description import precision_of, read_description
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
-from retrieval.gallery.search import index as ann
 from retrieval.gallery.settings import GallerySettings
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
 from retrieval.gallery.store.lock import WriterLock
@@ -57,7 +56,7 @@ class OpenedGallery(GallerySettings):
         self.warn = announced(warn, logging.WARNING)
         if model is None:
             checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
-            precision = description.get("precision", "fp32")
+            precision = precision_of(description)
             quantised = folder / INT8_FOLDER if precision == "int8" else None
             model = Model(self.spec, checkpoint, engine, quantised=quantised, bf16=precision == "bf16", say=self.warn)
         self.model = model
@@ -104,7 +103,7 @@ class OpenedGallery(GallerySettings):
 
     @property
     def catalog_path(self) -> Path:
-        return self.folder / "catalog.sqlite"
+        return self.folder / CATALOG
 
     @property
     def catalog(self) -> Catalog:
@@ -231,8 +230,10 @@ class OpenedGallery(GallerySettings):
         """
         if not eagerly and (log := catalog.log_state()) is not None and catalog.count_changes(log.start) < _FEW_CHANGES:
             return False
+        from retrieval.gallery.search.index import SearchIndex  # only here: who reads needs none of what makes one
+
         store = self.store(catalog)
-        index = ann.SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
+        index = SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
         return index.refresh()
 
     # -- reading -------------------------------------------------------------------------------------------------

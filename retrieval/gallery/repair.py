@@ -12,6 +12,7 @@ from typing import Any
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
 from retrieval.files.paths import show_path
 from retrieval.files.whole import sync_folder
+from retrieval.gallery.address import CATALOG, DESCRIPTION
 from retrieval.gallery.description import read_description
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
@@ -54,7 +55,7 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
         return read_description(folder)
     except GalleryDamaged as damage:
         try:
-            catalog = Catalog(folder / "catalog.sqlite")
+            catalog = Catalog(folder / CATALOG)
             description = json.loads(catalog.meta("description") or "")
             catalog.close()
             ModelSpec.from_dict(description["model"])
@@ -64,13 +65,13 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
                 "Which model made the vectors is lost: make a new gallery.",
             ) from error
         write_description(folder, description)
-        done.append(f"{folder / 'gallery.json'} written from the catalog ({damage.message})")
+        done.append(f"{folder / DESCRIPTION} written from the catalog ({damage.message})")
         result: dict[str, Any] = description
         return result
 
 
 def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Catalog:
-    path = folder / "catalog.sqlite"
+    path = folder / CATALOG
     catalog: Catalog | None = None
     try:
         catalog = Catalog(path, writable=True)

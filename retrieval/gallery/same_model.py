@@ -1,14 +1,19 @@
-"""Whether a request means the model that a gallery was made with."""
+"""Whether a request means the model, and the type of stored values, that a gallery was made with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
-from retrieval.describe.model import Model, load_model
+from retrieval.describe.choice import ModelChoice
+from retrieval.describe.model import Model
+from retrieval.errors import UsageError
 from retrieval.messages import Say
 from retrieval.models.spec import ModelSpec
 from retrieval.models.token_reduction import with_tokens
+
+if TYPE_CHECKING:
+    from retrieval.gallery.opened import OpenedGallery
 
 
 class HasModel(Protocol):
@@ -20,27 +25,21 @@ class HasModel(Protocol):
         """Raises GalleryMismatch for another model."""
 
 
-def require_same_model(
-    gallery: HasModel,
-    model: str | None,
-    size: int | None,
-    scales: Sequence[float] | None,
-    say: Say,
-    tokens: str | None = None,
-) -> None:
-    """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own."""
+def require_same_model(gallery: HasModel, asked: ModelChoice, say: Say) -> None:
+    """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own.
+    The rule of EXIF orientation is the gallery's."""
     own = gallery.spec
-    if model is None or model == own.name:
-        own = with_tokens(own, tokens)
-        gallery.require(Model(own.with_image(size=size, scales=None if scales is None else tuple(scales))))
+    if asked.model is None or asked.model == own.name:
+        scales = None if asked.scales is None else tuple(asked.scales)
+        gallery.require(Model(with_tokens(own, asked.tokens).with_image(size=asked.size, scales=scales)))
     else:
-        gallery.require(
-            load_model(
-                model,
-                size=size or own.image.size,
-                scales=scales or own.image.scales,
-                exif=own.image.exif,
-                tokens=tokens,
-                say=say,
-            )
-        )
+        rule = own.image
+        wanted = replace(asked, size=asked.size or rule.size, scales=asked.scales or rule.scales, exif=rule.exif)
+        gallery.require(wanted.load(say=say))
+
+
+def require_same_dtype(gallery: OpenedGallery, dtype: str | None) -> None:
+    """Raises UsageError when a request names another type of stored values than the gallery's own."""
+    own = gallery.description["dtype"]
+    if dtype not in (None, own):
+        raise UsageError(f"the gallery {gallery.folder} stores {own}", "Another dtype needs another gallery (--index).")

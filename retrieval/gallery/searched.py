@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from retrieval.errors import GalleryDamaged, whole_number
 from retrieval.files.paths import show_path
@@ -16,10 +15,12 @@ from retrieval.gallery.fusing import Sample
 from retrieval.gallery.nearest import checked_queries, nearest, nearest_rows
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import candidates
-from retrieval.gallery.search.index import open_source
-from retrieval.gallery.selection import ids_below
+from retrieval.gallery.search.source import open_source
 from retrieval.gallery.store.catalog import REPAIR, Record
 from retrieval.gallery.store.vectors import VectorStore
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class SearchedGallery(OpenedGallery):
@@ -54,7 +55,7 @@ class SearchedGallery(OpenedGallery):
                 source = self._candidates(count, store)
                 ranked = [nearest(vector, k, source, store) for vector in queries]
             else:
-                ids = np.array(ids_below(self, under), np.int64)
+                ids = self._ids_below(under)
                 rows = catalog.rows_of(ids)
                 ranked = [nearest_rows(vector, k, ids, rows, store) for vector in queries]
             wanted = sorted({int(i) for found, _ in ranked for i in found})
@@ -71,6 +72,12 @@ class SearchedGallery(OpenedGallery):
             ]
             for found, scores in ranked
         ]
+
+    def _ids_below(self, under: str | os.PathLike[str]) -> np.ndarray:
+        """Ids of the pictures in a folder of the gallery, or of that name, int64."""
+        from retrieval.gallery.selection import ids_below  # only here: it knows how files are found
+
+        return np.array(ids_below(self, under), np.int64)
 
     def _sound_store(self) -> tuple[int, VectorStore]:
         """How many rows of vectors count, and where they are. Raises GalleryDamaged."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from retrieval.errors import GalleryError, UsageError
 from retrieval.files.whole import write_json
+from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.models.spec import ModelSpec
@@ -121,7 +122,7 @@ def _whole(pattern: str) -> str:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
-    path = folder / "gallery.json"
+    path = folder / DESCRIPTION
     try:
         write_json(path, {**description, "check": description_checksum(description)})
     except OSError as error:

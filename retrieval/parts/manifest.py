@@ -88,12 +88,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     path = f"{shelf}/{NAME}"
     try:
         data = json.loads(shelf.read(NAME).decode("ascii"))
+        if data.pop("check", None) != description_checksum(data):
+            raise ValueError("it is not what was written")
         if data["format"] > FORMAT:
             raise GalleryError(
                 f"{path} has format {data['format']}; this program knows up to {FORMAT}", "Update the program."
             )
-        if data.pop("check", None) != description_checksum(data):
-            raise ValueError("it is not what was written")
         checkpoint = None if data["checkpoint"] is None else Path(data["checkpoint"]).name
         spec = ModelSpec.from_dict(data["model"])
         if spec.fingerprint != data["fingerprint"]:

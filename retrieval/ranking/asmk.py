@@ -113,19 +113,25 @@ class Codebook:
         and at most ``most`` words, those of its strongest points."""
         if not len(features.points):
             return NOTHING
-        near = self.assign(features.descriptors, QUERY_WORDS if query else 1)
-        words, first, inverse = np.unique(near.ravel(), return_index=True, return_inverse=True)
-        residuals = np.repeat(features.descriptors.astype(np.int32), near.shape[1], axis=0)
-        residuals -= self.words[near.ravel()].astype(np.int32)
-        order = np.argsort(inverse.ravel(), kind="stable")
-        starts = np.searchsorted(inverse.ravel()[order], np.arange(len(words)))
-        sums = np.add.reduceat(residuals[order], starts, axis=0)
-        codes = np.packbits(sums > 0, axis=1)
-        where = places(features)[first // near.shape[1]]
+        each = QUERY_WORDS if query else 1
+        near = self.assign(features.descriptors, each).ravel().astype(np.uint16)
+        order = np.argsort(near, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(near[order]) != 0])
+        first = order[starts]
+        words = near[first]
+        # Most words have one point: its signs can be had by comparing bytes.
+        above = features.descriptors[first // each] > self.words[words]
+        counts = np.diff(np.r_[starts, len(near)])
+        if len(several := np.flatnonzero(counts > 1)):
+            points = order[np.repeat(counts > 1, counts)]
+            residuals = features.descriptors[points // each].astype(np.int32) - self.words[near[points]]
+            above[several] = np.add.reduceat(residuals, np.cumsum(counts[several]) - counts[several], axis=0) > 0
+        codes = np.packbits(above, axis=1)
+        where = places(features)[first // each]
         if not query and len(words) > most:
             kept = np.sort(np.argsort(first, kind="stable")[:most])
             words, codes, where = words[kept], codes[kept], where[kept]
-        return LocalCodes(words.astype(np.uint16), codes, where)
+        return LocalCodes(words, codes, where)
 
 
 def places(features: OrientedFeatures) -> npt.NDArray[np.uint8]:

@@ -169,6 +169,26 @@ def verify(
     return results
 
 
+def similarity(query: LocalFeatures, candidate: LocalFeatures, ratio: float = 0.8) -> Verification:
+    """How many matches one shift, turn and scale explains (RANSAC: Fischler and Bolles, CACM 1981), after :func:`match`.
+
+    Two pairs of points determine it, so a dozen of them place a picture well, of which a homography makes whatever their noise
+    says. It is no evidence by itself: unrelated pictures reach three now and then. Its results repeat exactly.
+    """
+    import cv2
+
+    nothing = Verification(0, None)
+    (pairs,) = match(query, [candidate], ratio)
+    if len(pairs) < _MINIMAL:
+        return nothing
+    source, target = query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]
+    pixels = max(2.0, 0.01 * max(candidate.size))
+    found, mask = cv2.estimateAffinePartial2D(source, target, None, cv2.RANSAC, pixels, 2000, 0.999)
+    if found is None or int(mask.sum()) < _MINIMAL:
+        return nothing
+    return Verification(int(mask.sum()), np.vstack([np.asarray(found, np.float64), [0.0, 0.0, 1.0]]))
+
+
 def _fit(
     query: LocalFeatures, candidate: LocalFeatures, pairs: npt.NDArray[np.int64], threshold: float
 ) -> Verification:

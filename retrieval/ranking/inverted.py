@@ -16,6 +16,7 @@ from retrieval.ranking.pose import Pose, estimate
 
 MOST_PICTURES = 1 << 14  # in one inverted file: their numbers fit two bytes, and writing one takes 100 MB of memory
 _FARTHEST = 64 - SHORTEST
+_SHORT = 512  # entries in a list, on average, up to which all are gathered at once
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,34 @@ class InvertedCodes:
         begins = self.offsets[query.words.astype(np.int64)]
         ends = self.offsets[query.words.astype(np.int64) + 1]
         lengths = ends - begins
-        distances = self._distances(query, begins.tolist(), ends.tolist(), int(lengths.sum()))
-        near = np.flatnonzero(distances <= _FARTHEST)
+        total = int(lengths.sum())
         starts = np.cumsum(lengths) - lengths
-        words = np.searchsorted(starts, near, side="right") - 1
-        # Several words may start where an empty list does: the last of them is the one that is not empty.
-        entries = near - starts[words] + begins[words]
+        if total < _SHORT * len(query):
+            entries = np.repeat(begins - starts, lengths)
+            entries += np.arange(total)
+            distances = self._gathered(query, entries, lengths)
+            near = np.flatnonzero(distances <= _FARTHEST)
+            entries, words = entries[near], np.repeat(np.arange(len(query)), lengths)[near]
+        else:
+            distances = self._streamed(query, begins.tolist(), ends.tolist(), total)
+            near = np.flatnonzero(distances <= _FARTHEST)
+            words = np.searchsorted(starts, near, side="right") - 1
+            # Several words may start where an empty list does: the last of them is the one that is not empty.
+            entries = near - starts[words] + begins[words]
         return Hits(words, self.postings[entries].astype(np.int64), entries, distances[near])
 
-    def _distances(self, query: LocalCodes, begins: list[int], ends: list[int], total: int) -> npt.NDArray[np.uint8]:
-        """Hamming distances of each query word's code to all codes of its list, one list after the other, uint8 (total,)."""
+    def _gathered(
+        self, query: LocalCodes, entries: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint8]:
+        """Hamming distances of each query word's code to all codes of its list, one list after the other, uint8 (total,): all at
+        once, for lists so short that a step for each would cost more."""
+        counts = np.empty((2, len(entries)), np.uint8)
+        for plane, asked, out in zip(self.planes, to_planes(query.codes), counts, strict=True):
+            count_ones(np.bitwise_xor(plane[entries], np.repeat(asked, lengths)), out)
+        return np.add(counts[0], counts[1], out=counts[0])
+
+    def _streamed(self, query: LocalCodes, begins: list[int], ends: list[int], total: int) -> npt.NDArray[np.uint8]:
+        """The same, list by list."""
         longest = max((end - begin for begin, end in zip(begins, ends, strict=True)), default=0)
         differing = np.empty(longest, np.uint64)  # stays in the processor's cache
         counts = np.empty((2, total), np.uint8)

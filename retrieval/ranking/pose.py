@@ -72,4 +72,4 @@ def estimate(query: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> Pose
 
 def _distinct(places: npt.NDArray[np.uint8]) -> int:
     """How many different rows there are, uint8 (N, 4)."""
-    return len(np.unique(np.ascontiguousarray(places).view(np.uint32)))
+    return len(set(np.ascontiguousarray(places).view(np.uint32).ravel().tolist()))

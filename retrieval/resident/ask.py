@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval import errors
 from retrieval.errors import ImageError, RetrievalError, ServerEnded
+from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.answers import Match, QueryResult
 from retrieval.resident.place import (
     MOST_OF_A_LINE,
@@ -158,7 +159,7 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
         connection.connect(os.fspath(sockets / socket_name(folder)))
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
-        description = json.loads((folder / "gallery.json").read_text("utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         same = [hello.get("version"), hello.get("identity"), hello.get("circumstances")]
         if same == [__version__, identity_of(description), ["auto", *circumstances()]]:
             connection.settimeout(_SILENCE)

@@ -1,4 +1,4 @@
-"""An average of the weights over the steps, which steps of one rate jump around less than the weights themselves."""
+"""An average of the weights over the steps: it jumps less from step to step than the weights themselves do."""
 
 from __future__ import annotations
 

@@ -11,12 +11,11 @@ import warnings
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
-from openvino import opset8
 from torch import Tensor
 
 from retrieval.engines.openvino.regions import trace_regions
+from retrieval.engines.openvino.runtime import openvino, opset8
 from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.messages import first_line
 from retrieval.models.network import Describer

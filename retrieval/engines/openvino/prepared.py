@@ -12,19 +12,18 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import openvino
 
 from retrieval.engines import winograd
 from retrieval.engines.base import EngineUnavailable
 from retrieval.engines.openvino import cache
 from retrieval.engines.openvino import winograd as winograd_openvino
+from retrieval.engines.openvino.runtime import openvino
 from retrieval.engines.openvino.tail import keep_float32_after_backbone
 from retrieval.errors import ModelError
 from retrieval.messages import first_line
 from retrieval.models.spec import ImageRule, ModelSpec
+from retrieval.system.installed import versions_of
 from retrieval.system.processor import processor_flags
 
 _REVISION = "3"  # of what retrieval.engines.openvino.export makes: another number, and everything is prepared anew
@@ -43,13 +42,7 @@ def model_key(spec: ModelSpec) -> str:
 @functools.cache
 def _versions() -> tuple[str, ...]:
     """Of the libraries that decide what the converted model computes."""
-    found = []
-    for name in ("openvino", "torch", "torchvision", "timm"):
-        try:
-            found.append(version(name))
-        except PackageNotFoundError:
-            found.append("none")
-    return tuple(found)
+    return tuple(version or "none" for version in versions_of(("openvino", "torch", "torchvision", "timm")))
 
 
 def compiled_model(

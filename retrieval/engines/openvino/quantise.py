@@ -66,7 +66,8 @@ def quantise(
     try:
         with _in_silence():
             import nncf
-            import openvino
+
+            from retrieval.engines.openvino.runtime import openvino
     except ImportError as error:
         raise EngineUnavailable(f"int8 needs nncf ({error})", "Run: pip install nncf.") from error
     from retrieval.engines.openvino.engine import OpenvinoEngine

@@ -7,8 +7,8 @@ backbone's, unless the descriptor is whitened: so whitening's product is written
 from __future__ import annotations
 
 import numpy as np
-import openvino
-from openvino import opset8
+
+from retrieval.engines.openvino.runtime import openvino, opset8
 
 BACKBONE = ".network.backbone"  # in the names of its operations
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import openvino
-from openvino import opset8
 
+from retrieval.engines.openvino.runtime import openvino, opset8
 from retrieval.engines.winograd import INPUT, LEAST_CHANNELS, OUTPUT, TILE, WINDOW, transformed
 from retrieval.models.registry import BACKBONES
 from retrieval.models.spec import ModelSpec

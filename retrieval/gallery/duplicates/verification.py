@@ -1,9 +1,10 @@
 """Is a pair of pictures a copy, altered perhaps, or another shot of a scene, or nothing of the kind?
 
 A way to lay one on the other is sought, the cheapest first: whole on whole by their outlines, then by local points and a
-homography (:mod:`retrieval.ranking.geometry`), upright and mirrored, then, for pictures with few points, by searching one
-in the other. It makes them copies where it is nearly affine and the pixels agree
-(:mod:`retrieval.gallery.duplicates.agreement`). Points that agree on a homography while the pixels do not make a scene.
+homography (:mod:`retrieval.ranking.geometry`), upright and mirrored, then, for pictures with few points, by a shift, turn and
+scale that some of them agree on, and by searching one in the other. It makes them copies where it is nearly affine and the
+pixels agree (:mod:`retrieval.gallery.duplicates.agreement`). Points that agree on a homography while the pixels do not make a
+scene.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from retrieval.gallery.duplicates.looks import Looks
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.gallery.local_features import SIDE
 from retrieval.messages import Update, no_update
-from retrieval.ranking.geometry import LocalFeatures, Verification, verify
+from retrieval.ranking.geometry import LocalFeatures, Verification, similarity, verify
 from retrieval.ranking.mirrored import mirrored
 
 Pair = tuple[int, int]
@@ -94,8 +95,12 @@ class Verifier:
             return (a, b), "none"
         if self._agreement(first, second, mine, other, found, mirror).copies("points"):
             return (a, b), "copy"
-        if not mirror and min(len(mine.points), len(other.points)) < FEW_POINTS and _part(first, second, mine, other):
-            return (a, b), "copy"
+        if min(len(mine.points), len(other.points)) < FEW_POINTS:
+            placed = similarity(mine, other)
+            if self._agreement(first, second, mine, other, placed, mirror).copies("points"):
+                return (a, b), "copy"
+            if not mirror and _part(first, second, mine, other):
+                return (a, b), "copy"
         return (a, b), "scene" if found.inliers >= SCENE_INLIERS and not mirror else "none"
 
     @staticmethod

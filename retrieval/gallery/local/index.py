@@ -30,6 +30,7 @@ from retrieval.messages import Say, say_nothing
 from retrieval.ranking.asmk import LocalCodes, standard_codebook
 from retrieval.ranking.geometry import local_features
 from retrieval.ranking.inverted import MOST_PICTURES
+from retrieval.system.products import products_on_one_core
 
 FOLDER = "local"
 POINTS, SIDE = 400, 360  # of a picture; `retrieve benchmark local` measures others
@@ -55,7 +56,9 @@ class LocalIndex:
 
     def describe(self, image: npt.NDArray[np.uint8], *, query: bool = False) -> LocalCodes:
         """The codes of an RGB picture, uint8 (H, W, 3); of a query, with three words a point."""
-        return self.codebook.aggregate(local_features(image, POINTS, SIDE), query=query)
+        features = local_features(image, POINTS, SIDE)
+        with products_on_one_core():
+            return self.codebook.aggregate(features, query=query)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

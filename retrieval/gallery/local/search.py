@@ -38,15 +38,20 @@ class LocalSearch:
 
     def similarities_of(self, digests: Sequence[str | None]) -> npt.NDArray[np.float64]:
         """Of these contents, by hash in hexadecimal, float64 (N,); NaN where one has no codes."""
-        known = [i for i, digest in enumerate(digests) if digest is not None]
-        wanted = np.frombuffer(b"".join(bytes.fromhex(digests[i] or "") for i in known), f"V{HASH_BYTES}")
+        known = np.array([i for i, digest in enumerate(digests) if digest is not None], np.int64)
         found = np.full(len(digests), np.nan)
-        left = np.array(known, np.int64)
+        found[known] = self.similarities_of_hashes(as_hashes([digest for digest in digests if digest is not None]))
+        return found
+
+    def similarities_of_hashes(self, digests: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
+        """The same for content hashes, void28 (N,)."""
+        found = np.full(len(digests), np.nan)
+        left = np.arange(len(digests))
         for block, each in zip(self.blocks, self._each, strict=True):
-            numbers = block.find_all(wanted)
+            numbers = block.find_all(digests)
             here = numbers >= 0
             found[left[here]] = each[numbers[here]]
-            left, wanted = left[~here], wanted[~here]
+            left, digests = left[~here], digests[~here]
         return found
 
     def pose(self, digest: str | None) -> Pose | None:
@@ -69,3 +74,8 @@ class LocalSearch:
                     inside = estimate(ours, theirs).agreeing
                     return ours[inside], theirs[inside]
         return None
+
+
+def as_hashes(digests: Sequence[str]) -> npt.NDArray[np.void]:
+    """Hashes in hexadecimal as void28 (N,)."""
+    return np.frombuffer(bytes.fromhex("".join(digests)), f"V{HASH_BYTES}")

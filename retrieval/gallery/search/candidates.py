@@ -25,7 +25,7 @@ from retrieval.gallery.store.vectors import VectorStore
 # Where the vectors that changed hold more values than this, an index is of no use beside them: all vectors are searched.
 MOST_CHANGED_VALUES = 1 << 24
 MEANWHILE = "Searching the vectors themselves meanwhile."
-_BEYOND_K = 32  # candidates beyond k, so that ties at the border are seen
+_BEYOND_K = 16  # candidates beyond k at least, so that ties at the border are seen; each costs the look at its entry
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Everything:
             for first, vectors in self.store.blocks(self.count):
                 self._scores[first : first + len(vectors)] = vectors @ vector
             self._vector = vector
-        wanted = min((k + _BEYOND_K) * 4**stage, self.count)
+        wanted = min(least(k) * 4**stage, self.count)
         if wanted >= self.count // 4:
             ids, rows = self.catalog.searchable()
             self.catalog.check_entries(ids)
@@ -92,8 +92,8 @@ class Changes:
 
 @dataclass
 class Part:
-    """A shard that can be searched: its FAISS index and its note; ``path`` and what the system said of the file, where it is
-    mapped."""
+    """A shard that can be searched: its FAISS index (None: not read) and its note; ``path`` and what the system said of the file,
+    where it is mapped."""
 
     index: Any
     note: ShardNote
@@ -101,9 +101,14 @@ class Part:
     identity: intact.Identity | None = None
 
     @classmethod
-    def opened(cls, folder: Path, shard: ShardNote) -> Part:
-        """Raises GalleryDamaged."""
-        index, path = ann_file.read(folder, shard), ann_file.shard_path(folder, shard)
+    def opened(cls, folder: Path, shard: ShardNote, *, read: bool = True) -> Part:
+        """``read`` off: the file is only compared with its hash. Raises GalleryDamaged."""
+        path = ann_file.shard_path(folder, shard)
+        index = None
+        if read:
+            index = ann_file.read(folder, shard)
+        else:
+            ann_file.check(folder, shard)
         with suppress(OSError):
             return cls(index, shard, path, intact.identity(path))  # reading it has just verified it
         return cls(index, shard, path)
@@ -130,7 +135,7 @@ class Part:
 
 class Indexed:
     """The shards of a search index and the changes since. Where one turns out not to be the catalog's, or its file changes,
-    ``say`` tells, and everything is searched from then on.
+    ``say`` tells, and everything is searched from then on; so it is where the files were not read.
 
     The files are mapped into memory: of a large one, a query touches a few parts in a hundred. Memory that a file cut short no
     longer fills ends the process when it is touched, so before each search the system is asked whether the files are as they
@@ -139,13 +144,14 @@ class Indexed:
     """
 
     def __init__(self, parts: list[Part], changes: Changes, everything: Everything, say: Callable[[str], None]) -> None:
-        import faiss
-
         self.parts, self.changes, self.everything, self.say = parts, changes, everything, say
         self._count = sum(part.note.count for part in parts)
         self._usable = True
         self._shown = None
-        if len(changes.hidden):
+        self._read = all(part.index is not None for part in parts)
+        if self._read and len(changes.hidden):
+            import faiss
+
             bits = np.zeros(int(changes.hidden.max()) + 1, bool)
             bits[changes.hidden] = True
             library: Any = faiss
@@ -154,19 +160,19 @@ class Indexed:
 
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
         wanted = max(shortlist(part.note, k) for part in self.parts) * 4**stage
-        if wanted > max(self._count // 4, 4096) or not self._intact():
+        if not self._intact() or not self._read or wanted > max(self._count // 4, 4096):
             return self.everything.candidates(vector, k, stage)
         found = [self.changes.candidates(vector, wanted)]
         found += [self._of(part, vector, k, stage) for part in self.parts]
-        ids = np.unique(np.concatenate(found))
-        rows = self.everything.catalog.rows_of(ids)
+        ids = np.sort(np.concatenate(found))
+        ids = ids[np.diff(ids, prepend=-1) > 0]  # np.unique imports numpy.ma
+        rows = self.everything.catalog.checked_rows(ids)
         if len(rows) and rows.min() < 0:
             strange = next(
                 part for part, own in zip(self.parts, found[1:], strict=True) if np.isin(ids[rows < 0], own).any()
             )
             self._give_up(intact.damaged(strange.path or Path(), "its ids are not those of the catalog"))
             return self.everything.candidates(vector, k, stage)
-        self.everything.catalog.check_entries(ids)
         return Found(ids, rows, False)
 
     def _of(self, part: Part, vector: np.ndarray, k: int, stage: int) -> np.ndarray:
@@ -189,9 +195,14 @@ class Indexed:
         self.say(f"{damage} {MEANWHILE}")
 
 
+def least(k: int) -> int:
+    """How few candidates for the best ``k`` are enough, however good they are."""
+    return k + max(_BEYOND_K, k // 4)
+
+
 def shortlist(note: ShardNote, k: int) -> int:
     """How many candidates to take for the best ``k``: the note's, measured for 10, and growing slower than k does."""
-    result: int = max(k + _BEYOND_K, round(note.shortlist * max(1.0, k / 10) ** 0.5))
+    result: int = max(least(k), round(note.shortlist * max(1.0, k / 10) ** 0.5))
     return result
 
 

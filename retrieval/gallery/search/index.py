@@ -1,4 +1,4 @@
-"""The search index of a gallery: made, kept up to date, and found again. It is derived from the vectors at any time.
+"""The search index of a gallery: made and kept up to date; ``source.py`` finds it again. It is derived from the vectors.
 
 What changed since an index was written is known from the catalog's log and searched beside it, so a small change costs no new
 file. More than a hundredth of a gallery goes into files: into the one there is, without training anew, or in a large gallery
@@ -18,7 +18,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.search import candidates as ann_search
-from retrieval.gallery.search import cutting
+from retrieval.gallery.search import cutting, source
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import making as ann_making
@@ -94,7 +94,7 @@ class SearchIndex:
         if note.shards[-1].last is None or (len(note.shards) == 1 and count <= cutting.SHARD_ROWS):
             (shard,) = note.shards
             other = shard.name in broken or self._is_other(shard, kind, count)
-            due = other or changes_beside(self.catalog, note) > beside
+            due = other or source.changes_beside(self.catalog, note) > beside
             return [Stretch(0, None, 1, None if other else shard, count, remake=due)]
         stretches = []
         for seq, first, last in note.spans():
@@ -204,57 +204,3 @@ def _louder(shard: ShardNote) -> ShardNote:
 def searched_beside(count: int, dim: int) -> int:
     """How many changes may be searched beside the files of an index of ``count`` vectors, before they are taken into them."""
     return 0 if count <= _SMALL else min(count // 100, ann_search.MOST_CHANGED_VALUES // 2 // dim)
-
-
-def open_source(
-    folder: Path, catalog: Catalog, store: VectorStore, count: int, say: Callable[[str], None]
-) -> ann_search.Source | None:
-    """Candidates from the index files that belong to the catalog's present state, or None where there are none.
-
-    ``count``: committed rows of the store. Damaged files are passed over, which ``say`` tells: then all vectors are searched.
-    """
-    everything = ann_search.Everything(store, count, catalog)
-    # An entry that is gone without a word would pass for a picture that was removed.
-    catalog.check_complete(catalog.count_searchable())
-    note = ann_note.find(folder, catalog.log_state())
-    if note is None or note.dim != store.dim:
-        return None
-    spans = note.spans()
-    if sum(catalog.count_live_changes(*span) for span in spans) * store.dim > ann_search.MOST_CHANGED_VALUES:
-        return everything
-    try:
-        parts = [ann_search.Part.opened(folder, shard) for shard in note.shards]
-    except GalleryDamaged as damage:
-        if ann_note.find(folder, catalog.log_state()) != note:  # a writer replaced it meanwhile
-            return None
-        say(f"{damage} {ann_search.MEANWHILE}")
-        return everything
-    changed = [catalog.changes_since(*span) for span in spans]
-    ids, rows = (np.concatenate([pair[i] for pair in changed]) for i in (0, 1))
-    return ann_search.Indexed(parts, ann_search.Changes(ids, rows, store), everything, say)
-
-
-def sound_note(folder: Path, catalog: Catalog) -> IndexNote | None:
-    """The note of the present index, None where there is none. Raises GalleryDamaged where one of its files is not as it was
-    written."""
-    note = ann_note.find(folder, catalog.log_state())
-    try:
-        for shard in note.shards if note else ():
-            ann_file.check(folder, shard)
-    except GalleryDamaged:
-        if ann_note.find(folder, catalog.log_state()) == note:
-            raise
-        return None  # a writer replaced it meanwhile
-    return note
-
-
-def changes_beside(catalog: Catalog, note: IndexNote) -> int:
-    """How many pictures changed that the files do not hold."""
-    return sum(catalog.count_changes(*span) for span in note.spans())
-
-
-def index_file(folder: Path, note: IndexNote) -> Path:
-    """The file of an index with one shard, the note that names the files of one with several."""
-    if len(note.shards) == 1:
-        return ann_file.shard_path(folder, note.shards[0])
-    return ann_note.note_path(folder, note.version)

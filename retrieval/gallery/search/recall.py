@@ -134,7 +134,7 @@ def operate(
     themselves, too. ``most``: the greatest effort there is; ``exact``: the index leaves nothing out, so there is nothing to
     choose.
     """
-    plain = K + 32
+    plain = ann_search.least(K)
     if exact:
         return Operation(None, plain, 1.0, round(trial.milliseconds(index, 1, plain), 3), len(trial.queries))
     wanted = min(_MOST_CANDIDATES, max(len(trial.ids) - 1, 1))

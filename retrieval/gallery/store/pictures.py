@@ -91,6 +91,13 @@ class Pictures(CatalogFile):
         answered would be scored by another's vector, and missed."""
         self.by_ids(ids.tolist())
 
+    def checked_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Vector rows of pictures by id, int64, -1 where there is none (any more). Raises GalleryDamaged as
+        :meth:`check_entries` does."""
+        known = self.by_ids(ids.tolist())
+        rows = (known[i].row if i in known else None for i in ids.tolist())
+        return np.array([-1 if row is None else row for row in rows], np.int64)
+
     def files_below(self, root: int, folder: str, *, itself: bool = False) -> Iterator[FileRow]:
         """What is known of a root's files in a folder ("": of all), in the order of their paths' bytes. ``itself``: also of one
         that has the folder's very name. Entries are not compared with their checksums here, see :meth:`Catalog.check`."""

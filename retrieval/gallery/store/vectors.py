@@ -22,6 +22,7 @@ from retrieval.files.whole import sync_folder
 
 SEGMENT_ROWS = 65_536
 _AGAIN = "What was committed is safe; free space and run the same command again."
+_FEW = 256  # rows that are taken one by one: sorting them into segments takes longer
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
 
 
@@ -108,8 +109,16 @@ class VectorStore:
     def take(self, rows: np.ndarray, *, check: bool = False) -> np.ndarray:
         """Rows by number, float32 (len(rows), dim). With ``check``, raises GalleryDamaged when a row's CRC is wrong."""
         out = np.empty((len(rows), self.dim), np.float32)
+        if len(rows) <= _FEW:
+            for place, row in enumerate(rows.tolist()):
+                segment, offset = divmod(row, SEGMENT_ROWS)
+                vector = self._map(segment, offset + 1)[offset]
+                if check and zlib.crc32(vector) != self._keys(segment, offset + 1)["crc"][offset]:
+                    raise self._damaged(row)
+                out[place] = vector
+            return out
         segments = rows // SEGMENT_ROWS
-        for segment in np.unique(segments):
+        for segment in np.flatnonzero(np.bincount(segments)):
             where = np.flatnonzero(segments == segment)
             offsets = rows[where] % SEGMENT_ROWS
             needed = int(offsets.max()) + 1
@@ -117,13 +126,16 @@ class VectorStore:
             if check:
                 crcs = self._keys(int(segment), needed)["crc"][offsets]
                 for row, vector, crc in zip(rows[where], stored, crcs, strict=True):
-                    if zlib.crc32(vector.tobytes()) != crc:
-                        raise GalleryDamaged(
-                            f"{self.segment_path(int(segment))} is damaged at row {row % SEGMENT_ROWS}",
-                            "`retrieve index --repair` describes that picture again.",
-                        )
+                    if zlib.crc32(vector) != crc:
+                        raise self._damaged(int(row))
             out[where] = stored
         return out
+
+    def _damaged(self, row: int) -> GalleryDamaged:
+        return GalleryDamaged(
+            f"{self.segment_path(row // SEGMENT_ROWS)} is damaged at row {row % SEGMENT_ROWS}",
+            "`retrieve index --repair` describes that picture again.",
+        )
 
     def verify(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(valid bool (count,), hashes (count,) void28): which rows are intact. Never raises for damage."""
