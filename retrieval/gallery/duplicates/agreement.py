@@ -18,8 +18,9 @@ from retrieval.gallery.duplicates.thumbnails import Grey, Thumbnail
 
 Mapping = npt.NDArray[np.float64]
 Values = npt.NDArray[np.float32]
-Found = Literal["points", "whole", "searched"]
-"""How a mapping was come by: local points agree on it, the whole lies on the whole, or one was searched for in the other."""
+Found = Literal["points", "placed", "whole", "searched"]
+"""How a mapping was come by: local points agree on it, a few of them ("placed") on a shift, turn and scale, the whole lies on the
+whole, or one was searched for in the other."""
 
 _WINDOWS = 12  # along the canvas's longer side
 _LEAST_WINDOW = 5  # pixels
@@ -56,6 +57,8 @@ class Agreement:
             return False
         if found == "searched":
             return self.windows >= 24 and self.textured >= 0.6 and self.same >= 0.6
+        if found == "placed":
+            return self.windows >= 40 and self.textured >= 0.7 and self.middle >= 0.93 and self.same >= _SAME
         if found == "whole":
             plain = self.windows >= 20 and self.textured >= 0.75 and self.middle >= _MIDDLE
             return plain or (self.windows >= 40 and self.textured >= 0.45 and self.same >= _SAME)

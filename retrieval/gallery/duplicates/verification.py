@@ -97,7 +97,7 @@ class Verifier:
             return (a, b), "copy"
         if min(len(mine.points), len(other.points)) < FEW_POINTS:
             placed = similarity(mine, other)
-            if self._agreement(first, second, mine, other, placed, mirror).copies("points"):
+            if self._agreement(first, second, mine, other, placed, mirror).copies("placed"):
                 return (a, b), "copy"
             if not mirror and _part(first, second, mine, other):
                 return (a, b), "copy"
