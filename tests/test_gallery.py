@@ -490,6 +490,23 @@ def test_a_later_format_is_refused(gallery: Gallery) -> None:
         repair(gallery.folder)
 
 
+@pytest.mark.parametrize("place", [18, 19])
+def test_a_damaged_version_in_the_catalog_s_header_is_mended(gallery: Gallery, place: int) -> None:
+    """SQLite reads what it calls a later version for writers, and answers "readonly database" to each change."""
+    names = list(gallery)
+    gallery.close()
+    path = gallery.folder / "catalog.sqlite"
+    data = bytearray(path.read_bytes())
+    data[place] = 250
+    path.write_bytes(data)
+    with pytest.raises(GalleryDamaged, match="repair"), fake_gallery(gallery.folder) as again:
+        again.index()
+    repair(gallery.folder)
+    with fake_gallery(gallery.folder) as again:
+        assert again.index().embedded == 0
+        assert list(again) == names
+
+
 def test_a_bit_in_the_number_of_the_format_is_damage(gallery: Gallery) -> None:
     path = gallery.folder / "gallery.json"
     before, names = path.read_bytes(), list(gallery)

@@ -20,6 +20,7 @@ from retrieval.gallery.search.intact import SUFFIX as SEEN
 from retrieval.gallery.search.note import remove_index
 from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog
+from retrieval.gallery.store.connection import mend_versions
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.models.spec import ModelSpec
@@ -73,6 +74,8 @@ def _description(folder: Path, done: list[str]) -> dict[str, Any]:
 def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Catalog:
     path = folder / CATALOG
     catalog: Catalog | None = None
+    if mend_versions(path):
+        done.append(f"{path}: the versions in its header written anew")
     try:
         catalog = Catalog(path, writable=True)
         catalog.make_indexes_anew()

@@ -19,11 +19,17 @@ from retrieval.gallery.store.schema import entry_crc
 WAIT_SECONDS = 30  # for another connection
 _TRIES = 10
 _CACHE_KIB = 32_768  # a writer's: content hashes are spread over the whole of their index
+_VERSIONS, _WITH_LOG = (
+    slice(18, 20),
+    b"\x02\x02",
+)  # of the format, for who writes and who reads: bytes of SQLite's header
 State = tuple[tuple[int, int, int] | None, ...]
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """For the holder of the gallery's lock. Raises sqlite3.Error."""
+    if not _versions_known(path):  # SQLite would read the file, and call it readonly when it is written to
+        raise sqlite3.DatabaseError("its header names a version of SQLite's format that there is not")
     connection = sqlite3.connect(path, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -32,6 +38,27 @@ def open_writer(path: Path) -> sqlite3.Connection:
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.create_function("entry_crc", -1, entry_crc, deterministic=True)
     return connection
+
+
+def mend_versions(path: Path) -> bool:
+    """Write anew what the header says of the versions of the format, where SQLite has none of that number. Whether it did."""
+    if _versions_known(path):
+        return False
+    with open(path, "r+b") as file:
+        file.seek(_VERSIONS.start)
+        file.write(_WITH_LOG)
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def _versions_known(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_VERSIONS.stop)
+        return not head.startswith(b"SQLite format 3\0") or all(version in (1, 2) for version in head[_VERSIONS])
+    except OSError:  # SQLite says why, or makes it
+        return True
 
 
 class Reader:
