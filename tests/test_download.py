@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from webserver import BODY, Server, serving
 
 from retrieval.datasets.published import download as downloading
 from retrieval.datasets.published.download import download
+from retrieval.datasets.published.partial import Part
 from retrieval.errors import DownloadError
 
 FAST = {"timeout": 5.0, "attempts": 3, "backoff": 0.01}
@@ -261,7 +263,7 @@ def test_two_downloads_of_one_file_do_not_meet(server: Server, tmp_path: Path) -
 
 def test_a_disk_without_room_is_told_before(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DownloadError, match="full: 300000 bytes are to come and 1000 are free"):
         download(server.put("/a"), tmp_path / "file", **FAST)
     assert len(server.requests) == 1
@@ -271,7 +273,7 @@ def test_a_disk_that_fills_up(server: Server, tmp_path: Path, monkeypatch: pytes
     def write(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(downloading._Part, "write", write)
+    monkeypatch.setattr(Part, "write", write)
     with pytest.raises(DownloadError, match="is full: no space left"):
         download(server.put("/a"), tmp_path / "file", **FAST)
     assert len(server.requests) == 1  # trying again would not help

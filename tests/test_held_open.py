@@ -15,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery, fake_model, write_pictures
+from from_terminal import usual_signals
 
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryMismatch, UsageError
@@ -137,7 +138,9 @@ print("made", flush=True)
 time.sleep(60)
 """
     folder = tmp_path / "copy"
-    with subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE) as ended:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, folder], stdout=subprocess.PIPE, preexec_fn=usual_signals
+    ) as ended:
         assert ended.stdout is not None
         assert ended.stdout.readline() == b"made\n"
         ended.send_signal(number)

@@ -344,10 +344,13 @@ def of_vectors(folder: Path, count: int) -> Gallery:
 
 
 SEEN = """() => [...document.querySelectorAll("#grid .name")].map((one) => one.textContent)"""
-IN_SIGHT = """() => [...document.querySelectorAll("#grid li")].filter((one) => {
-  const { top, bottom } = one.getBoundingClientRect();
-  return bottom > 0 && top < innerHeight;
-}).every((one) => one.querySelector(".name"))"""
+IN_SIGHT = """() => {
+  const near = [...document.querySelectorAll("#grid li")].filter((one) => {
+    const { top, bottom } = one.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  });
+  return near.length > 0 && near.every((one) => one.querySelector(".name"));
+}"""
 
 
 def test_all_of_hundreds_are_met_as_one_scrolls(browser: Any, tmp_path: Path) -> None:

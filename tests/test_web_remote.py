@@ -26,6 +26,7 @@ import io
 from browser import chromium
 from engines_served import Milvus, started_when_asked
 from fakes import DIM, fake_gallery, fake_model, write_pictures
+from from_terminal import usual_signals
 from PIL import Image
 from test_web_page import IN_SIGHT, until
 from tiny import MODEL, RETRIEVE, knowing_tiny
@@ -482,6 +483,7 @@ def test_the_command_serves_it_and_tells_no_password(servers: Any, tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=usual_signals,
     )
     try:
         assert process.stdout is not None
