@@ -443,7 +443,7 @@ def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Pat
         for part in range(70):
             page.evaluate(f"scrollTo(0, {part / 70} * document.documentElement.scrollHeight)")
             until(page, f"({IN_SIGHT})()")
-        page.set_viewport_size({"width": 700, "height": 600})
+        page.set_viewport_size({"width": 700, "height": 900})
         page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 3)")
         until(page, f"({IN_SIGHT})() && document.querySelectorAll('#grid .name').length > 0")
         page.evaluate("scrollTo(0, 0)")
