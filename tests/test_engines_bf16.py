@@ -129,6 +129,7 @@ def as_if(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
     monkeypatch.setattr("retrieval.system.processor.has_bf16", lambda: has)
 
 
+@able  # OpenVINO may end the process where it is asked for what there is not
 def test_a_gallery_in_bf16_and_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_if(monkeypatch, True)
     paths = write_pictures(tmp_path / "pictures", 20, sizes=((96, 64), (64, 96)))
