@@ -15,7 +15,6 @@ import click
 import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery, fake_model, write_pictures
-from from_terminal import usual_signals
 
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryMismatch, UsageError
@@ -126,21 +125,20 @@ def test_an_empty_name_takes_nothing_out(gallery: Gallery) -> None:
 def test_a_copy_goes_with_a_command_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
     """The folder of a copy is deleted by what its gallery leaves to the end of Python, which a signal alone would not reach."""
     program = """
-import shutil, sys, time, weakref
+import shutil, signal, sys, time, weakref
 from pathlib import Path
 from retrieval.cli.copied import end_by_signals
 class Copy: pass
 copy, folder = Copy(), Path(sys.argv[1])
 folder.mkdir()
 weakref.finalize(copy, shutil.rmtree, folder)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where the tests run under nohup
 end_by_signals()
 print("made", flush=True)
 time.sleep(60)
 """
     folder = tmp_path / "copy"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, folder], stdout=subprocess.PIPE, preexec_fn=usual_signals
-    ) as ended:
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE) as ended:
         assert ended.stdout is not None
         assert ended.stdout.readline() == b"made\n"
         ended.send_signal(number)
