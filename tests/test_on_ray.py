@@ -7,13 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
 from fakes import fake_model
 from textures import write_textures
 
@@ -29,19 +28,9 @@ from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts
 from retrieval.parts.on_ray import describe_on_ray
 from retrieval.parts.run import describe_parts, status_of
+from retrieval.system.threads import one_thread
 
 HERE = Path(__file__).parent
-
-
-@contextmanager
-def one_thread():
-    """As in the driver's workers: the sums of a network depend, in their last bits, on how many threads share them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Driver:
@@ -119,7 +108,7 @@ def test_worker_and_driver_are_killed(tmp_path):
     assert last.split(maxsplit=2) == ["described", str(6 - len(before)), "{}\n"]
     assert all(manifest.part(shard).stat().st_mtime_ns == time for shard, time in before.items())
     model = load_model("efficientnet_lite0-gem", size=32, engine="torch")
-    with one_thread():
+    with one_thread():  # as in Ray's workers: the last bits of a sum depend on how many threads share it
         describe_parts(str(tmp_path / "photos"), tmp_path / "calm", model, shard_size=4)
     with Gallery.create(tmp_path / "a", model) as a, Gallery.create(tmp_path / "b", model) as b:
         merge_parts(a, manifest)

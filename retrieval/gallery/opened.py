@@ -92,8 +92,7 @@ class OpenedGallery(GallerySettings):
         self.close()
 
     def close(self) -> None:
-        if self._process != os.getpid():
-            self._leave_to_parent()
+        self._leave_to_parent()
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
@@ -108,8 +107,7 @@ class OpenedGallery(GallerySettings):
     @property
     def catalog(self) -> Catalog:
         """The reader's connection, of this process."""
-        if self._process != os.getpid():
-            self._leave_to_parent()
+        self._leave_to_parent()
         if self._catalog is None:
             self._catalog = Catalog(self.catalog_path)
         return self._catalog
@@ -129,6 +127,8 @@ class OpenedGallery(GallerySettings):
     def _leave_to_parent(self) -> None:
         """After a fork: a connection of SQLite's belongs to the process that opened it, and a lock that another thread held at
         that moment is never released here. Neither is closed, which would touch what is the parent's."""
+        if self._process == os.getpid():
+            return
         self._inherited += [self._catalog, self._local]
         self._catalog, self._local, self._store, self._replaced = None, None, None, 0
         self._process = os.getpid()
@@ -147,8 +147,7 @@ class OpenedGallery(GallerySettings):
     @property
     def local(self) -> LocalIndex | None:
         """The local index, None in a gallery that keeps none."""
-        if self._process != os.getpid():
-            self._leave_to_parent()
+        self._leave_to_parent()
         if self._local is None and self.local_setting:
             self._local = LocalIndex(self.folder, self.warn)
         return self._local if self.local_setting else None

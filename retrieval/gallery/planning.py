@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from retrieval.files.identity import identity
 from retrieval.files.paths import show_path
 from retrieval.gallery.joining import Join
 from retrieval.gallery.local.index import LocalIndex
@@ -19,7 +20,7 @@ from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.targets import Target, lies_in
 from retrieval.gallery.work import SyncReport, Work
 from retrieval.pictures.leave_out import LeaveOut
-from retrieval.pictures.scan import Found, Scan, Walk, identity, look
+from retrieval.pictures.scan import Found, Scan, Walk, look
 
 _AT_ONCE = 500
 _HASHES_AT_ONCE = 16_384

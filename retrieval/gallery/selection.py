@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 from retrieval.errors import UsageError
+from retrieval.files.identity import identity
 from retrieval.files.paths import composed, show_path
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.targets import lies_in, place_in
-from retrieval.pictures.scan import identity
 
 
 @dataclass(frozen=True)

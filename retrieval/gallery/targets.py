@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retrieval.errors import UsageError
+from retrieval.files.identity import identity
 from retrieval.files.paths import show_path
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Root
-from retrieval.pictures.scan import identity
 
 
 @dataclass(frozen=True)

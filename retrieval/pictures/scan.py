@@ -61,15 +61,6 @@ def look(path: str, relative: str) -> Found:
     return Found(relative, -1, -1, f"{kind}, not a picture")
 
 
-def identity(path: str) -> tuple[int, int] | None:
-    """Device and inode of what a path leads to, the same by whatever name; None where there is nothing."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def device(path: str, status: os.stat_result) -> int:
     """What ``path``, of this ``status``, lies on."""
     return status.st_dev

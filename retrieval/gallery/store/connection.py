@@ -14,15 +14,14 @@ import tempfile
 from pathlib import Path
 
 from retrieval.errors import GalleryError
+from retrieval.files.identity import identity
 from retrieval.gallery.store.schema import entry_crc
 
 WAIT_SECONDS = 30  # for another connection
 _TRIES = 10
 _CACHE_KIB = 32_768  # a writer's: content hashes are spread over the whole of their index
-_VERSIONS, _WITH_LOG = (
-    slice(18, 20),
-    b"\x02\x02",
-)  # of the format, for who writes and who reads: bytes of SQLite's header
+_VERSIONS = slice(18, 20)  # of the format, for who writes and who reads: bytes of SQLite's header
+_WITH_LOG = b"\x02\x02"  # what they are in a file with a write-ahead log
 State = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -69,14 +68,14 @@ class Reader:
         self.path = path
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._seen: State | None = None
-        self._file = _identity(path)
+        self._file = identity(path)
         self.connection = self._open()
 
     def stale(self) -> bool:
         return self.replaced() if self._seen is None else self._seen != _state(self.path)
 
     def replaced(self) -> bool:
-        now = _identity(self.path)
+        now = identity(self.path)
         return now is not None and now != self._file  # what is gone may come back: until then the open file is read
 
     def close(self) -> None:
@@ -112,14 +111,6 @@ class Reader:
 def _connect(path: Path, how: str) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?{how}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _state(path: Path) -> State:
