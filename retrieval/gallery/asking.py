@@ -203,7 +203,7 @@ class AskedGallery(SearchedGallery):
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there
-        with catalog.reading(), products_on_one_core():
+        with catalog.reading():
             if not catalog.any_searchable():
                 return []
             count, store = self._sound_store()
@@ -214,8 +214,10 @@ class AskedGallery(SearchedGallery):
             else:
                 among = self._ids_below(under)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, self._background(count, store))
-            found = weigher.ranked(k, ids, among, by)
+            background = self._background(count, store)
+            with products_on_one_core():
+                weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, background)
+                found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [
             Match(
