@@ -16,6 +16,7 @@ import timm
 import tiny
 import torch
 import torchvision
+from converted import CHECKED, compiled_graph
 from fakes import FakeEngine
 from few_blocks import NAME as FEW_BLOCKS
 from narrow import use_narrow
@@ -26,7 +27,6 @@ from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import Engine, EngineUnavailable
 from retrieval.engines.choose import create_engine
-from retrieval.engines.openvino import export
 from retrieval.engines.openvino.regions import regions_of
 from retrieval.engines.torch.folding import fold_batchnorm
 from retrieval.errors import UsageError
@@ -192,16 +192,9 @@ MANY_NODES = ("rmac", "rgem", "spp")
 
 
 def assert_converted(describer: Describer, shapes: list[tuple[int, int]]) -> None:
-    """The graph gives what torch gives, for pictures of each shape.
-
-    Instead of the conversion's own check, which compiles the graph once more: its shapes are among those of the test."""
-    import openvino
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "difference", lambda model, describer: 0.0)
-        graph = export.convert(describer)
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for height, width in [*shapes, *export._CHECKED]:
+    """The graph gives what torch gives, for pictures of each shape."""
+    compiled = compiled_graph(describer)
+    for height, width in [*shapes, *CHECKED]:
         images = pictures(height, width)
         with torch.no_grad():
             assert distance(compiled(images)[0], describer(torch.from_numpy(images)).double().numpy()) < 1e-9
