@@ -24,8 +24,8 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    """PostgreSQL or Milvus by kind, started when first asked for and shared by all modules: galleries there have names that no other
-    module gives, and who kills one starts it again."""
+    """PostgreSQL or Milvus by kind, started when first asked for and shared by all modules: each gives its galleries names of its
+    own, and who kills a server starts it again."""
     from engines_served import started_when_asked
 
     with started_when_asked(tmp_path_factory.mktemp) as server:

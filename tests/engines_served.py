@@ -16,6 +16,14 @@ import psutil
 import pytest
 
 
+def at_work(process: psutil.Process) -> bool:
+    """Whether it has not ended. One that nobody has asked for its exit status yet, as an orphan for a second or so, has."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Postgres:
     """Listens on a Unix socket in its own folder, on no network."""
 
@@ -41,13 +49,21 @@ class Postgres:
         for process in (first, *children):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs([first, *children], 30)
+        end = time.monotonic() + 30
+        while any(map(at_work, (first, *children))) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def start(self) -> None:
         """Where it is not running."""
-        if psutil.pid_exists(self._server.get_pid()):
-            return
-        (Path(self._server.pgdata) / "postmaster.pid").unlink(missing_ok=True)  # of nobody any more: all have ended
+        with suppress(psutil.NoSuchProcess):
+            if at_work(psutil.Process(self._server.get_pid())):
+                return
+        noted = Path(self._server.pgdata) / "postmaster.pid"
+        if noted.exists():  # of nobody any more, as is its lock beside the socket: all have ended
+            sockets = Path(noted.read_text().splitlines()[4])
+            noted.unlink()
+            for lock in sockets.glob(".s.PGSQL.*.lock"):
+                lock.unlink()
         end = time.monotonic() + 60
         while True:  # it recovers first, which on a busy machine takes longer than its starter waits
             try:

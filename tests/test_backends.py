@@ -356,8 +356,9 @@ class TestServed:
         assert [m.path for m in found] == ["/c/000", "/c/001", "/c/002"]
         gallery.close()
 
-    def test_nothing_acknowledged_is_lost(self, servers, request):
+    def test_nothing_acknowledged_is_lost(self, servers, monkeypatch):
         """The server is killed in the middle of an upsert and started again."""
+        monkeypatch.setattr("retrieval.backends.lasting._WAITS", (0.0, 0.25))  # it comes back after the upsert failed
         for kind in ("postgres", "milvus"):
             server = servers(kind)
             address = server.address(f"test{next(_number)}")
@@ -522,7 +523,7 @@ def test_a_server_that_restarts(servers, monkeypatch):
         }
         for name, ask in asked.items():
             server.kill()
-            starter = threading.Timer(0.5, server.start)  # while it is asked
+            starter = threading.Timer(0.3, server.start)  # while it is asked
             starter.start()
             try:
                 assert ask() is not False, name

@@ -762,8 +762,8 @@ def score_py(truth: GroundTruth, results: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Path) -> None:
-    """Embedded model on paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees. The five photos
-    of the set that descriptors alone take for others are among the twelve. Slow: points of photos."""
+    """Embedded model on paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees. Among the
+    photos are the five of the set that descriptors alone take for others. Slow: points of photos."""
     file = some_paintings(shared_data, tmp_path / "paintings", (*range(10), 14, 26))
     truth = load_groundtruth(file)
     index = tmp_path / "index"

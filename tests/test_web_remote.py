@@ -293,6 +293,7 @@ def test_no_credential_is_ever_told(
             raise psycopg.OperationalError(f"connection to {address} failed")
 
         monkeypatch.setattr(psycopg, "connect", refuse)
+        monkeypatch.setattr("retrieval.backends.lasting._WAITS", (0.0, 0.25))
         down = client.get("/api/search", params={"id": number})
         assert (down.status_code, down.json()["error"]["code"]) == (503, "gallery_unavailable")
         monkeypatch.undo()
@@ -370,13 +371,19 @@ def test_names_as_they_are_shown() -> None:
     assert (local_path("file://host/x.png"), local_path("file:///a%20b.png")) == (None, "/a b.png")
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as made:
+        yield made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgres", "milvus"])
-def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
+def test_the_page_over_a_served_gallery(servers: Any, browser: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
     """Slow: a browser."""
     write_pictures(tmp_path / "in", 6, sizes=((400, 300),))
     address = servers(kind).address(f"page{next(_number)}")
-    with filled(address, tmp_path / "in") as gallery, chromium() as browser:
+    with filled(address, tmp_path / "in") as gallery:
         (tmp_path / "in" / "0005.png").unlink()
         gone = id_of(str(tmp_path / "in" / "0005.png"))
         with on_a_port([gallery, local]) as base:
@@ -408,14 +415,11 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_long_list_of_a_served_gallery(servers: Any) -> None:
+def test_a_long_list_of_a_served_gallery(servers: Any, browser: Any) -> None:
     """One page after the other, as one scrolls; no page is asked for twice. Slow: a browser."""
     rng = np.random.default_rng(0)
     names = [f"/nowhere/{i:04d}.png" for i in range(230)]
-    with (
-        ServedGallery.create(servers("postgres").address(f"long{next(_number)}"), fake_model()) as gallery,
-        chromium() as browser,
-    ):
+    with ServedGallery.create(servers("postgres").address(f"long{next(_number)}"), fake_model()) as gallery:
         vectors = rng.normal(size=(len(names), DIM)).astype(np.float32)
         gallery.backend.upsert([Entry(n, "0" * 64, 1, 1, 4, 3, v) for n, v in zip(names, vectors, strict=True)])
         with on_a_port([gallery]) as base:
