@@ -106,7 +106,7 @@ class AskedGallery(SearchedGallery):
         )
         for result in results:
             if result.error is not None:
-                if several and result.query:
+                if result.query:
                     raise ImageError(f"{result.query}: {result.error}") from result.error
                 raise result.error
         return results if several else results[0]
