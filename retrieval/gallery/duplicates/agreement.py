@@ -31,6 +31,8 @@ _FINE = 1.2  # grey levels
 # Chosen on 100 photos in 14 alterations, and on neighbouring views of a turntable; measured on others (docs/duplicates.md).
 _COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
 _MIDDLE, _SAME = 0.9, 0.4
+_SAME_WHOLE, _UNMOVED, _MIDDLE_REDUCED = 0.5, 0.99, 0.925
+_ONE_SIZE, _COVER_ONE_SIZE, _SAME_ONE_SIZE = 1.25, 0.92, 0.45
 _NEAR, _SURE, _COVER_NEAR, _STEPS = 0.4, 0.97, 0.6, 30
 
 
@@ -46,9 +48,13 @@ class Agreement:
     middle: float
     same: float
 
-    def copies(self, found: Found) -> bool:
-        """Whether these are the same pixels, altered; ``found`` tells how the mapping was come by.
+    def copies(self, found: Found, scale: float = 0.0) -> bool:
+        """Whether these are the same pixels, altered; ``found`` tells how the mapping was come by, ``scale`` how many pixels
+        of the second picture lie along one of the first (0: unknown).
 
+        A reduced picture has lost what is fine, and less of it is quite the same. Of two pictures of one size most windows are,
+        and one shows what the other does: a thing before black, photographed again from a few degrees beside, correlates as
+        well in the middle, and has moved.
         Turntable pictures a few degrees apart reach a median of 0.9 here and there; text or a sticker over a copy changes some
         windows and leaves the others as they were. Points are evidence of their own. A mapping that was chosen because the
         pictures correlate so is none: dark skirts and round lids lie on each other well.
@@ -57,13 +63,16 @@ class Agreement:
             return False
         if found == "searched":
             return self.windows >= 24 and self.textured >= 0.6 and self.same >= 0.6
+        if 1 / _ONE_SIZE < scale < _ONE_SIZE and (self.cover < _COVER_ONE_SIZE or self.same < _SAME_ONE_SIZE):
+            return False
         if found == "placed":
             return self.windows >= 40 and self.textured >= 0.7 and self.middle >= 0.93 and self.same >= _SAME
         if found == "whole":
-            plain = self.windows >= 20 and self.textured >= 0.75 and self.middle >= _MIDDLE
-            return plain or (self.windows >= 40 and self.textured >= 0.45 and self.same >= _SAME)
+            textured = self.textured >= (0.75 if self.windows < 40 else 0.45)
+            unmoved = self.cover >= _UNMOVED and self.textured >= 0.75 and self.middle >= _MIDDLE
+            return self.windows >= 20 and (unmoved or (textured and self.same >= _SAME_WHOLE))
         enough = self.windows >= _FEWEST and self.textured >= _TEXTURED
-        return enough and (self.middle >= _MIDDLE or self.same >= _SAME)
+        return enough and (self.middle >= _MIDDLE_REDUCED or self.same >= _SAME)
 
 
 NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0)
@@ -73,7 +82,7 @@ def agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
     """How two pictures agree within their borders; ``mapping`` (3, 3) leads from pixels of ``a`` to pixels of ``b``."""
     import cv2
 
-    scale = _scale(mapping, a.grey.shape)
+    scale = scale_of(mapping, a.grey.shape)
     if not 1e-3 < scale < 1e3:
         return NONE
     if scale < 1:  # b shows less: it is the canvas
@@ -161,7 +170,7 @@ def _fineness(picture: Values, side: int, mean: Callable[[Values], Values]) -> V
     return mean(left * left)
 
 
-def _scale(mapping: Mapping, shape: tuple[int, ...]) -> float:
+def scale_of(mapping: Mapping, shape: tuple[int, ...]) -> float:
     """Pixels of the second picture for one of the first, at its middle; 0 where the mapping is none."""
     middle = np.array([shape[1] / 2, shape[0] / 2, 1.0])
     depth = float(mapping[2] @ middle)

@@ -17,7 +17,15 @@ from typing import Literal
 import numpy as np
 
 from retrieval.gallery.duplicates import alignment
-from retrieval.gallery.duplicates.agreement import NONE, Agreement, Mapping, affine_part, best_agreement, is_affine
+from retrieval.gallery.duplicates.agreement import (
+    NONE,
+    Agreement,
+    Mapping,
+    affine_part,
+    best_agreement,
+    is_affine,
+    scale_of,
+)
 from retrieval.gallery.duplicates.looks import Looks
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.gallery.local_features import SIDE
@@ -93,11 +101,11 @@ class Verifier:
         first, second = self.looks.thumbnail(a), self.looks.thumbnail(b)
         if first is None or second is None:  # gone since
             return (a, b), "none"
-        if self._agreement(first, second, mine, other, found, mirror).copies("points"):
+        if self._agreement(first, second, mine, other, found, mirror).copies("points", _scale(found, mine)):
             return (a, b), "copy"
         if min(len(mine.points), len(other.points)) < FEW_POINTS:
             placed = similarity(mine, other)
-            if self._agreement(first, second, mine, other, placed, mirror).copies("placed"):
+            if self._agreement(first, second, mine, other, placed, mirror).copies("placed", _scale(placed, mine)):
                 return (a, b), "copy"
             if not mirror and _part(first, second, mine, other):
                 return (a, b), "copy"
@@ -114,6 +122,11 @@ class Verifier:
         from_points: Mapping = alignment.box_to_box((0, 0, *other.size), alignment.whole(b))
         # What perspective the points found is their noise in a copy, and another place of the camera in a flat scene.
         return best_agreement(a, b, affine_part(from_points @ found.homography @ flip @ to_points, a.grey.shape))
+
+
+def _scale(found: Verification, mine: LocalFeatures) -> float:
+    """Pixels of the second picture for one of the first; 0 where nothing was found."""
+    return 0.0 if found.homography is None else scale_of(found.homography, mine.size[::-1])
 
 
 def _part(a: Thumbnail, b: Thumbnail, mine: LocalFeatures, other: LocalFeatures) -> bool:
