@@ -25,10 +25,10 @@ def unit(rng: np.random.Generator, count: int, dim: int = 32) -> np.ndarray:
 
 def brute_force(a: np.ndarray, b: np.ndarray | None, least: float, k: int | None) -> dict[tuple[int, int], float]:
     """One row after the other, in float64."""
-    other = a if b is None else b
+    other = (a if b is None else b).astype(np.float64)
     found = {}
     for i, row in enumerate(a.astype(np.float64)):
-        cosines = (other.astype(np.float64) * row).sum(axis=1)
+        cosines = np.einsum("nd,d->n", other, row)
         near = [j for j in np.flatnonzero(cosines >= least) if b is not None or j != i]
         near.sort(key=lambda j: (-cosines[j], j))
         for j in near if k is None else near[:k]:
