@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from few_blocks import NAME as FEW_BLOCKS
 
-from retrieval.describe.model import load_model
+from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import checked, unit_length
 from retrieval.errors import ModelError, UsageError
 from retrieval.models.checkpoint import load_tensors, read_spec, save_checkpoint
@@ -85,14 +86,20 @@ TINY = [(1, 1), (1, 2), (2, 1), (3, 3), (5, 7), (8, 8), (1, 64), (64, 1), (31, 3
 
 
 @pytest.mark.parametrize("scales", [None, (1, 0.7071, 0.5), (0.1, 1)])
-@pytest.mark.parametrize("name", ["efficientnet_lite0-gem", "efficientnet_lite0-avg"])
+@pytest.mark.parametrize("name", [f"{FEW_BLOCKS}-gem@random:0", f"{FEW_BLOCKS}-avg@random:0"])
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_pictures_of_a_few_pixels_have_descriptors_of_unit_length(
     engine: str, name: str, scales: tuple[float, ...] | None
 ) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino")
-    model = load_model(name, size=64, scales=scales, engine=engine)
+    assert_unit_length(load_model(name, size=64, scales=scales, engine=engine))
+
+
+@pytest.mark.parametrize(("engine", "scales"), [("torch", (0.1, 1)), ("torch", None), ("openvino", None)])
+def test_so_they_have_of_the_product_s_network(engine: str, scales: tuple[float, ...] | None) -> None:
+    assert_unit_length(load_model("efficientnet_lite0-gem", size=64, scales=scales, engine=engine))
+
+
+def assert_unit_length(model: Model) -> None:
     rng = np.random.default_rng(0)
     for height, width in TINY:
         shape = (height, width, 3)

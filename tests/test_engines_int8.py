@@ -10,6 +10,7 @@ import openvino
 import pytest
 from click.testing import CliRunner
 from fakes import write_pictures
+from narrow import use_narrow
 
 from retrieval.cli.main import cli
 from retrieval.describe.model import Model, load_model
@@ -19,6 +20,11 @@ from retrieval.engines.loss import compare
 from retrieval.errors import ModelError, UsageError
 from retrieval.gallery.gallery import Gallery
 from retrieval.system.processor import has_vnni
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_narrow(monkeypatch)
 
 
 def test_the_loss_by_hand() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from narrow import DIM, use_narrow
 from PIL import Image
 
 from retrieval import load_model
@@ -25,6 +26,12 @@ from retrieval.models.checkpoint import load_tensors, read_spec, save_checkpoint
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 has an eighth of its channels; a whole ResNet-50 is compared below."""
+    use_narrow(monkeypatch)
 
 
 def pixels(height: int = 160, width: int = 224, seed: int = 0) -> np.ndarray:
@@ -58,25 +65,26 @@ def plain_resnet(name: str, seed: int) -> torch.nn.Module:
 # -- exactness ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def resnet50_features() -> torch.Tensor:
+def test_resnet50_descriptors_equal_a_plain_computation() -> None:
     with torch.no_grad():
-        return plain_resnet("resnet50", 3)(plain_input(pixels()))
+        pooled = plain_gem(plain_resnet("resnet50", 3)(plain_input(pixels())))
+    got = load_model("resnet50-gem@random:3", engine="torch").describe(pixels())
+    np.testing.assert_allclose(got, (pooled / pooled.norm()).numpy()[0], atol=1e-5)
+    assert np.linalg.norm(got) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["gem", "avg", "max", "gem:p=4.5"])
-def test_resnet50_descriptors_equal_a_plain_computation(pooling: str, resnet50_features: torch.Tensor) -> None:
-    model = load_model(f"resnet50-{pooling}@random:3", engine="torch")
-    array, features = pixels(), resnet50_features
+def test_resnet18_descriptors_equal_a_plain_computation(pooling: str) -> None:
+    with torch.no_grad():
+        features = plain_resnet("resnet18", 3)(plain_input(pixels()))
     pooled = {
         "gem": lambda: plain_gem(features),
         "avg": lambda: features.mean(dim=(-2, -1)),
         "max": lambda: features.amax(dim=(-2, -1)),
         "gem:p=4.5": lambda: plain_gem(features, 4.5),
     }[pooling]()
-    expected = (pooled / pooled.norm(dim=1, keepdim=True)).numpy()[0]
-    np.testing.assert_allclose(model.describe(array), expected, atol=1e-5)
-    assert np.linalg.norm(model.describe(array)) == pytest.approx(1, abs=1e-5)
+    got = load_model(f"resnet18-{pooling}@random:3", engine="torch").describe(pixels())
+    np.testing.assert_allclose(got, (pooled / pooled.norm()).numpy()[0], atol=1e-5)
 
 
 def test_multi_scale_equals_a_plain_computation() -> None:
@@ -314,7 +322,8 @@ def test_weights_are_downloaded_once_and_checked(server: dict[str, bytes], monke
     whole = torchvision.models.resnet18()
     torch.save(whole.state_dict(), buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
-    monkeypatch.setitem(registry.BACKBONES, "resnet18", registry._resnet(18, 512, digest, 44.7))
+    info = registry._resnet(18, DIM, digest, 44.7)
+    monkeypatch.setitem(registry.BACKBONES, "resnet18", info)
     said: list[str] = []
     name = f"resnet18-{digest}.pth"
     with pytest.raises(DownloadError, match="404"):

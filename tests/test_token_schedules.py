@@ -13,6 +13,7 @@ import timm
 import torch
 import torchvision
 from click.testing import CliRunner
+from converted import CHECKED, compiled_graph
 from evaluation_set import make_set
 from fakes import write_pictures
 from torch import nn
@@ -175,18 +176,33 @@ def test_the_reduced_backbone_is_the_pooled_transformer(name: str, words: str) -
     assert backbone(images).shape[1] == 64 + backbone.info.prefix
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["small_timm", "small_torchvision"])
-def test_openvino_reduces_as_torch_does(name: str, method: str) -> None:
-    model = load_model(f"{name}-cls-mean@random:0", tokens=f"1:0.5+2:0.3+{method}")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *(("small_timm", f"1:0.5+2:0.3+{method}") for method in METHODS),
+        *(("small_torchvision", f"1:0.5+{method}") for method in METHODS),
+    ],
+)
+def test_openvino_reduces_as_torch_does(name: str, words: str) -> None:
+    model = load_model(f"{name}-cls-mean@random:0", tokens=words)
     describer = Describer(build_network(model.spec), model.spec.image).eval()
-    made = create_engine(model.spec, "openvino")
-    for height, width in SHAPES:
-        images = pictures(height, width)
+    compiled = compiled_graph(describer)
+    for height, width in [*SHAPES, *CHECKED]:
+        images = checked(pictures(height, width))
         with torch.no_grad():
-            wanted = describer(torch.from_numpy(checked(images))).double().numpy()[0]
-        assert made.describe(images)[0] @ wanted / np.linalg.norm(wanted) > 1 - 1e-6
-        np.testing.assert_allclose(made.describe(images)[0], wanted, atol=1e-4)
+            wanted = describer(torch.from_numpy(images)).double().numpy()[0]
+        got = compiled(images)[0][0]
+        assert got @ wanted / np.linalg.norm(wanted) > 1 - 1e-6
+        np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_the_engine_reduces_too() -> None:
+    """By the graph of the test above, which passes its own check."""
+    model = load_model("small_timm-cls-mean@random:0", tokens="1:0.5")
+    describer = Describer(build_network(model.spec), model.spec.image).eval()
+    with torch.no_grad():
+        wanted = describer(torch.from_numpy(pictures(100, 36))).numpy()
+    np.testing.assert_allclose(create_engine(model.spec, "openvino").describe(pictures(100, 36)), wanted, atol=1e-4)
 
 
 def test_attention_that_is_looked_at_is_optional_for_clustering() -> None:
@@ -304,7 +320,8 @@ def test_parts_carry_the_schedule(tmp_path: Path) -> None:
     assert "Leave out --tokens" in str(error.hint)
 
 
-def test_speed_is_measured_with_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_measured_with_the_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)  # otherwise 32 of a megapixel are drawn
     seen = []
 
     def benchmark_speed(model: Any, *_: Any, **__: Any) -> Any:
@@ -314,7 +331,17 @@ def test_speed_is_measured_with_the_schedule(monkeypatch: pytest.MonkeyPatch) ->
         return SpeedReport([], {"model": "", "processor": "", "cores": 1, "threads": 1})
 
     monkeypatch.setattr("retrieval.benchmarks.speed.run.benchmark_speed", benchmark_speed)
-    run("benchmark", "speed", "--model", "small_timm-cls", "--random-weights", "--tokens", "1:0.5", "--count", "1")
+    run(
+        "benchmark",
+        "speed",
+        "--model",
+        "small_timm-cls",
+        "--random-weights",
+        "--tokens",
+        "1:0.5",
+        "--images",
+        str(tmp_path),
+    )
     assert seen == ["small_timm-cls:tokens=1:0.5@random:0"]
 
 
