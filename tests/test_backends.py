@@ -438,7 +438,7 @@ class TestCommands:
         told = json.loads(self.run("info", *index, "--format", "json"))
         assert (told["images"], told["roots"]) == (5, [str(tmp_path / "photos")])
         assert "pictures  5" in self.run("info", *index)
-        assert "1 pictures taken out" in self.run("remove", photos[2], *index)
+        assert "1 picture taken out" in self.run("remove", photos[2], *index)
         assert json.loads(self.run("info", *index, "--format", "json"))["images"] == 4
         for option in (("--rank", "fused"), ("--min-probability", "0.5"), ("--rank", "local", "--fold")):
             with pytest.raises(UsageError, match="served gallery, which keeps no local codes"):

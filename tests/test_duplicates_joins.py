@@ -25,10 +25,10 @@ def unit(rng: np.random.Generator, count: int, dim: int = 32) -> np.ndarray:
 
 def brute_force(a: np.ndarray, b: np.ndarray | None, least: float, k: int | None) -> dict[tuple[int, int], float]:
     """One row after the other, in float64."""
-    other = a if b is None else b
+    other = (a if b is None else b).astype(np.float64)
     found = {}
     for i, row in enumerate(a.astype(np.float64)):
-        cosines = (other.astype(np.float64) * row).sum(axis=1)
+        cosines = np.einsum("nd,d->n", other, row)
         near = [j for j in np.flatnonzero(cosines >= least) if b is not None or j != i]
         near.sort(key=lambda j: (-cosines[j], j))
         for j in near if k is None else near[:k]:
@@ -79,10 +79,10 @@ def test_half_precision_and_equal_vectors() -> None:
     half = unit(np.random.default_rng(2), 300).astype(np.float16)
     expected = brute_force(half, None, 0.8, 2)
     assert as_dict(similar_pairs(half, least=0.8, k=2)).keys() == expected.keys()
-    same = np.repeat(unit(np.random.default_rng(2), 9)[:1], 2000, axis=0)
+    same = np.repeat(unit(np.random.default_rng(2), 9)[:1], 900, axis=0)
     pairs = similar_pairs(same, least=0.99, k=2)
     # Everyone's nearest are rows 0 and 1, theirs the first that they are not.
-    assert len(pairs.first) <= 2 * 2000
+    assert len(pairs.first) <= 2 * 900
     assert set(pairs.first.tolist()) == {0, 1}
 
 

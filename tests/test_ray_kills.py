@@ -25,6 +25,8 @@ def test_a_short_attack(tmp_path):
         "160",
         "--shards",
         "8",
+        "--seed",
+        "1557",  # a node, the driver and a worker are killed, each soon
         "--report",
         str(tmp_path),
     ]

@@ -396,7 +396,7 @@ def test_one_that_falls_silent_is_given_up_and_one_that_works_is_not(
     told, gone_on = answer._answers, threading.Event()
 
     def slow(*values: Any, **options: Any) -> Iterator[dict[str, Any]]:
-        gone_on.wait(3)
+        gone_on.wait(2)
         yield from told(*values, **options)
 
     monkeypatch.setattr("retrieval.resident.answer._answers", slow)

@@ -23,6 +23,7 @@ import web_client
 from web_album import known
 
 from retrieval import Gallery, UsageError, load_model
+from retrieval.cli.main import main
 from retrieval.web.settings import given_token
 
 
@@ -56,16 +57,13 @@ def serving(folder: Path, *words: str, **environment: str) -> Iterator[tuple[str
 
 @pytest.fixture(scope="module")
 def here(folder: Path) -> Iterator[str]:
-    """One server for all that ask from this machine."""
-    with serving(folder) as (address, _):
+    """One server for all that ask from this machine. In the end it is told to end as by Ctrl-C."""
+    with serving(folder) as (address, process):
         yield address
-
-
-@pytest.fixture(scope="module")
-def elsewhere(folder: Path) -> Iterator[str]:
-    """One that others could reach too."""
-    with serving(folder, "--host", "0.0.0.0") as (address, _):
-        yield address
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in err
 
 
 @pytest.mark.slow
@@ -99,15 +97,23 @@ def test_the_client_of_the_documents(folder: Path, here: str) -> None:
 
 
 @pytest.mark.slow
-def test_elsewhere_than_here_it_makes_a_token(elsewhere: str) -> None:
-    """Slow: another process that imports torch."""
-    base, token = elsewhere.split("?token=")
-    assert len(token) >= 30
-    with pytest.raises(RuntimeError, match="token_needed: "):
-        web_client.Client(base).search(1)
-    with pytest.raises(RuntimeError, match="token_needed: "):
-        web_client.Client(base, token[:-1]).search(1)
-    assert web_client.Client(base, token).search(1)
+def test_elsewhere_than_here_it_makes_a_token_and_ends_without_a_socket(folder: Path) -> None:
+    """For others too; and SIGTERM is how services are ended. Slow: another process that imports torch."""
+    with tempfile.TemporaryDirectory(prefix="r-") as sockets:  # the name of a socket must be short
+        with serving(folder, "--host", "0.0.0.0", XDG_RUNTIME_DIR=sockets) as (address, process):
+            base, token = address.split("?token=")
+            assert len(token) >= 30
+            with pytest.raises(RuntimeError, match="token_needed: "):
+                web_client.Client(base).search(1)
+            with pytest.raises(RuntimeError, match="token_needed: "):
+                web_client.Client(base, token[:-1]).search(1)
+            assert web_client.Client(base, token).search(1)
+            assert len(list(Path(sockets).glob("retrieval/*.sock"))) == 1
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode in (143, -signal.SIGTERM)
+        assert "Traceback" not in err
+        assert list(Path(sockets).glob("retrieval/*")) == []
 
 
 def test_tokens_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,20 +127,18 @@ def test_tokens_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
             given_token()
 
 
-def test_what_it_cannot_do_is_one_line(folder: Path, here: str, tmp_path: Path) -> None:
-    def run(*words: str, where: Path = folder, program: str = "") -> tuple[int, str]:
-        program += "from retrieval.cli.main import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", program, "serve", *words],
-            cwd=where,
-            env=knowing_tiny(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "Traceback" not in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-        return done.returncode, done.stderr
+def test_what_it_cannot_do_is_one_line(
+    folder: Path, here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str, where: Path = folder) -> tuple[int, str]:
+        monkeypatch.chdir(where)
+        monkeypatch.setattr(sys, "argv", ["retrieve", "serve", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert isinstance(left.value.code, int)
+        return left.value.code, said
 
     status, said = run(where=tmp_path)
     assert status == 1
@@ -147,7 +151,8 @@ def test_what_it_cannot_do_is_one_line(folder: Path, here: str, tmp_path: Path) 
     status, said = run("--port", port)
     assert status == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in said
-    status, said = run(program="import sys; sys.modules['fastapi'] = None; ")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    status, said = run()
     assert status == 2
     assert "pip install 'retrieval[web]'" in said
 
@@ -162,26 +167,3 @@ def test_help_needs_no_extra() -> None:
         check=True,
     )
     assert "--open" in done.stdout
-
-
-@pytest.mark.slow
-def test_it_ends_when_it_is_told(folder: Path) -> None:
-    """Slow: a process of its own that imports torch."""
-    with serving(folder) as (_, process):
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode in (0, 130)
-        assert "Traceback" not in err
-
-
-@pytest.mark.slow
-def test_a_service_that_is_ended_leaves_no_socket(folder: Path) -> None:
-    """SIGTERM is how services are ended. Slow: a process of its own that imports torch."""
-    with tempfile.TemporaryDirectory(prefix="r-") as sockets:  # the name of a socket must be short
-        with serving(folder, XDG_RUNTIME_DIR=sockets) as (_, process):
-            assert len(list(Path(sockets).glob("retrieval/*.sock"))) == 1
-            process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=60)
-        assert process.returncode in (143, -signal.SIGTERM)
-        assert "Traceback" not in err
-        assert list(Path(sockets).glob("retrieval/*")) == []

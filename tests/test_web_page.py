@@ -451,8 +451,10 @@ def test_tens_of_thousands_take_no_more_of_the_page(browser: Any, tmp_path: Path
         page.close()
 
 
+@pytest.mark.slow
 def test_no_serious_fault_for_people_with_aids(browser: Any, address: str) -> None:
-    """All rules of axe-core in light; in the dark, where nothing but colours differs, the one of contrast."""
+    """All rules of axe-core in light; in the dark, where nothing but colours differs, the one of contrast.
+    Slow: it looks at every element of six pages."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
     context = browser.new_context(base_url=address, bypass_csp=True)
     page = context.new_page()

@@ -48,6 +48,7 @@ class VectorGallery:
         self.truth: dict[int, np.ndarray] = {}
         self.warnings: list[str] = []
         self.gallery.warn = self.warnings.append
+        self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # of ``truth``, for ``brute``
         self._made = 0
         with self.gallery.writing() as catalog, catalog.writing():
             self.root = catalog.add_root("pictures", "folder").id
@@ -59,7 +60,7 @@ class VectorGallery:
         made = cls.__new__(cls)
         made.gallery, made.truth, made.warnings = Gallery.open(folder), dict(template.truth), []
         made.gallery.warn = made.warnings.append
-        made._made, made.root = template._made, template.root
+        made._made, made.root, made._known = template._made, template.root, None
         return made
 
     def _write(self, catalog: Catalog, vectors: np.ndarray) -> tuple[int, list[str]]:
@@ -77,6 +78,7 @@ class VectorGallery:
                 catalog.set_meta("vector_count", first + len(vectors))
                 catalog.bump_version()
             ids, _ = catalog.pictures_of_rows(np.arange(first, first + len(vectors)))
+            self._known = None
             self.truth.update(zip(ids.tolist(), vectors, strict=True))
             if refresh:
                 self.gallery.refresh_index(catalog)
@@ -90,6 +92,7 @@ class VectorGallery:
                 catalog.set_ok(i, size=1, mtime_ns=1, digest=hashes[0], width=1, height=1, row=first)
                 catalog.set_meta("vector_count", first + 1)
                 catalog.bump_version()
+            self._known = None
             self.truth[i] = vector
             self.gallery.refresh_index(catalog)
 
@@ -98,6 +101,7 @@ class VectorGallery:
             with catalog.writing():
                 catalog.delete(ids)
                 catalog.bump_version()
+            self._known = None
             for i in ids:
                 del self.truth[i]
             self.gallery.refresh_index(catalog)
@@ -108,10 +112,12 @@ class VectorGallery:
 
     def brute(self, query: np.ndarray, k: int) -> list[tuple[int, float]]:
         """Ids and cosines from the vectors as they should be, in float64, ties by ascending id."""
-        ids = np.array(list(self.truth))
-        vectors = np.stack(list(self.truth.values())).astype(np.float64)
+        if self._known is None:
+            vectors = np.stack(list(self.truth.values())).astype(np.float64)
+            self._known = np.array(list(self.truth)), vectors, np.sqrt((vectors**2).sum(axis=1))
+        ids, vectors, lengths = self._known
         wanted = query.astype(np.float64)
-        cosines = (vectors * wanted).sum(axis=1) / (np.sqrt((vectors**2).sum(axis=1)) * np.sqrt((wanted**2).sum()))
+        cosines = (vectors * wanted).sum(axis=1) / (lengths * np.sqrt((wanted**2).sum()))
         order = np.lexsort((ids, -cosines))[:k]
         return list(zip(ids[order].tolist(), cosines[order].tolist(), strict=True))
 

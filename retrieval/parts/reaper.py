@@ -1,7 +1,7 @@
 """Ends what is left of a Ray that `describe --on ray` started, should its driver be killed: some of Ray's helpers never do.
 
 ``python reaper.py FOLDER`` reads its standard input, which ends with the driver, or when that is done with Ray. Then every other
-process of this user that holds a file below FOLDER open, as all of Ray's do, has a few seconds to end by itself; and FOLDER,
+process of this user that holds a file below FOLDER open, as all of Ray's do, has two seconds to end by itself; and FOLDER,
 which has Ray's logs, goes. It is run as a file and needs the standard library alone. Processes are found in /proc, so on
 Linux; elsewhere nothing is ended.
 """
@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import suppress
 
-_PATIENCE = 5.0  # seconds
+_PATIENCE = 2.0  # seconds
 _LOOK = 0.2
 
 
@@ -35,7 +35,7 @@ def holders(folder: str) -> list[int]:
 
 
 def reap(folder: str) -> None:
-    """Until no process holds ``folder`` any more; after a few seconds they are killed."""
+    """Until no process holds ``folder`` any more; after two seconds they are killed."""
     end = time.monotonic() + _PATIENCE
     while left := holders(folder):
         if time.monotonic() > end:

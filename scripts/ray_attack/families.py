@@ -21,6 +21,7 @@ class Family:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Family:
+        self._look()
         self._thread.start()
         return self
 

@@ -85,17 +85,27 @@ class Trial:
             truth.append(ids[scores >= scores[right - 1] - 1e-6] if right else ids[:0])
         return truth
 
+    @cached_property
+    def _truth_columns(self) -> np.ndarray:
+        """The first true best of each query, the second, ...: (most, queries); -2, no id, where there are fewer."""
+        columns = np.full((max(map(len, self.truth), default=0), len(self.truth)), -2, np.int64)
+        for query, ids in enumerate(self.truth):
+            columns[: len(ids), query] = ids
+        return columns
+
     def recalls(self, index: Any, effort: int, wanted: int) -> np.ndarray:
         """Recall among the best 10 of each query if the first 1, 2, ... ``wanted`` candidates were scored exactly:
         float64 (queries, wanted)."""
         found = ann_search.search(index, self.queries, wanted + 1, effort)
-        out = np.empty((len(found), wanted))
-        for i, (ids, own, truth) in enumerate(zip(found, self.own, self.truth, strict=True)):
-            right = np.cumsum(np.isin(ids[ids != own][:wanted], truth))
-            hits = np.minimum(right, self.right) / max(self.right, 1)
-            out[i, : len(hits)] = hits
-            out[i, len(hits) :] = hits[-1] if len(hits) else 0.0
-        return out
+        right = np.zeros(found.shape, bool)
+        for ids in self._truth_columns:
+            right |= found == ids[:, None]
+        hits = np.minimum(np.cumsum(right, axis=1), self.right) / max(self.right, 1)
+        # The picture that a query begins at is no answer to it: what comes after it moves up by one.
+        own = found == self.own[:, None]
+        place = np.where(own.any(axis=1), own.argmax(axis=1), wanted)
+        result: np.ndarray = np.where(np.arange(wanted) < place[:, None], hits[:, :-1], hits[:, 1:])
+        return result
 
     def missed(self, index: Any, effort: int, wanted: int) -> float:
         """The share of stored vectors that do not find themselves (nor a copy): no path of a graph leads to them. Needs no
