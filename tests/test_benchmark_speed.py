@@ -89,7 +89,13 @@ def test_the_batched_loop_puts_pictures_of_a_shape_together(monkeypatch: pytest.
     np.testing.assert_allclose(got, reference_loop(model.spec, model.checkpoint)(pictures), atol=1e-6)
 
 
-def test_multiplications_by_hand() -> None:
+@pytest.fixture
+def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of a moment: the processor's rate itself is not looked at."""
+    monkeypatch.setattr("retrieval.benchmarks.speed.limit._SIDE", 256)
+
+
+def test_multiplications_by_hand(small_matrices: None) -> None:
     pictures = [np.zeros((32, 48, 3), np.uint8), np.zeros((16, 48, 3), np.uint8)]
     whole = 16 * 24 * 12 * 3 * 9 + 8 * 12 * 24 * 12 * 9 + 4 * 6 * 32 * 24 * 9  # three convolutions that halve each side
     assert multiplications(load_model(MODEL).spec, pictures) == (whole + whole / 2) / 2
@@ -152,7 +158,7 @@ def test_indexing_is_timed_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, small_matrices: None) -> None:
     """With torch the index run is tested above. Slow: the references and the index run have a process of their own."""
     write_pictures(tmp_path / "pictures", 4, sizes=((64, 40),))
     out = tmp_path / "out.json"
