@@ -59,6 +59,11 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def count_of(number: int, thing: str) -> str:
+    """ASCII: ``1 picture``, ``2 pictures``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def human_bytes(size: float) -> str:
     for unit in ("bytes", "KB", "MB", "GB"):
         if size < 1000:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny  # noqa: F401  # makes its backbones known
@@ -19,6 +20,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set RETRIEVAL_TEST_DATA to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """PostgreSQL or Milvus by kind, started when first asked for and shared by all modules: each gives its galleries names of its
+    own, and who kills a server starts it again."""
+    from engines_served import started_when_asked
+
+    with started_when_asked(tmp_path_factory.mktemp) as server:
+        yield server
 
 
 @pytest.fixture(scope="session", autouse=True)

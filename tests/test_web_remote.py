@@ -24,7 +24,7 @@ pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 import io
 
 from browser import chromium
-from engines_served import Milvus, started_when_asked
+from engines_served import Milvus
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 from PIL import Image
 from test_web_page import IN_SIGHT, until
@@ -45,13 +45,6 @@ from retrieval.web.uploads import JSON
 
 _number = itertools.count()
 SECRET = "s3cret-pass"
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Server by kind, started when first asked for."""
-    with started_when_asked(tmp_path_factory.mktemp) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +293,7 @@ def test_no_credential_is_ever_told(
             raise psycopg.OperationalError(f"connection to {address} failed")
 
         monkeypatch.setattr(psycopg, "connect", refuse)
+        monkeypatch.setattr("retrieval.backends.lasting._WAITS", (0.0, 0.25))
         down = client.get("/api/search", params={"id": number})
         assert (down.status_code, down.json()["error"]["code"]) == (503, "gallery_unavailable")
         monkeypatch.undo()
@@ -311,7 +305,7 @@ def test_no_credential_is_ever_told(
 
 
 def test_a_milvus_that_restarts(tmp_path: Path, photos: Path) -> None:
-    """Gone it is 503, and it answers again when it is back."""
+    """Gone it is 503, and it answers again when it is back. A server of its own: other tests' connections stay whole."""
     server = Milvus(tmp_path)
     try:
         with filled(server.address("album"), photos) as gallery, asked([gallery]) as client:
@@ -321,10 +315,10 @@ def test_a_milvus_that_restarts(tmp_path: Path, photos: Path) -> None:
             down = client.get("/api/search", params={"id": number})
             assert (down.status_code, down.json()["error"]["code"]) == (503, "gallery_unavailable")
             server.start()
-            for _ in range(60):  # its client waits a little before it tries again
+            for _ in range(300):  # its client waits a little before it tries again
                 if client.get("/api/stats").status_code == 200:
                     break
-                time.sleep(0.5)
+                time.sleep(0.1)
             assert told(client, "/api/search", id=number) == before
     finally:
         server.stop()
@@ -377,13 +371,19 @@ def test_names_as_they_are_shown() -> None:
     assert (local_path("file://host/x.png"), local_path("file:///a%20b.png")) == (None, "/a b.png")
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as made:
+        yield made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgres", "milvus"])
-def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
+def test_the_page_over_a_served_gallery(servers: Any, browser: Any, local: Gallery, tmp_path: Path, kind: str) -> None:
     """Slow: a browser."""
     write_pictures(tmp_path / "in", 6, sizes=((400, 300),))
     address = servers(kind).address(f"page{next(_number)}")
-    with filled(address, tmp_path / "in") as gallery, chromium() as browser:
+    with filled(address, tmp_path / "in") as gallery:
         (tmp_path / "in" / "0005.png").unlink()
         gone = id_of(str(tmp_path / "in" / "0005.png"))
         with on_a_port([gallery, local]) as base:
@@ -415,14 +415,11 @@ def test_the_page_over_a_served_gallery(servers: Any, local: Gallery, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_long_list_of_a_served_gallery(servers: Any) -> None:
+def test_a_long_list_of_a_served_gallery(servers: Any, browser: Any) -> None:
     """One page after the other, as one scrolls; no page is asked for twice. Slow: a browser."""
     rng = np.random.default_rng(0)
     names = [f"/nowhere/{i:04d}.png" for i in range(230)]
-    with (
-        ServedGallery.create(servers("postgres").address(f"long{next(_number)}"), fake_model()) as gallery,
-        chromium() as browser,
-    ):
+    with ServedGallery.create(servers("postgres").address(f"long{next(_number)}"), fake_model()) as gallery:
         vectors = rng.normal(size=(len(names), DIM)).astype(np.float32)
         gallery.backend.upsert([Entry(n, "0" * 64, 1, 1, 4, 3, v) for n, v in zip(names, vectors, strict=True)])
         with on_a_port([gallery]) as base:

@@ -19,14 +19,14 @@ from retrieval.backends.connect import connect
 from retrieval.backends.names import name_of, storable
 from retrieval.backends.nearest import best_of
 from retrieval.backends.tuning import RECALL, tune
-from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
-from retrieval.errors import GalleryDamaged, GalleryMismatch, ImageError, UsageError, whole_number
+from retrieval.errors import GalleryDamaged, GalleryMismatch, UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
-from retrieval.gallery.answers import Match, QueryResult, one_box
+from retrieval.gallery.answers import Match, QueryResult
 from retrieval.gallery.folding import digest_of
 from retrieval.gallery.nearest import checked_queries
+from retrieval.gallery.rankings import rankings
 from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
@@ -199,26 +199,12 @@ class ServedGallery:
         self.rank_by(rank, rerank is not None, min_probability is not None)
         if fold:
             raise UsageError("a gallery on a server cannot fold copies", _COPY)
-        box = one_box(bbox, len(images))
-        done: dict[int, QueryResult] = {}
-        position = 0
-        load = lambda i: self.model.load(images[i], bbox)  # noqa: E731
-        for described in describe_all(range(len(images)), load, self.model.engine):
-            source = images[described.item]
-            name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-            matches: list[Match] = []
-            error = described.error
-            if described.descriptor is not None:
-                try:
-                    own = digest_of(source) if exclude_self else None
-                    matches = self.search(described.descriptor[None], k, under=under, without=own)[0]
-                except ImageError as trouble:  # gone since the network got it
-                    error = trouble
-            kept = [m for m in matches if min_score is None or m.score >= min_score]
-            done[described.item] = QueryResult(name, box, kept, error, len(matches) - len(kept))
-            while position in done:
-                yield done.pop(position)
-                position += 1
+
+        def find(i: int, vector: np.ndarray) -> list[Match]:
+            own = digest_of(images[i]) if exclude_self else None
+            return self.search(vector[None], k, under=under, without=own)[0]
+
+        yield from rankings(images, bbox, self.model, find, min_score=min_score)
 
     def _below(self, under: str | os.PathLike[str]) -> str:
         """The stored name of a folder (or a picture): a URI, a path on the disk, or relative to what was taken in."""

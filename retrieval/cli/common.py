@@ -87,7 +87,7 @@ model_options = _options(
     click.option(
         "--size",
         type=click.IntRange(16, 16384),
-        help="Longest side in pixels, downscale only (default: the model's, 1024).",
+        help="Longest side in pixels, downscale only (default: the model's own; 512 for the built-in one).",
     ),
     click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1)."),
     click.option(

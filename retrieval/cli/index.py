@@ -20,7 +20,7 @@ from retrieval.cli.common import (
     verbosity_options,
 )
 from retrieval.files.paths import show_path
-from retrieval.messages import progress_bar, safe
+from retrieval.messages import count_of, progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.describe.precision import Precision
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
 @click.option(
     "--local/--no-local",
     default=None,
-    help="Keep a local index, by which the same thing is found and verified (default: yes), or none, from now on.",
+    help="Keep a local index, by which the same thing is found and verified (default: yes), or none, from now on: --no-local "
+    "deletes the one that is there.",
 )
 @click.option(
     "--exclude",
@@ -246,13 +247,13 @@ def command(
     else:
         parts = [f"{n} {word}" for word, n in _counts(report) if n]
         where, what = safe(show_path(os.path.abspath(folder))), ", ".join(parts) or "nothing to do"
-        print(f"{images} pictures in {where}: {what} ({report.seconds:.1f} s)")
+        print(f"{count_of(images, 'picture')} in {where}: {what} ({report.seconds:.1f} s)")
         if report.local > report.embedded:
             print(f"{report.local - report.embedded} known pictures were looked at for the local index")
         if troubles:
             print(f"{troubles} could not be read; `retrieve info` says which and why")
-        if report.ignored and not images:
-            print(f"no pictures among {report.ignored} files")
+        if not (images or troubles):
+            print(f"no pictures among {report.ignored} files" if report.ignored else "no files were found")
         if report.stayed_out:
             print(
                 f"{report.stayed_out} were taken out of the gallery before and stay out (--restore takes them in again)"

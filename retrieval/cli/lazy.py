@@ -8,6 +8,16 @@ from typing import Any
 
 import click
 
+# What other tools call our commands.
+_WORDS = {
+    "search": "query",
+    "find": "query",
+    "add": "index",
+    "build": "index",
+    "dedup": "duplicates",
+    "delete": "remove",
+}
+
 
 class LazyGroup(click.Group):
     """``lazy``: name -> (module whose ``command`` it is, one-line help, which is repeated here so that no module is
@@ -33,5 +43,9 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
-            raise click.UsageError(f"there is no command {args[0]!r}; there are: {', '.join(self.lazy)}")
+            from difflib import get_close_matches
+
+            likely = _WORDS.get(args[0]) or next(iter(get_close_matches(args[0], self.lazy, 1)), None)
+            meant = f" (did you mean {likely}?)" if likely in self.lazy else ""
+            raise click.UsageError(f"there is no command {args[0]!r}{meant}; there are: {', '.join(self.lazy)}")
         return super().resolve_command(ctx, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from retrieval.cli.common import Name, index_option, say, verbosity_options
-from retrieval.messages import safe
+from retrieval.messages import count_of, safe
 
 
 @click.command("remove")
@@ -58,9 +58,9 @@ def command(
             print(safe(path))
     where = safe(str(gallery.folder))
     if dry_run:
-        say(f"{len(gone)} pictures would be taken out of {where}", quiet)
+        say(f"{count_of(len(gone), 'picture')} would be taken out of {where}", quiet)
     else:
-        print(f"{len(gone)} pictures taken out of {where}")
+        print(f"{count_of(len(gone), 'picture')} taken out of {where}")
     return 0
 
 
@@ -79,5 +79,5 @@ def _remove_served(address: str, names: tuple[str, ...], dry_run: bool, verbose:
     if verbose or dry_run:
         for path in gone:
             print(safe(path))
-    print(f"{len(gone)} pictures {'would be ' if dry_run else ''}taken out of {safe(gallery.folder)}")
+    print(f"{count_of(len(gone), 'picture')} {'would be ' if dry_run else ''}taken out of {safe(gallery.folder)}")
     return 0

@@ -210,9 +210,9 @@ def load_model(
 ) -> Model:
     """A model by name (``"resnet50-gem"``, ``"auto"``, see :mod:`retrieval.models.zoo`) or by a checkpoint's path.
 
-    ``size``: longest side in pixels (default: the model's own, 1024); ``scales``: several give multi-scale descriptors;
-    ``exif``: whether EXIF orientation is applied (default: the model's own, on). ``tokens``: a schedule of Token Pooling for a
-    vision transformer (:mod:`retrieval.pooling.schedules`), which becomes part of the model.
+    ``size``: longest side in pixels (default: the model's own, 512 for the built-in one); ``scales``: several give multi-scale
+    descriptors; ``exif``: whether EXIF orientation is applied (default: the model's own, on). ``tokens``: a schedule of Token
+    Pooling for a vision transformer (:mod:`retrieval.pooling.schedules`), which becomes part of the model.
     Raises UsageError for an unknown name, ModelError or DownloadError when its weights cannot be had.
     """
     # Only here: a gallery's own model is made from its specification, without names and weights.

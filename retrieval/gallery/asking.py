@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, overload
 
 import numpy as np
 
-from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError, UsageError, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match, QueryResult, one_box
@@ -17,6 +16,7 @@ from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.nearest import nearest, nearest_rows
+from retrieval.gallery.rankings import rankings
 from retrieval.gallery.searched import SearchedGallery, metadata_of
 from retrieval.system.products import products_on_one_core
 
@@ -69,7 +69,14 @@ class AskedGallery(SearchedGallery):
         image: Picture | list[P],
         k: int = 10,
         bbox: Sequence[float] | None = None,
-        **options: Unpack[QueryOptions],
+        *,
+        rerank: str | RerankedSearch | None = None,
+        under: str | os.PathLike[str] | None = None,
+        min_score: float | None = None,
+        rank: str | None = None,
+        min_probability: float | None = None,
+        fold: bool = False,
+        exclude_self: bool = False,
     ) -> QueryResult | list[QueryResult]:
         """The ``k`` most similar pictures to ``image`` (path, bytes, array or PIL image), or to its ``bbox`` (x1, y1, x2, y2
         in pixels of the whole picture). A list of pictures gives a list of results.
@@ -83,10 +90,23 @@ class AskedGallery(SearchedGallery):
         """
         several = isinstance(image, list)
         pictures: Sequence[Picture] = image if isinstance(image, list) else [image]
-        results = list(self.answers(pictures, k, bbox, **options))
+        results = list(
+            self.answers(
+                pictures,
+                k,
+                bbox,
+                rerank=rerank,
+                under=under,
+                min_score=min_score,
+                rank=rank,
+                min_probability=min_probability,
+                fold=fold,
+                exclude_self=exclude_self,
+            )
+        )
         for result in results:
             if result.error is not None:
-                if several and result.query:
+                if result.query:
                     raise ImageError(f"{result.query}: {result.error}") from result.error
                 raise result.error
         return results if several else results[0]
@@ -115,8 +135,6 @@ class AskedGallery(SearchedGallery):
             min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
         second = self._second_look(rerank, under) if isinstance(rerank, str) else rerank
-        done: dict[int, QueryResult] = {}
-        position = 0
         index = None if by == "cosine" else self.local
         with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
 
@@ -126,24 +144,13 @@ class AskedGallery(SearchedGallery):
                     codes.keep(i, array, images[i], bbox)
                 return array
 
-            for described in describe_all(range(len(images)), load, self.model.engine):
-                source = images[described.item]
-                name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-                matches: list[Match] = []
-                error = described.error
-                if described.descriptor is not None:
-                    try:
-                        local = None if codes is None else codes.of(described.item)
-                        find = self._finder(described.descriptor, local, source, box, second, under, by)
-                        matches = self._sifted(k, find, source, fold, exclude_self)
-                    except ImageError as trouble:  # gone since the network got it
-                        error = trouble
-                kept = [m for m in matches if min_score is None or m.score >= min_score]
-                kept = [m for m in kept if min_probability is None or (m.probability or 0) >= min_probability]
-                done[described.item] = QueryResult(name, box, kept, error, len(matches) - len(kept))
-                while position in done:
-                    yield done.pop(position)
-                    position += 1
+            def find(i: int, vector: np.ndarray) -> list[Match]:
+                local = None if codes is None else codes.of(i)
+                finder = self._finder(vector, local, images[i], box, second, under, by)
+                return self._sifted(k, finder, images[i], fold, exclude_self)
+
+            least = {"min_score": min_score, "min_probability": min_probability}
+            yield from rankings(images, bbox, self.model, find, load=load, **least)
 
     def _second_look(self, rerank: str, under: str | os.PathLike[str] | None) -> RerankedSearch:
         from retrieval.gallery.second_look import RerankedSearch  # only here: most queries start without
@@ -203,7 +210,7 @@ class AskedGallery(SearchedGallery):
         """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there
-        with catalog.reading(), products_on_one_core():
+        with catalog.reading():
             if not catalog.any_searchable():
                 return []
             count, store = self._sound_store()
@@ -214,8 +221,10 @@ class AskedGallery(SearchedGallery):
             else:
                 among = self._ids_below(under)
                 ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, self._background(count, store))
-            found = weigher.ranked(k, ids, among, by)
+            background = self._background(count, store)
+            with products_on_one_core():
+                weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, background)
+                found = weigher.ranked(k, ids, among, by)
             name = self.namer()
         return [
             Match(

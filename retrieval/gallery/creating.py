@@ -23,7 +23,7 @@ def create_folder(folder: Path, model: Model, dtype: str, local: bool) -> dict[s
     if dtype not in ("float32", "float16"):
         raise UsageError(f"vectors are stored as float32 or float16, not {dtype}")
     if (folder / DESCRIPTION).exists():
-        raise GalleryError(f"there is a gallery in {folder} already")
+        raise GalleryError(f"there is a gallery in {folder} already", "Gallery.open opens it.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GalleryError(f"{folder} is not empty and not a gallery", "Name an empty or new folder with --index.")
     description: dict[str, Any] = {

@@ -14,7 +14,8 @@ def checked_queries(vectors: npt.ArrayLike, dim: int) -> np.ndarray:
     """Descriptors to be searched for, float32 (Q, D). Raises UsageError for another shape and for what is not finite."""
     queries = np.asarray(vectors, np.float32)
     if queries.ndim != 2 or queries.shape[1] != dim:
-        raise UsageError(f"descriptors of shape (Q, {dim}) are needed, not {queries.shape}")
+        hint = "One alone is searched as vector[None]." if queries.shape == (dim,) else ""
+        raise UsageError(f"descriptors of shape (Q, {dim}) are needed, not {queries.shape}", hint)
     if not np.isfinite(queries).all():
         raise UsageError("the query's descriptor is not finite")
     return queries

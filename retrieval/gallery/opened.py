@@ -85,6 +85,9 @@ class OpenedGallery(GallerySettings):
             raise GalleryError(f"there is no gallery {where}", "Make one with: retrieve index FOLDER.")
         return cls(found, read_description(found), engine, warn)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r}, model={self.spec.name!r})"
+
     def __enter__(self) -> Self:
         return self
 

@@ -19,6 +19,7 @@ from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.targets import Target, lies_in
 from retrieval.gallery.work import SyncReport, Work
+from retrieval.messages import count_of
 from retrieval.pictures.leave_out import LeaveOut
 from retrieval.pictures.scan import Found, Scan, Walk, look
 
@@ -49,7 +50,7 @@ class Plan:
         self.moved_from: dict[str, list[int]] = {}
         self._planned: set[int] = set()  # of those that differed
         self._walked: list[Target] = []
-        self._gone: dict[int, str] = {}  # roots that are not there any more, and their folders
+        self._gone: dict[int, tuple[str, int]] = {}  # roots that are not there any more: folder, described pictures
         self._mounts = Mounts(gallery, catalog)
 
     def add(self, target: Target) -> None:
@@ -60,7 +61,7 @@ class Plan:
             self._walked.append(target)
             return
         if not os.path.isdir(folder) and self.catalog.count_in(target.root.id):
-            self._gone[target.root.id] = folder
+            self._note_gone(target.root.id, folder)
             return
         for names in self._named(target):
             found = [look(os.path.join(folder, name), name) for name in names]
@@ -87,26 +88,32 @@ class Plan:
         for root in self.catalog.roots():
             folder = "" if root.kind == "keys" else self.gallery.folder_of(root)
             if folder and root.id not in self._gone and not os.path.isdir(folder):
-                self._gone[root.id] = folder
+                self._note_gone(root.id, folder)
 
     def tell_of_gone_roots(self) -> None:
-        """Folders that are gone are dropped once all of their pictures were found elsewhere; of others the report tells."""
-        for i, folder in self._gone.items():
-            left = self.catalog.count_in(i)
-            if left:
+        """Folders that are gone are dropped once all of their pictures were found elsewhere, and what could not be read there
+        with them; of others the report tells."""
+        for i, (folder, before) in self._gone.items():
+            left = self.catalog.count_in(i, described=True)
+            moved = before > 0 and not left
+            if not moved and (left := self.catalog.count_in(i)):
+                name = show_path(folder)
                 self.report.warnings.append(
-                    f"{show_path(folder)} is not there any more (is a disk not mounted?); its {left} pictures are kept: "
-                    f"to drop them, retrieve remove {show_path(folder)}"
+                    f"{name} is not there any more (is a disk not mounted?); its {count_of(left, 'picture')} "
+                    f"{'is' if left == 1 else 'are'} kept: to drop them, retrieve remove {name}"
                 )
                 continue
             with self.catalog.writing():
-                self.catalog.drop_root(i)
+                self.catalog.drop_root(i, with_entries=moved)
                 self.gallery.describe_roots(self.catalog)
+
+    def _note_gone(self, root: int, folder: str) -> None:
+        self._gone[root] = folder, self.catalog.count_in(root, described=True)
 
     def _walk(self, target: Target, folder: str) -> None:
         root = target.root.id
         if not os.path.isdir(os.path.join(folder, target.prefix)):
-            self._gone[root] = folder
+            self._note_gone(root, folder)
             return
         leave_out = LeaveOut(self.gallery.exclude, folder)
         walk = Walk(folder, leave_out, self._other_roots(target.root), target.prefix)

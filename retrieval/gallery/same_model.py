@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from retrieval.describe.choice import ModelChoice
 from retrieval.describe.model import Model
-from retrieval.errors import UsageError
+from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.messages import Say
 from retrieval.models.spec import ModelSpec
 from retrieval.models.token_reduction import with_tokens
@@ -21,6 +22,9 @@ class HasModel(Protocol):
 
     spec: ModelSpec
 
+    @property
+    def folder(self) -> object: ...
+
     def require(self, model: Model) -> None:
         """Raises GalleryMismatch for another model."""
 
@@ -33,9 +37,25 @@ def require_same_model(gallery: HasModel, asked: ModelChoice, say: Say) -> None:
         scales = None if asked.scales is None else tuple(asked.scales)
         gallery.require(Model(with_tokens(own, asked.tokens).with_image(size=asked.size, scales=scales)))
     else:
+        _refuse_other_backbone(gallery, asked.model)
         rule = own.image
         wanted = replace(asked, size=asked.size or rule.size, scales=asked.scales or rule.scales, exif=rule.exif)
         gallery.require(wanted.load(say=say))
+
+
+def _refuse_other_backbone(gallery: HasModel, name: str) -> None:
+    """Before weights are looked for, which may mean a download."""
+    from retrieval.models.zoo import parse_name
+
+    try:
+        backbone = gallery.spec.backbone if name == "auto" or os.path.exists(name) else parse_name(name).backbone
+    except UsageError:  # loading it will say so
+        return
+    if backbone != gallery.spec.backbone:
+        raise GalleryMismatch(
+            f"the gallery {gallery.folder} was made with {gallery.spec.name}, not with {name}",
+            "Leave out --model to use the gallery's own, or name another with --index.",
+        )
 
 
 def require_same_dtype(gallery: OpenedGallery, dtype: str | None) -> None:

@@ -25,6 +25,7 @@ from retrieval.messages import first_line
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.system.installed import versions_of
 from retrieval.system.processor import processor_flags
+from retrieval.system.signal_stack import signal_stack_kept
 
 _REVISION = "3"  # of what retrieval.engines.openvino.export makes: another number, and everything is prepared anew
 XML, BLOB, REASON = "model.xml", "model.blob", "unsupported.txt"
@@ -45,6 +46,7 @@ def _versions() -> tuple[str, ...]:
     return tuple(version or "none" for version in versions_of(("openvino", "torch", "torchvision", "timm")))
 
 
+@signal_stack_kept()
 def compiled_model(
     spec: ModelSpec,
     checkpoint: str | os.PathLike[str] | None,
@@ -86,6 +88,7 @@ def compiled_model(
     return compiled
 
 
+@signal_stack_kept()
 def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Say) -> openvino.Model:
     """The converted model, from the cache or made now with torch. Raises EngineUnavailable, ModelError."""
     key = model_key(spec)

@@ -29,6 +29,7 @@ from retrieval.errors import ModelError
 from retrieval.messages import Say, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.system.processor import has_vnni
+from retrieval.system.signal_stack import signal_stack_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ SAMPLE = 64  # other pictures, for measuring the loss
 _FIRST = 4  # convolutions from the pixels on that stay in float32
 
 
+@signal_stack_kept()
 def quantise(
     spec: ModelSpec,
     checkpoint: Path | None,

@@ -7,7 +7,7 @@ asks again, for more and with more effort, where they do not settle the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +21,12 @@ from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search.note import ShardNote
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.vectors import VectorStore
+from retrieval.system.products import products_on_one_core
 
 # Where the vectors that changed hold more values than this, an index is of no use beside them: all vectors are searched.
 MOST_CHANGED_VALUES = 1 << 24
 MEANWHILE = "Searching the vectors themselves meanwhile."
+_FEW_VALUES = 1 << 23  # in vectors that one core goes through in a few milliseconds
 _BEYOND_K = 16  # candidates beyond k at least, so that ties at the border are seen; each costs the look at its entry
 
 
@@ -55,8 +57,10 @@ class Everything:
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
         if self._vector is not vector:
             self._scores = np.empty(self.count, np.float32)
-            for first, vectors in self.store.blocks(self.count):
-                self._scores[first : first + len(vectors)] = vectors @ vector
+            # A second core would wait for more work, busily, while the next picture needs it.
+            with products_on_one_core() if self.count * len(vector) < _FEW_VALUES else nullcontext():
+                for first, vectors in self.store.blocks(self.count):
+                    self._scores[first : first + len(vectors)] = vectors @ vector
             self._vector = vector
         wanted = min(least(k) * 4**stage, self.count)
         if wanted >= self.count // 4:

@@ -46,8 +46,10 @@ class Folders(CatalogFile):
         self._connection.execute("DELETE FROM images WHERE root = ?", (old.id,))
         self._connection.execute("DELETE FROM roots WHERE id = ?", (old.id,))
 
-    def drop_root(self, root: int) -> None:
-        """A root without pictures goes."""
+    def drop_root(self, root: int, *, with_entries: bool = False) -> None:
+        """A root without pictures goes; ``with_entries``: together with entries that have no vector."""
+        if with_entries:
+            self._connection.execute("DELETE FROM images WHERE root = ? AND row IS NULL", (root,))
         self._connection.execute("DELETE FROM taken_out WHERE root = ?", (root,))
         self._connection.execute(
             "DELETE FROM roots WHERE id = ? AND NOT EXISTS (SELECT 1 FROM images WHERE root = roots.id)", (root,)

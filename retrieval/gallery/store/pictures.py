@@ -136,10 +136,10 @@ class Pictures(CatalogFile):
             for path, digest in self._connection.execute(query, (root,)):
                 yield decode_path(path), digest
 
-    def count_in(self, root: int) -> int:
-        """How many entries a root has."""
+    def count_in(self, root: int, *, described: bool = False) -> int:
+        """How many entries a root has; ``described``: only those with a vector."""
         with self._errors():
-            query = "SELECT count(*) FROM images WHERE root = ?"
+            query = f"SELECT count(*) FROM images WHERE root = ?{' AND row IS NOT NULL' if described else ''}"
             result: int = self._connection.execute(query, (root,)).fetchone()[0]
             return result
 
