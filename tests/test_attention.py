@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from textures import texture, write_textures
@@ -91,7 +93,11 @@ def test_watching_changes_nothing() -> None:
     assert found.cosine == pytest.approx(float(both[0] @ both[1]), abs=1e-5)
 
 
-def test_galleries_described_with_openvino_are_explained_with_torch(tmp_path: Path) -> None:
+def test_galleries_described_with_openvino_are_explained_with_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, depth=2))  # of twelve blocks
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path / "cache"))
     write_textures(tmp_path / "photos", 3)
     model = load_model("deit_tiny-cls@random:0", size=96, engine="openvino")
     with Gallery.create(tmp_path / ".retrieval", model, local=False) as gallery:

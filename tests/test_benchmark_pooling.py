@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,9 @@ def test_tokens_are_pooled_as_by_the_model(name: str, truth: GroundTruth) -> Non
 
 
 def test_vision_transformers_have_their_own_poolings(truth: GroundTruth) -> None:
-    found = benchmark_pooling(load_model("deit_tiny@random:0", size=64), truth, ps=(1, 3), noise=(0.5,), bootstrap=50)
+    found = benchmark_pooling(
+        load_model("deit_tiny@random:0", size=64, engine="torch"), truth, ps=(1, 3), noise=(0.5,), bootstrap=50
+    )
     names = [row.method for row in found.ranked()]
     assert names[:2] == ["token-gem:p=1", "token-gem:p=3"]
     assert {"mean", "token-max", "cls", "cls-gem", "token-gem:p=3,negative=shift"} < set(names)
@@ -504,11 +507,17 @@ def test_command_draws_a_set_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_gem_beats_average_on_photographed_paintings(shared_data: Path) -> None:
-    """Slow: hundreds of photos of 512 pixels."""
-    truth = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
+    """Every other query of docs/pooling.md, and a quarter of its gallery.
+    Slow: a hundred photos of 512 pixels."""
+    whole = load_groundtruth(shared_data / "paintings" / "qsd2_w2.json")
+    queries = whole.queries[::2]
+    right = {path for query in queries for path in query.easy}
+    truth = replace(
+        whole, queries=queries, gallery=tuple(p for i, p in enumerate(whole.gallery) if p in right or i % 4 == 0)
+    )
     model = load_model("efficientnet_lite0-gem", size=512)
     found = benchmark_pooling(model, truth, ps=(3.0,), methods=("gem", "avg", "max"), noise=())
     gem, average, maximum = (find(found, name, "easy") for name in ("gem:p=3", "avg", "max"))
-    assert [round(100 * row.mAP, 1) for row in (gem, average, maximum)] == [97.5, 77.8, 95.0]
+    assert [round(100 * row.mAP, 1) for row in (gem, average, maximum)] == [100.0, 79.4, 100.0]
     assert gem.difference_low > 0
     assert gem.losses == 0

@@ -300,6 +300,20 @@ def test_the_loss_falls_on_what_is_seen_again(album, tmp_path) -> None:  # type:
     assert lines[-1]["info_nce"] < lines[0]["info_nce"]
 
 
+def test_curves_are_drawn_seldom_and_at_the_end(album, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    drawn: list[list[int]] = []
+    monkeypatch.setattr(
+        "retrieval.training.copies.trainer.plot_steps",
+        lambda lines, path, title: drawn.append([line["step"] for line in lines]),
+    )
+    train_copies(settings(album, steps=12), tmp_path / "run", workers=1)  # six checkpoints in a moment
+    assert drawn == [[1], [1, 10, 12]]
+    monkeypatch.setattr("retrieval.training.drawing._SECONDS", 0.0)
+    drawn.clear()
+    train_copies(settings(album, steps=12), tmp_path / "again", workers=1)
+    assert drawn == [[1]] * 4 + [[1, 10], [1, 10, 12]]
+
+
 def test_a_teacher_is_followed_and_must_stay_the_same(album, tmp_path) -> None:  # type: ignore[no-untyped-def]
     run = tmp_path / "run"
     config = settings(album, steps=16, lr=3e-3, koleo=0.0, teacher="tiny2-gem@random:3", teacher_weight=1000.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from few_blocks import NAME as FEW_BLOCKS
 
@@ -15,6 +16,7 @@ from retrieval.describe.model import Model, load_model
 from retrieval.engines.base import checked, unit_length
 from retrieval.errors import ModelError, UsageError
 from retrieval.models.checkpoint import load_tensors, read_spec, save_checkpoint
+from retrieval.models.loading import build_network
 from retrieval.models.spec import ImageRule, ModelSpec, WeightsRef
 
 
@@ -97,6 +99,17 @@ def test_pictures_of_a_few_pixels_have_descriptors_of_unit_length(
 @pytest.mark.parametrize(("engine", "scales"), [("torch", (0.1, 1)), ("torch", None), ("openvino", None)])
 def test_so_they_have_of_the_product_s_network(engine: str, scales: tuple[float, ...] | None) -> None:
     assert_unit_length(load_model("efficientnet_lite0-gem", size=64, scales=scales, engine=engine))
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_so_has_a_picture_in_which_nothing_is_seen(engine: str, tmp_path: Path) -> None:
+    """All cells zero: GeM gives its least value everywhere, a vector so short that the field's 1e-6 under it counts."""
+    spec = load_model(tiny.MODEL).spec
+    network = build_network(spec)
+    with torch.no_grad():
+        network.backbone.body[-2].bias.fill_(-100)  # before the last ReLU
+    save_checkpoint(network, spec, tmp_path / "model.safetensors")
+    assert_unit_length(load_model(tmp_path / "model.safetensors", size=64, engine=engine))
 
 
 def assert_unit_length(model: Model) -> None:

@@ -404,6 +404,28 @@ def test_a_process_that_dies_costs_its_picture_alone(number: int, message: str, 
     assert load_picture(data, size=None).array.shape == (20, 30, 3)  # by a new one
 
 
+def test_a_process_stays_after_a_damaged_picture(workers: None) -> None:
+    data = encoded(noise(30, 20), "JPEG2000")
+    load_picture(data)
+    (worker,) = apart._idle
+    for _ in range(3):
+        assert reason(data[: len(data) // 2]).startswith(("damaged", "truncated"))
+        assert apart._idle == [worker]
+    assert load_picture(data, size=None).array.shape == (20, 30, 3)
+
+
+def test_a_process_that_dies_of_the_picture_before_costs_none(workers: None) -> None:
+    data = encoded(noise(30, 20), "JPEG2000")
+    reason(data[: len(data) // 2])
+    (worker,) = apart._idle
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    killer = threading.Thread(target=stopped, args=(worker._process.pid, signal.SIGSEGV))
+    killer.start()
+    assert load_picture(data, size=None).array.shape == (20, 30, 3)
+    killer.join()
+    assert worker not in apart._idle
+
+
 def test_a_process_that_died_meanwhile_costs_no_picture(workers: None) -> None:
     data = encoded(noise(30, 20), "JPEG2000")
     load_picture(data)

@@ -7,6 +7,7 @@ for type checkers alone may point anywhere.
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,20 @@ def imports(tree: ast.AST, known: dict[str, Path], *, lazily: bool) -> set[str]:
     return found
 
 
-def graph(*, lazily: bool) -> dict[str, set[str]]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def _arrows() -> dict[str, set[str]]:
     known = modules()
-    return {name: imports(ast.parse(path.read_text("utf-8")), known, lazily=lazily) for name, path in known.items()}
+    return {name: imports(parsed(path), known, lazily=True) for name, path in known.items()}
+
+
+def graph() -> dict[str, set[str]]:
+    """For each module those that it imports, inside of functions too. The caller may change it."""
+    return {name: set(targets) for name, targets in _arrows().items()}
 
 
 def upward(arrows: dict[str, set[str]], floors: list[list[str]]) -> list[str]:
@@ -109,11 +121,11 @@ def test_every_room_has_a_floor():
 
 
 def test_imports_point_downwards():
-    assert upward(graph(lazily=True), FLOORS) == []
+    assert upward(graph(), FLOORS) == []
 
 
 def test_imports_form_no_circle():
-    arrows = graph(lazily=True)
+    arrows = graph()
     arrows.pop("retrieval")  # the face names modules only when it is asked for them
     assert circle(arrows) == []
 
@@ -123,13 +135,13 @@ def test_imports_form_no_circle():
     [("retrieval.models.spec", "retrieval.gallery.gallery"), ("retrieval.ranking.geometry", "retrieval.models.spec")],
 )
 def test_an_arrow_turned_back_is_noticed(source, target):
-    arrows = graph(lazily=True)
+    arrows = graph()
     arrows[source].add(target)
     assert upward(arrows, FLOORS) == [f"{source} -> {target}"]
 
 
 def test_a_circle_inside_a_room_is_noticed():
-    arrows = graph(lazily=True)
+    arrows = graph()
     arrows["retrieval.gallery.opened"].add("retrieval.gallery.gallery")
     arrows.pop("retrieval")
     assert circle(arrows)
@@ -144,7 +156,7 @@ def test_imports_inside_of_functions_count(tmp_path):
 def test_rooms_that_promise_to_know_no_torch():
     """Files whose first words say that they know no torch are as good as their word."""
     for name, path in modules().items():
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = parsed(path)
         words = " ".join((ast.get_docstring(tree) or "").lower().split())
         if "knows no torch" in words or "know no torch" in words:
             heavy = [

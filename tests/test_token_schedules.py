@@ -403,12 +403,13 @@ def test_schedules_and_methods_are_compared_on_a_set(tmp_path: Path) -> None:
         assert row["mean_ap"] == pytest.approx(np.mean(precisions))
 
 
-def test_a_comparison_without_a_set_draws_its_pictures() -> None:
+def test_a_comparison_without_a_set_draws_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--schedules", "1:0.5", "--count", "2", "--rounds", "1", "--format", "json", "--engine", "torch")
     rows = run("benchmark", "tokens", "--model", "small_timm-cls@random:0", *options).stdout.splitlines()
     assert [json.loads(row)["mean_ap"] for row in rows] == [None, None]
     assert "no vision transformer" in str(refused("benchmark", "tokens"))
     assert "no tokens" in str(refused("benchmark", "tokens", "--model", "resnet18-gem@random:0", "--count", "1"))
     named = ("benchmark", "tokens", "--model", "small_timm-cls:tokens=1:0.5@random:0", "--count", "1")
+    monkeypatch.setattr("retrieval.benchmarks.speed.pictures.draw_pictures", None)  # refused before any is drawn
     assert "already" in str(refused(*named))
     assert "no method" in str(refused("benchmark", "tokens", "--model", "small_timm-cls@random:0", "--methods", "x"))

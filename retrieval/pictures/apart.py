@@ -53,9 +53,6 @@ def size(source: str | bytes, options: dict[str, Any], limits: Limits) -> tuple[
 
 
 def _ask(what: str, source: str | bytes, options: dict[str, Any], limits: Limits) -> tuple[np.ndarray, int, int] | None:
-    worker = _take()
-    if worker is None:
-        return None
     data = source if isinstance(source, bytes) else b""
     question = {
         "what": what,
@@ -63,18 +60,20 @@ def _ask(what: str, source: str | bytes, options: dict[str, Any], limits: Limits
         "options": options,
         "limits": vars(limits),
     }
-    try:
-        answer = worker.ask(question, data, limits)
-    except BaseException:
-        worker.end()
-        raise
-    with _lock:
-        kept = len(_idle) < _MOST_IDLE
-        if kept:
-            _idle.append(worker)
-    if not kept:
-        worker.end()
-    return answer
+    crashed: _Crashed | None = None
+    while (worker := _take()) is not None:
+        try:
+            return worker.ask(question, data, limits)
+        except _Crashed as error:
+            # What a process saw before may be why: a picture is judged by one that saw no damage.
+            if not worker.saw_damage:
+                raise
+            crashed = error
+        finally:
+            _give_back(worker)
+    if crashed is not None:
+        raise crashed
+    return None
 
 
 def _take() -> _Worker | None:
@@ -92,6 +91,15 @@ def _take() -> _Worker | None:
     except OSError:
         _none_can_be_had = True
         return None
+
+
+def _give_back(worker: _Worker) -> None:
+    with _lock:
+        kept = worker.ready and len(_idle) < _MOST_IDLE
+        if kept:
+            _idle.append(worker)
+    if not kept:
+        worker.end()
 
 
 def _forget() -> None:
@@ -117,8 +125,18 @@ class _Stopped(Exception):
     """The process ended, or was ended, before it answered."""
 
 
+class _Crashed(ImageError):
+    """The decoder ended its process by a fault."""
+
+
 class _Worker:
-    """One process: asked through its standard input, answering through its standard output. Raises OSError when none starts."""
+    """One process: asked through its standard input, answering through its standard output. Raises OSError when none starts.
+
+    ``ready``: whether it can be asked again. It can after a damaged picture (``saw_damage``), not after one for which its
+    memory was not enough.
+    """
+
+    ready = saw_damage = False
 
     def __init__(self) -> None:
         code = f"import sys; sys.path[:] = {sys.path!r}; from retrieval.pictures.worker import main; main()"
@@ -139,12 +157,15 @@ class _Worker:
 
     def ask(self, question: dict[str, Any], data: bytes, limits: Limits) -> tuple[np.ndarray, int, int]:
         deadline = time.monotonic() + limits.seconds
+        self.ready = False
         try:
             self._send(json.dumps(question).encode(), data, deadline)
             answer, pixels = self._receive(deadline)
         except _Stopped:
             raise self._explained(limits) from None
+        self.ready = not answer.get("limited")
         if "error" in answer:
+            self.saw_damage = True
             raise _error(answer)
         return pixels, answer["width"], answer["height"]
 
@@ -221,7 +242,7 @@ class _Worker:
         if status == -signal.SIGKILL:  # ours, or that of a system without memory
             return ImageError(f"decoding it did not end within {limits.seconds:g} s", transient=True)
         if status < 0:
-            return ImageError(f"the decoder crashed on it ({signal.Signals(-status).name})")
+            return _Crashed(f"the decoder crashed on it ({signal.Signals(-status).name})")
         return ImageError("the decoder gave up on it")
 
 

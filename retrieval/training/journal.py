@@ -7,6 +7,7 @@ from typing import Any
 
 from retrieval.training.config import TrainingConfig
 from retrieval.training.curves import plot_curves
+from retrieval.training.drawing import Seldom
 from retrieval.training.machine import Machine
 from retrieval.training.progress import Progress
 from retrieval.training.run_folder import RunFolder
@@ -30,6 +31,7 @@ class Journal:
     ) -> None:
         self.folder, self.config, self.machine, self.title, self.watch = folder, config, machine, title, watch
         self.writes = machine.processes.first
+        self._drawing = Seldom()
 
     def lines(self) -> list[Line]:
         """All so far; none in a process that does not write."""
@@ -50,8 +52,14 @@ class Journal:
         if self.writes:
             lines = [*(kept for kept in self.folder.metrics() if kept["epoch"] < line["epoch"]), line]
             self.folder.write_metrics(lines)
-            plot_curves(lines, self.folder.curves, self.title)
+            if self._drawing.due():
+                plot_curves(lines, self.folder.curves, self.title)
             self.watch(line)
+
+    def finish(self) -> None:
+        """The curves to the last line."""
+        if self._drawing.left():
+            plot_curves(self.folder.metrics(), self.folder.curves, self.title)
 
     def figures(self, progress: Progress, *, score: float | None, exponent: float | str | None, rate: float) -> Line:
         """The line of the epoch that ``progress`` is at the end of."""

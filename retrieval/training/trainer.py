@@ -110,6 +110,7 @@ class Trainer:
                 self._mine()
             self._train_epoch()
             self._end_epoch()
+        self.journal.finish()
         return Outcome(self.journal.lines(), self.progress.best, self.progress.best_epoch)
 
     def _enough(self) -> bool:

@@ -51,6 +51,23 @@ class TokensRow:
     mean_ap: float | None
 
 
+def reduced_models(
+    model: Model, schedules: Sequence[str], methods: Sequence[str], say: Say = say_nothing
+) -> list[Model]:
+    """The model, and it with every schedule by every method; no network is built yet. Raises UsageError for a model without
+    tokens or with a schedule, and for unknown schedules and methods."""
+    if model.spec.pooling.get(TOKENS):
+        raise UsageError(f"{model.spec.name} has a schedule already", "Name the model without one.")
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise UsageError(f"there is no method {unknown[0]!r}", f"Known: {', '.join(METHODS)}.")
+    models = [model]
+    for schedule in schedules:
+        for method in methods:
+            words = schedule if method == USUAL else f"{schedule}+{method}"
+            models.append(Model(with_tokens(model.spec, words), model.checkpoint, model.engine_name, say=say))
+    return models
+
+
 def benchmark_tokens(
     model: Model,
     paths: Sequence[str],
@@ -65,17 +82,9 @@ def benchmark_tokens(
     """The unreduced model and every schedule by every method, timed in turn on ``count`` of the pictures brought to the model's
     size; with ``truth`` its set is described by each and scored. The first row is the unreduced one.
     Raises UsageError for a model without tokens, unknown methods or no pictures."""
-    if model.spec.pooling.get(TOKENS):
-        raise UsageError(f"{model.spec.name} has a schedule already", "Name the model without one.")
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise UsageError(f"there is no method {unknown[0]!r}", f"Known: {', '.join(METHODS)}.")
+    models = reduced_models(model, schedules, methods, say)
     size = model.spec.image.size or 224
     pictures = load_at(paths, size, count)
-    models = [model]
-    for schedule in schedules:
-        for method in methods:
-            words = schedule if method == USUAL else f"{schedule}+{method}"
-            models.append(Model(with_tokens(model.spec, words), model.checkpoint, model.engine_name, say=say))
     engines = [create_engine(m.spec, m.engine_name, m.checkpoint, say=say) for m in models]
     loops = [engine_loop(engine) for engine in engines]
     vectors = [loop(pictures)[0].astype(np.float64) for loop in loops]  # each shape is met before it is timed

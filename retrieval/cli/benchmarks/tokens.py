@@ -52,7 +52,7 @@ def command(
     from dataclasses import asdict
 
     from retrieval.benchmarks.speed.pictures import draw_pictures
-    from retrieval.benchmarks.tokens.run import benchmark_tokens, table, write_rows
+    from retrieval.benchmarks.tokens.run import benchmark_tokens, reduced_models, table, write_rows
     from retrieval.datasets.load import load_truth
     from retrieval.describe.model import load_model
     from retrieval.errors import UsageError
@@ -65,6 +65,8 @@ def command(
     if model is None:
         raise UsageError("no vision transformer was named", "Example: --model deit_small-cls@random:0.")
     chosen = load_model(model, size=size, scales=scales, engine=engine, say=tell)
+    ways = schedules.split(","), METHODS if methods == "all" else methods.split(",")
+    reduced_models(chosen, *ways)  # what cannot be is refused before pictures are drawn
     truth = None if dataset is None else load_truth(dataset)
     with tempfile.TemporaryDirectory(prefix="retrieval-pictures-") as folder:
         if images is not None:
@@ -79,8 +81,8 @@ def command(
         rows = benchmark_tokens(
             chosen,
             paths,
-            schedules=schedules.split(","),
-            methods=METHODS if methods == "all" else methods.split(","),
+            schedules=ways[0],
+            methods=ways[1],
             truth=truth,
             count=count,
             rounds=rounds,

@@ -28,7 +28,7 @@ def use_winograd(model: openvino.Model) -> int:
     for node in found:
         kernels = node.input_value(1).get_node()
         if (name := kernels.get_name()) not in made:
-            made[name] = opset8.constant(transformed(kernels.get_data()))
+            made[name] = openvino.op.Constant(transformed(kernels.get_data()))  # opset8.constant makes a list of it
         new = _filtered(node.input_value(0), made[name])
         new.set_friendly_name(node.get_friendly_name())
         openvino.utils.replace_node(node, new)

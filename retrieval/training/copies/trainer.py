@@ -27,6 +27,7 @@ from retrieval.training.copies.losses import info_nce, koleo, partners_found, si
 from retrieval.training.copies.memory import backward_in_chunks
 from retrieval.training.copies.momentum import MomentumEncoder
 from retrieval.training.copies.things import Things
+from retrieval.training.drawing import Seldom
 from retrieval.training.frozen_folding import foldable
 from retrieval.training.machine import Machine
 from retrieval.training.optimiser import exponents, mean_exponent
@@ -70,6 +71,7 @@ class CopiesTrainer:
         self.step = 0
         self.steps = config.steps
         self.seconds = 0.0
+        self._drawing = Seldom()
         self.bad: set[int] = set()
 
     # ------------------------------------------------------------ the run
@@ -96,6 +98,8 @@ class CopiesTrainer:
                     self.save()
                 update(self.step, self.steps or self.step)
         batches.close()
+        if self._drawing.left():
+            self._draw(self.folder.metrics())
         self._save_model(self.folder.best)
         return self.folder.best
 
@@ -203,8 +207,11 @@ class CopiesTrainer:
             "seconds": self.seconds,
         }
         write_state(self.folder.state, tensors, facts)
-        if lines := self.folder.metrics():
-            plot_steps(lines, self.folder.curves, f"{self.folder.path.name}: {self.spec.name}")
+        if (lines := self.folder.metrics()) and self._drawing.due():
+            self._draw(lines)
+
+    def _draw(self, lines: list[dict[str, Any]]) -> None:
+        plot_steps(lines, self.folder.curves, f"{self.folder.path.name}: {self.spec.name}")
 
     def resume(self) -> None:
         """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed."""
