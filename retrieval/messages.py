@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -99,7 +100,13 @@ def progress_bar(label: str, quiet: bool, unit: str = "img") -> Iterator[Callabl
         return
     from tqdm import tqdm
 
-    bar = tqdm(desc=label, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
+    # Some terminals do not tell their size, and tqdm would draw nothing.
+    try:
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
+    except (OSError, ValueError):
+        known = False
+    size = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+    bar = tqdm(desc=label, unit=unit, file=sys.stderr, smoothing=0.1, **size)
 
     def update(done: int, total: int) -> None:
         bar.total = total

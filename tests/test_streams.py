@@ -263,3 +263,27 @@ def test_mutated_arrays_are_read_or_refused(seed: int, tmp_path: Path) -> None:
         read_rankings(tmp_path / "ranks.npy", truth)
     except DatasetError as error:
         assert "ranks.npy" in str(error)  # noqa: PT017
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals are files elsewhere")
+@pytest.mark.parametrize("size", [(24, 80), (0, 0), (0, 70)])
+def test_progress_is_drawn_on_terminals_that_do_not_tell_their_size(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    from retrieval.messages import progress_bar
+
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with os.fdopen(terminal, "w", buffering=1) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with progress_bar("index", quiet=False) as update:
+            update(1, 2)
+        drawn = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    assert "index" in drawn
+    assert "1/2" in drawn

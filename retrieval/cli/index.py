@@ -262,7 +262,7 @@ def command(
             print(
                 f"{report.left_out} files and folders were left out (--exclude, .nomedia, what other programs leave behind)"
             )
-        for line in passed_over(report.foreign):
+        for line in () if quiet else passed_over(report.foreign):
             print(line)
     return 1 if strict and troubles else 0
 
