@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
+from fakes import fake_gallery
+
+from retrieval import Gallery
+from retrieval.cli.main import main
 
 pytest.importorskip("openvino")
 
@@ -58,3 +63,21 @@ def test_a_signal_is_handled_once_models_have_come_and_gone(words: list[str]) ->
         [sys.executable, "-c", PROGRAM, *words], env=tiny.knowing_tiny(), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
+def test_an_interrupted_index_says_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_gallery(tmp_path / "g").close()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Gallery, "index", interrupted)
+    monkeypatch.setattr(sys, "argv", ["retrieve", "index", str(tmp_path), "--index", str(tmp_path / "g")])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err.strip() == (
+        "retrieve: interrupted; what is described stays, and the same command goes on"
+    )

@@ -228,17 +228,20 @@ def command(
         )
     gallery.configure_search(ann, recall)
     gallery.configure_local(local)
-    with gallery, progress_bar("index", quiet) as update:
-        report = gallery.index(
-            list(paths) or None,
-            progress=update,
-            exclude=exclude,
-            include=include,
-            restore=restore,
-            rehash=rehash,
-            thumbnails=thumbnails,
-        )
-        images = gallery.catalog.searchable_count()
+    try:
+        with gallery, progress_bar("index", quiet) as update:
+            report = gallery.index(
+                list(paths) or None,
+                progress=update,
+                exclude=exclude,
+                include=include,
+                restore=restore,
+                rehash=rehash,
+                thumbnails=thumbnails,
+            )
+            images = gallery.catalog.searchable_count()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; what is described stays, and the same command goes on") from None
     for warning in report.warnings:
         tell(f"warning: {safe(warning)}")
     troubles = len(report.troubles)

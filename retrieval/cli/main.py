@@ -100,8 +100,8 @@ def main() -> None:
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "retrieve"
         _fail(f"{error.format_message().rstrip('.')}. See: {command} --help", 2, verbose)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", 130, verbose)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _fail(str(error.__cause__ or error) or "interrupted", 130, verbose)  # click makes an Abort of Ctrl-C
     except MemoryError:
         _fail("out of memory", 1, verbose)
     except Exception as error:
