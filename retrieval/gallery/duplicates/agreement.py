@@ -31,7 +31,7 @@ _FINE = 1.2  # grey levels
 # Chosen on 100 photos in 14 alterations, and on neighbouring views of a turntable; measured on others (docs/duplicates.md).
 _COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
 _MIDDLE, _SAME = 0.9, 0.4
-_SAME_WHOLE, _UNMOVED, _MIDDLE_REDUCED = 0.5, 0.99, 0.925
+_SAME_WHOLE, _UNMOVED, _MIDDLE_MOVED = 0.5, 0.99, 0.925
 _ONE_SIZE, _COVER_ONE_SIZE, _SAME_ONE_SIZE = 1.25, 0.92, 0.45
 _NEAR, _SURE, _COVER_NEAR, _STEPS = 0.4, 0.97, 0.6, 30
 
@@ -63,16 +63,18 @@ class Agreement:
             return False
         if found == "searched":
             return self.windows >= 24 and self.textured >= 0.6 and self.same >= 0.6
-        if 1 / _ONE_SIZE < scale < _ONE_SIZE and (self.cover < _COVER_ONE_SIZE or self.same < _SAME_ONE_SIZE):
+        unmoved = self.cover >= _UNMOVED
+        one_size = 1 / _ONE_SIZE < scale < _ONE_SIZE
+        if one_size and not unmoved and (self.cover < _COVER_ONE_SIZE or self.same < _SAME_ONE_SIZE):
             return False
         if found == "placed":
             return self.windows >= 40 and self.textured >= 0.7 and self.middle >= 0.93 and self.same >= _SAME
         if found == "whole":
             textured = self.textured >= (0.75 if self.windows < 40 else 0.45)
-            unmoved = self.cover >= _UNMOVED and self.textured >= 0.75 and self.middle >= _MIDDLE
-            return self.windows >= 20 and (unmoved or (textured and self.same >= _SAME_WHOLE))
+            alike = unmoved and self.textured >= 0.75 and self.middle >= _MIDDLE
+            return self.windows >= 20 and (alike or (textured and self.same >= _SAME_WHOLE))
         enough = self.windows >= _FEWEST and self.textured >= _TEXTURED
-        return enough and (self.middle >= _MIDDLE_REDUCED or self.same >= _SAME)
+        return enough and (self.middle >= (_MIDDLE if unmoved else _MIDDLE_MOVED) or self.same >= _SAME)
 
 
 NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0)
