@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from engines_served import Milvus
 from fakes import DIM, fake_gallery, fake_model, write_pictures
 
 from retrieval.backends.base import Entry
@@ -356,11 +357,14 @@ class TestServed:
         assert [m.path for m in found] == ["/c/000", "/c/001", "/c/002"]
         gallery.close()
 
-    def test_nothing_acknowledged_is_lost(self, servers, monkeypatch):
-        """The server is killed in the middle of an upsert and started again."""
+    def test_nothing_acknowledged_is_lost(self, servers, tmp_path, monkeypatch, request):
+        """The server is killed in the middle of an upsert and started again. Milvus is one of its own: gRPC waits longer each
+        time before it tries an address again that did not answer, for all connections of a process."""
         monkeypatch.setattr("retrieval.backends.lasting._WAITS", (0.0, 0.25))  # it comes back after the upsert failed
         for kind in ("postgres", "milvus"):
-            server = servers(kind)
+            server = servers(kind) if kind == "postgres" else Milvus(tmp_path)
+            if kind == "milvus":
+                request.addfinalizer(server.stop)
             address = server.address(f"test{next(_number)}")
             backend = connect(address, description())
             rng = np.random.default_rng(6)

@@ -245,12 +245,12 @@ class Served:
             vector = self.gallery.vectors_of([self.record(source)])
             matches = self.gallery.search(vector, k, under=options.get("under"), min_score=options.get("min_score"))[0]
             return self.answer(QueryResult("", None, matches), source, "cosine")
-        try:
-            result = self.gallery.query(self.question(source), k, box, **options)
-        except ImageError as error:
+        (result,) = self.gallery.answers([self.question(source)], k, box, **options)
+        if result.error is not None:  # without the file's name, which is nobody's concern
             if isinstance(source, int):
-                raise ApiError(422, f"The picture cannot be read: {error.message}", "unreadable_picture") from error
-            raise
+                why = f"The picture cannot be read: {result.error.message}"
+                raise ApiError(422, why, "unreadable_picture") from result.error
+            raise result.error
         return self.answer(result, source if isinstance(source, int) else None, options.get("rerank") or ranked)
 
     def search_by_vector(
