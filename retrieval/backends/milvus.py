@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from retrieval.backends.address import require_named, without_secrets
 from retrieval.backends.base import Candidates, Entry, Seen, folder_range, in_parts, key_of
+from retrieval.backends.milvus_client import connected
 from retrieval.backends.scores import Best
 from retrieval.errors import GalleryError, GalleryMissing, UsageError
 from retrieval.gallery.address import shown
@@ -53,13 +54,7 @@ class MilvusBackend:
         user = parts.username or os.environ.get("MILVUS_USER", "")
         password = parts.password or os.environ.get("MILVUS_PASSWORD", "")
         with self._errors():
-            self._client = pymilvus.MilvusClient(
-                uri=f"http://{parts.hostname}:{parts.port or 19530}",
-                user=urllib.parse.unquote(user),
-                password=urllib.parse.unquote(password),
-                token=os.environ.get("MILVUS_TOKEN", ""),
-                timeout=20,
-            )
+            self._client = connected(pymilvus, f"http://{parts.hostname}:{parts.port or 19530}", user, password)
         try:
             self.description = self._opened(name, description)
             self.dim = int(self.description["dim"])
