@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # What was tested is what is installed; `make test-latest` takes the newest of everything instead.
 CONSTRAINTS := --constraint constraints.txt
 
+# By a path, not by a hook: else a program in the folder above the clone finds the clone's folder instead of the package.
+EDITABLE := --config-settings editable_mode=compat --editable
+
 .PHONY: demo test test-latest lint format clean
 
 demo: $(VENV)/.installed
@@ -30,11 +33,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) $(EDITABLE) .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) $(EDITABLE) '.[dev]'
 	touch $@
 
 clean:
