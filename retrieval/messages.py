@@ -92,6 +92,15 @@ class SlowSteps:
             self._next = now + self._wait
 
 
+def bar_size() -> dict[str, int]:
+    """How large tqdm may draw on stderr: as the terminal says, else 80 x 24; where it does not tell, tqdm would draw nothing."""
+    try:
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
 @contextmanager
 def progress_bar(label: str, quiet: bool, unit: str = "img") -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr with ``unit``s a second and time left, only when it is a terminal: ``update(done, total)``."""
@@ -100,13 +109,7 @@ def progress_bar(label: str, quiet: bool, unit: str = "img") -> Iterator[Callabl
         return
     from tqdm import tqdm
 
-    # Some terminals do not tell their size, and tqdm would draw nothing.
-    try:
-        known = all(os.get_terminal_size(sys.stderr.fileno()))
-    except (OSError, ValueError):
-        known = False
-    size = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
-    bar = tqdm(desc=label, unit=unit, file=sys.stderr, smoothing=0.1, **size)
+    bar = tqdm(desc=label, unit=unit, file=sys.stderr, smoothing=0.1, **bar_size())
 
     def update(done: int, total: int) -> None:
         bar.total = total

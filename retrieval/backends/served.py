@@ -25,8 +25,8 @@ from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
 from retrieval.gallery.answers import Match, QueryResult
 from retrieval.gallery.folding import digest_of
+from retrieval.gallery.in_order import answered_in_order
 from retrieval.gallery.nearest import checked_queries
-from retrieval.gallery.rankings import rankings
 from retrieval.messages import Say, Update, no_update, say_nothing
 from retrieval.models.spec import ModelSpec
 from retrieval.parts.manifest import Manifest
@@ -204,7 +204,7 @@ class ServedGallery:
             own = digest_of(images[i]) if exclude_self else None
             return self.search(vector[None], k, under=under, without=own)[0]
 
-        yield from rankings(images, bbox, self.model, find, min_score=min_score)
+        yield from answered_in_order(images, bbox, self.model, find, min_score=min_score)
 
     def _below(self, under: str | os.PathLike[str]) -> str:
         """The stored name of a folder (or a picture): a URI, a path on the disk, or relative to what was taken in."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import print_json, say
-from retrieval.messages import safe
+from retrieval.messages import bar_size, safe
 
 if TYPE_CHECKING:
     from retrieval.datasets.published.sets import PublishedSet
@@ -187,7 +187,7 @@ def _byte_bars(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
                 bar.close()
             bars.clear()
             bars[what] = tqdm(
-                desc=what, unit="B", unit_scale=True, dynamic_ncols=True, file=sys.stderr, initial=done, total=total
+                desc=what, unit="B", unit_scale=True, file=sys.stderr, initial=done, total=total, **bar_size()
             )
         bar = bars[what]
         bar.total = total

@@ -13,10 +13,10 @@ from retrieval.errors import ImageError, UsageError, number_between, whole_numbe
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match, QueryResult, one_box
 from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
+from retrieval.gallery.in_order import answered_in_order
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.nearest import nearest, nearest_rows
-from retrieval.gallery.rankings import rankings
 from retrieval.gallery.searched import SearchedGallery, metadata_of
 from retrieval.system.products import products_on_one_core
 
@@ -150,7 +150,7 @@ class AskedGallery(SearchedGallery):
                 return self._sifted(k, finder, images[i], fold, exclude_self)
 
             least = {"min_score": min_score, "min_probability": min_probability}
-            yield from rankings(images, bbox, self.model, find, load=load, **least)
+            yield from answered_in_order(images, bbox, self.model, find, load=load, **least)
 
     def _second_look(self, rerank: str, under: str | os.PathLike[str] | None) -> RerankedSearch:
         from retrieval.gallery.second_look import RerankedSearch  # only here: most queries start without

@@ -65,8 +65,8 @@ def command(
     if model is None:
         raise UsageError("no vision transformer was named", "Example: --model deit_small-cls@random:0.")
     chosen = load_model(model, size=size, scales=scales, engine=engine, say=tell)
-    ways = schedules.split(","), METHODS if methods == "all" else methods.split(",")
-    reduced_models(chosen, *ways)  # what cannot be is refused before pictures are drawn
+    asked, by = schedules.split(","), METHODS if methods == "all" else methods.split(",")
+    reduced_models(chosen, asked, by)  # what cannot be is refused before pictures are drawn
     truth = None if dataset is None else load_truth(dataset)
     with tempfile.TemporaryDirectory(prefix="retrieval-pictures-") as folder:
         if images is not None:
@@ -81,8 +81,8 @@ def command(
         rows = benchmark_tokens(
             chosen,
             paths,
-            schedules=ways[0],
-            methods=ways[1],
+            schedules=asked,
+            methods=by,
             truth=truth,
             count=count,
             rounds=rounds,

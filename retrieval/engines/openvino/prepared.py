@@ -88,7 +88,6 @@ def compiled_model(
     return compiled
 
 
-@signal_stack_kept()
 def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Say) -> openvino.Model:
     """The converted model, from the cache or made now with torch. Raises EngineUnavailable, ModelError."""
     key = model_key(spec)

@@ -28,7 +28,7 @@ _TEXTURE = 4.0  # grey levels that a window varies by, where there is something 
 _TEXTURE_SHARE = 0.12  # of the canvas's own deviation
 _SAME_WINDOW = 0.95  # correlation
 _FINE = 1.2  # grey levels
-# Chosen on 100 photos in 14 alterations, and on neighbouring views of a turntable; measured on others (docs/duplicates.md).
+# Chosen on 160 photos in 14 alterations, and on neighbouring views of ten things; measured on others (docs/duplicates.md).
 _COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
 _MIDDLE, _SAME = 0.9, 0.4
 _SAME_WHOLE, _UNMOVED, _MIDDLE_MOVED = 0.5, 0.99, 0.925

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrieval.gallery.adding import Picture
 
 
-def rankings(
+def answered_in_order(
     images: Sequence[Picture],
     bbox: Sequence[float] | None,
     model: Model,
