@@ -18,7 +18,6 @@ from retrieval.models.checkpoint import load_tensors
 from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, l2_normalise
 from retrieval.models.zoo import resolve
-from retrieval.training.batchnorm import freeze_statistics
 from retrieval.training.copies.alter import CopyPreset, altered, bucket
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.losses import info_nce, koleo, partners_found, similarity_gap
@@ -27,7 +26,8 @@ from retrieval.training.copies.momentum import MomentumEncoder
 from retrieval.training.copies.run import resume_copies, train_copies
 from retrieval.training.copies.things import Things, draw_pairs, read_things
 from retrieval.training.copies.trainer import CopiesTrainer, make_head, rate_at
-from retrieval.training.frozen_folding import find_pairs
+from retrieval.training.network.batchnorm import freeze_statistics
+from retrieval.training.network.frozen_folding import find_pairs
 
 
 def rows(count: int, seed: int, dim: int = 6) -> torch.Tensor:
@@ -308,7 +308,7 @@ def test_curves_are_drawn_seldom_and_at_the_end(album, tmp_path, monkeypatch) ->
     )
     train_copies(settings(album, steps=12), tmp_path / "run", workers=1)  # six checkpoints in a moment
     assert drawn == [[1], [1, 10, 12]]
-    monkeypatch.setattr("retrieval.training.drawing._SECONDS", 0.0)
+    monkeypatch.setattr("retrieval.training.record.drawing._SECONDS", 0.0)
     drawn.clear()
     train_copies(settings(album, steps=12), tmp_path / "again", workers=1)
     assert drawn == [[1]] * 4 + [[1, 10], [1, 10, 12]]

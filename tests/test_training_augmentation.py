@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from retrieval.errors import UsageError
-from retrieval.training import augmentation
-from retrieval.training.augmentation import PRESETS, Preset, augment, view_seed
+from retrieval.training.data import augmentation
+from retrieval.training.data.augmentation import PRESETS, Preset, augment, view_seed
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 

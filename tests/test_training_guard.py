@@ -16,7 +16,7 @@ from retrieval.errors import RetrievalError
 from retrieval.pooling.power import MAX_P, MIN_P, parse_p
 from retrieval.pooling.spatial import GeM
 from retrieval.training.config import TrainingConfig
-from retrieval.training.guard import require_apart, require_finite_weights, spread
+from retrieval.training.network.guard import require_apart, require_finite_weights, spread
 from retrieval.training.session import train
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from retrieval.training.journal import Journal
-from retrieval.training.run_folder import RunFolder
+from retrieval.training.record.journal import Journal
+from retrieval.training.record.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,10 @@ def test_curves_end_with_the_run(
     seconds: float, drawn: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[list[int]] = []
-    monkeypatch.setattr("retrieval.training.drawing._SECONDS", seconds)
+    monkeypatch.setattr("retrieval.training.record.drawing._SECONDS", seconds)
     monkeypatch.setattr(
-        "retrieval.training.journal.plot_curves", lambda lines, path, title: found.append([x["epoch"] for x in lines])
+        "retrieval.training.record.journal.plot_curves",
+        lambda lines, path, title: found.append([x["epoch"] for x in lines]),
     )
     machine = SimpleNamespace(processes=SimpleNamespace(first=True))
     journal = Journal(RunFolder(tmp_path), SimpleNamespace(), machine)  # type: ignore[arg-type]

@@ -16,12 +16,12 @@ from PIL import Image, ImageColor
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, UsageError
-from retrieval.training import leaks as module
-from retrieval.training.leaks import Leak, check_leaks, find_leaks, leak_sheet, without_leaks
-from retrieval.training.mining import Mined, MinedTuple
-from retrieval.training.preview import preview_sheet
-from retrieval.training.sources import read_training_set
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data import leaks as module
+from retrieval.training.data.leaks import Leak, check_leaks, find_leaks, leak_sheet, without_leaks
+from retrieval.training.data.mining import Mined, MinedTuple
+from retrieval.training.data.preview import preview_sheet
+from retrieval.training.data.sources import read_training_set
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.views import sheet as sheet_module
 
 GREEN, RED = (ImageColor.getrgb(sheet_module._FRAMES[mark]) for mark in ("positive", "negative"))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from retrieval.errors import DatasetError, UsageError
 from retrieval.ranking.neighbours import rounding_bound
-from retrieval.training import mining
-from retrieval.training.mining import EpochDraw, draw_epoch, mine, require_clusters
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data import mining
+from retrieval.training.data.mining import EpochDraw, draw_epoch, mine, require_clusters
+from retrieval.training.data.training_set import TrainingSet
 
 
 def made(clusters, pairs=(), two_views: bool = False) -> TrainingSet:

@@ -24,17 +24,18 @@ from retrieval.describe.model import load_model
 from retrieval.errors import DatasetError, ModelError, RetrievalError, UsageError
 from retrieval.models.checkpoint import load_tensors, read_spec, tensors_sha256
 from retrieval.training import session as run
-from retrieval.training import trainer, tuples, validation, whitening_layer
+from retrieval.training import trainer, tuples, validation
 from retrieval.training.config import TrainingConfig
-from retrieval.training.learner import Learner
-from retrieval.training.live import LiveEngine, describe_pictures
+from retrieval.training.data.mining import Mined
+from retrieval.training.data.pictures import Pictures
 from retrieval.training.losses import ContrastiveLoss
 from retrieval.training.machine import Machine
-from retrieval.training.mining import Mined
-from retrieval.training.observers import Observers
-from retrieval.training.pictures import Pictures
-from retrieval.training.run_folder import RunFolder
-from retrieval.training.state import read_state
+from retrieval.training.network import whitening_layer
+from retrieval.training.network.learner import Learner
+from retrieval.training.network.live import LiveEngine, describe_pictures
+from retrieval.training.record.observers import Observers
+from retrieval.training.record.run_folder import RunFolder
+from retrieval.training.record.state import read_state
 
 HERE = Path(__file__).parent
 
@@ -389,8 +390,8 @@ def test_early_stopping_keeps_the_best_epoch(photos: Path, tmp_path: Path, monke
 def test_a_whitening_layer_starts_as_the_learned_whitening(photos: Path) -> None:
     """Before training, the model is what learn_lw makes of its descriptors: checked with a backbone of few channels."""
     from retrieval.models.whitening import learn_lw
-    from retrieval.training.mining import draw_epoch
-    from retrieval.training.sources import read_training_set
+    from retrieval.training.data.mining import draw_epoch
+    from retrieval.training.data.sources import read_training_set
 
     class Narrow(nn.Module):
         """Keeps eight channels of the map, so that a few pictures' pairs span them."""

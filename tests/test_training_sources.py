@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.errors import DatasetError, UsageError
+from retrieval.training.data.sources import read_training_set
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.held_out import hold_out
-from retrieval.training.sources import read_training_set
-from retrieval.training.training_set import TrainingSet
 
 
 def touch(root: Path, *names: str) -> None:

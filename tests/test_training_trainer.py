@@ -19,19 +19,19 @@ from retrieval.models.loading import build_network
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.models.zoo import resolve
-from retrieval.training.averaging import WeightAverage
-from retrieval.training.batchnorm import estimate_statistics, freeze_statistics, normalisations
 from retrieval.training.config import TrainingConfig, default_margin
-from retrieval.training.frozen_folding import find_pairs
-from retrieval.training.gradients import describe, half_precision, listwise_backward, tuple_backward
-from retrieval.training.live import LiveEngine, describe_pictures
+from retrieval.training.data.pictures import Pictures, Unreadable, ahead, to_bucket
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.losses import ContrastiveLoss, SmoothAPLoss
 from retrieval.training.machine import Machine
-from retrieval.training.optimiser import create_optimiser, set_learning_rate
-from retrieval.training.pictures import Pictures, Unreadable, ahead, to_bucket
+from retrieval.training.network.averaging import WeightAverage
+from retrieval.training.network.batchnorm import estimate_statistics, freeze_statistics, normalisations
+from retrieval.training.network.frozen_folding import find_pairs
+from retrieval.training.network.gradients import describe, half_precision, listwise_backward, tuple_backward
+from retrieval.training.network.live import LiveEngine, describe_pictures
+from retrieval.training.network.optimiser import create_optimiser, set_learning_rate
+from retrieval.training.record.state import optimiser_tensors, read_state, restore_optimiser, write_state
 from retrieval.training.schedule import learning_rate
-from retrieval.training.state import optimiser_tensors, read_state, restore_optimiser, write_state
-from retrieval.training.training_set import TrainingSet
 from retrieval.training.validation import HeldOut
 
 CPU = torch.device("cpu")

@@ -20,18 +20,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registry import PoolingInfo, create_pooling, list_poolings, pooling_info
+from retrieval.pooling.registry import PoolingInfo, create_pooling, list_poolings, pooling_info
 
 if TYPE_CHECKING:
-    from .attention import PMA, AttentionPool, GatedPool
-    from .base import Pooling
-    from .hybrids import ClsGeM, ClsMean
-    from .local import LocalAvgPool, LocalMaxPool, LocalThenGlobal, StridedConvPool
-    from .reduction import Reduced, reduce_tokens
-    from .regions import RMAC, GridAvg, GridMax, RegionalGeM, SpatialPyramid
-    from .spatial import GeM, GeMChannel, GlobalAvg, GlobalMax, GlobalPooling
-    from .tokens import ClsPool, LastPool, MaxPool, MeanPool, TokenGeM, TokenPooling
-    from .vit import TokenPooledViT
+    from retrieval.pooling.attention import PMA, AttentionPool, GatedPool
+    from retrieval.pooling.base import Pooling
+    from retrieval.pooling.hybrids import ClsGeM, ClsMean
+    from retrieval.pooling.local import LocalAvgPool, LocalMaxPool, LocalThenGlobal, StridedConvPool
+    from retrieval.pooling.reduction import Reduced, reduce_tokens
+    from retrieval.pooling.regions import RMAC, GridAvg, GridMax, RegionalGeM, SpatialPyramid
+    from retrieval.pooling.spatial import GeM, GeMChannel, GlobalAvg, GlobalMax, GlobalPooling
+    from retrieval.pooling.tokens import ClsPool, LastPool, MaxPool, MeanPool, TokenGeM, TokenPooling
+    from retrieval.pooling.vit import TokenPooledViT
 
 _HOME = {
     "attention": (

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from .base import MERGES, check_dim, full_precision, one_of, positive_int
-from .tokens import TokenPooling
+from retrieval.errors import UsageError
+from retrieval.pooling.base import MERGES, check_dim, full_precision, one_of, positive_int
+from retrieval.pooling.tokens import TokenPooling
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from retrieval.errors import UsageError
 
 Kind = Literal["map", "tokens"]
 MERGES = ("concat", "mean")  # ways to put several pooled vectors together

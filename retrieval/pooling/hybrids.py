@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from .base import MERGES, one_of
-from .power import EPS
-from .tokens import ClsPool, MeanPool, TokenGeM, TokenPooling
+from retrieval.errors import UsageError
+from retrieval.pooling.base import MERGES, one_of
+from retrieval.pooling.power import EPS
+from retrieval.pooling.tokens import ClsPool, MeanPool, TokenGeM, TokenPooling
 
 
 class ClsHybrid(TokenPooling):

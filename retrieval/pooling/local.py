@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from .base import Pooling, check_dim, check_map, full_precision, positive_int
-from .power import EPS
-from .regions import global_pooling
+from retrieval.errors import UsageError
+from retrieval.pooling.base import Pooling, check_dim, check_map, full_precision, positive_int
+from retrieval.pooling.power import EPS
+from retrieval.pooling.regions import global_pooling
 
 
 class LocalPooling(Pooling):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from retrieval.errors import UsageError
 
 EPS = 1e-6
 MIN_P = 0.01

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .reduction import reduce_tokens
-from .schedules import TokenSchedule, kept
-from .vit_attention import Sizes, attention_received
+from retrieval.pooling.reduction import reduce_tokens
+from retrieval.pooling.schedules import TokenSchedule, kept
+from retrieval.pooling.vit_attention import Sizes, attention_received
 
 
 def run_reduced(blocks: nn.Module, x: Tensor, schedule: TokenSchedule, prefix: int) -> Tensor:

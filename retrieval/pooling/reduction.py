@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UsageError
-from .base import check_tokens, one_of, positive_int, tracing
+from retrieval.errors import UsageError
+from retrieval.pooling.base import check_tokens, one_of, positive_int, tracing
 
 CLUSTERINGS = ("kmeans", "kmedoids", "weighted-kmeans", "weighted-kmedoids")
 METHODS = (*CLUSTERINGS, "topk", "random", "grid")

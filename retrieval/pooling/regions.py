@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from .base import Pooling, check_map, one_of, positive_int
-from .power import EPS, PowerModule, max_shares, power_mean, power_shares
-from .spatial import GRID, GeM, GlobalAvg, GlobalMax, GlobalPooling
+from retrieval.errors import UsageError
+from retrieval.pooling.base import Pooling, check_map, one_of, positive_int
+from retrieval.pooling.power import EPS, PowerModule, max_shares, power_mean, power_shares
+from retrieval.pooling.spatial import GRID, GeM, GlobalAvg, GlobalMax, GlobalPooling
 
 MODES = ("avg", "max", "gem")
 

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UsageError
+from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
-    from .base import Pooling
+    from retrieval.pooling.base import Pooling
 
 
 @dataclass(frozen=True)

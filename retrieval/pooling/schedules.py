@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError
+from retrieval.errors import UsageError
 
 METHODS = ("kmeans", "kmedoids", "weighted-kmeans", "weighted-kmedoids", "topk")
 """Those of :func:`retrieval.pooling.reduction.reduce_tokens` that go with pictures of every size and give the same twice."""

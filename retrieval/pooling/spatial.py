@@ -10,8 +10,8 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from .base import Pooling, check_dim, check_map, positive_int
-from .power import EPS, PowerModule, max_shares, power_mean, power_shares
+from retrieval.pooling.base import Pooling, check_dim, check_map, positive_int
+from retrieval.pooling.power import EPS, PowerModule, max_shares, power_mean, power_shares
 
 GRID = (2, 3)
 

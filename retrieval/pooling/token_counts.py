@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..errors import UsageError
-from .base import positive_int
+from retrieval.errors import UsageError
+from retrieval.pooling.base import positive_int
 
 Schedule = Sequence[int | None]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from .base import Pooling, check_tokens, one_of, tracing
-from .power import EPS, PowerModule, power_mean, scaled_powers
+from retrieval.errors import UsageError
+from retrieval.pooling.base import Pooling, check_tokens, one_of, tracing
+from retrieval.pooling.power import EPS, PowerModule, power_mean, scaled_powers
 
 NEGATIVES = ("clamp", "shift", "signed")
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from .base import one_of, positive_int
-from .flops import Flops
-from .reduction import METHODS, OUTPUTS, Reduced, clustering_cost, reduce_tokens
-from .token_counts import Schedule
-from .vit_attention import Sizes, bias_attention, watch_attention
-from .vit_parts import attention_dim, linear_weights, parts_of
+from retrieval.errors import UsageError
+from retrieval.pooling.base import one_of, positive_int
+from retrieval.pooling.flops import Flops
+from retrieval.pooling.reduction import METHODS, OUTPUTS, Reduced, clustering_cost, reduce_tokens
+from retrieval.pooling.token_counts import Schedule
+from retrieval.pooling.vit_attention import Sizes, bias_attention, watch_attention
+from retrieval.pooling.vit_parts import attention_dim, linear_weights, parts_of
 
 STARTS = ("significant", "spaced")
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .reduction import Reduced
-from .vit_parts import Parts
+from retrieval.pooling.reduction import Reduced
+from retrieval.pooling.vit_parts import Parts
 
 
 class Sizes:

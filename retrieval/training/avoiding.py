@@ -9,10 +9,10 @@ import numpy as np
 from retrieval.datasets.reading import load_groundtruth
 from retrieval.describe.model import Model, load_model
 from retrieval.training.config import TrainingConfig
-from retrieval.training.leaks import check_leaks, leak_sheet
+from retrieval.training.data.leaks import check_leaks, leak_sheet
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.machine import Machine
-from retrieval.training.run_folder import RunFolder
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.record.run_folder import RunFolder
 
 
 def avoid_leaks(

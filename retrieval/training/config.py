@@ -21,10 +21,10 @@ _ENOUGH = 20  # clusters, from which on some are held out
 class TrainingConfig:
     """A run that can be repeated. Raises UsageError for values out of range.
 
-    ``data``, ``kind``, ``images``: see :func:`retrieval.training.sources.read_training_set`. ``model``: where to start, by
+    ``data``, ``kind``, ``images``: see :func:`retrieval.training.data.sources.read_training_set`. ``model``: where to start, by
     name or path. ``loss``: see :func:`retrieval.training.losses.create_loss`; ``margin`` None: see :func:`default_margin`.
 
-    ``queries``, ``pool``, ``negatives``, ``repick``: the tuples of an epoch, see :mod:`retrieval.training.mining`.
+    ``queries``, ``pool``, ``negatives``, ``repick``: the tuples of an epoch, see :mod:`retrieval.training.data.mining`.
     ``tuples_per_step``: how many tuples' gradients are summed before the weights move.
 
     ``lr``: the learning rate; ``p_lr``: by what it is multiplied for the exponent of the pooling; ``fixed_p``: it is not
@@ -101,7 +101,7 @@ class TrainingConfig:
         loss without such a parameter, half precision without a GPU. Imports torch."""
         import torch
 
-        from retrieval.training.augmentation import require_preset
+        from retrieval.training.data.augmentation import require_preset
         from retrieval.training.losses import create_loss
 
         if self.augment is not None:

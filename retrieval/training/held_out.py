@@ -7,7 +7,7 @@ import numpy as np
 from retrieval.errors import UsageError
 from retrieval.messages import Say
 from retrieval.training.config import TrainingConfig
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.training_set import TrainingSet
 
 
 def split(data: TrainingSet, config: TrainingConfig, say: Say) -> tuple[TrainingSet, TrainingSet | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from retrieval.messages import Bars, Say, no_bars, say_nothing
 from retrieval.system.processes import Processes, join_processes, leave_processes
-from retrieval.training.pictures import decode_workers
+from retrieval.training.data.pictures import decode_workers
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from retrieval.models.spec import ModelSpec
 from retrieval.system.environment import environment
 from retrieval.training.avoiding import avoid_leaks
 from retrieval.training.config import TrainingConfig
+from retrieval.training.data.mining import require_clusters
+from retrieval.training.data.sources import read_training_set
 from retrieval.training.held_out import split
-from retrieval.training.learner import Learner
 from retrieval.training.machine import joined
-from retrieval.training.mining import require_clusters
-from retrieval.training.observers import Observers, board_in, sheet_into
-from retrieval.training.run_folder import RunFolder
-from retrieval.training.sources import read_training_set
-from retrieval.training.state import read_state
+from retrieval.training.network.learner import Learner
+from retrieval.training.network.whitening_layer import add_whitening_layer
+from retrieval.training.record.observers import Observers, board_in, sheet_into
+from retrieval.training.record.run_folder import RunFolder
+from retrieval.training.record.state import read_state
 from retrieval.training.trainer import Outcome, Trainer
 from retrieval.training.validation import validation_of
-from retrieval.training.whitening_layer import add_whitening_layer
 
 
 def train(

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from retrieval.errors import RetrievalError
 from retrieval.system.processes import Processes
-from retrieval.training.augmentation import view_seed
 from retrieval.training.config import TrainingConfig
-from retrieval.training.gradients import listwise_backward, tuple_backward
-from retrieval.training.learner import Learner
-from retrieval.training.mining import MinedTuple
-from retrieval.training.pictures import Unreadable, View
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.augmentation import view_seed
+from retrieval.training.data.mining import MinedTuple
+from retrieval.training.data.pictures import Unreadable, View
+from retrieval.training.data.training_set import TrainingSet
+from retrieval.training.network.gradients import listwise_backward, tuple_backward
+from retrieval.training.network.learner import Learner
 
 Groups = Iterator[list[np.ndarray] | Unreadable]
 

@@ -15,24 +15,24 @@ import numpy as np
 import torch
 
 from retrieval.errors import DatasetError
-from retrieval.training.augmentation import view_seed
-from retrieval.training.batchnorm import estimate_statistics, freeze_statistics, normalisations
-from retrieval.training.checkpoints import Checkpoints
 from retrieval.training.config import TrainingConfig
-from retrieval.training.guard import Guard, probe_positions
-from retrieval.training.journal import Journal
-from retrieval.training.learner import Learner
-from retrieval.training.live import describe_pictures
+from retrieval.training.data.augmentation import view_seed
+from retrieval.training.data.mining import MinedTuple, require_clusters
+from retrieval.training.data.pictures import Pictures, Unreadable, ahead
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.losses import create_loss
 from retrieval.training.machine import Machine
-from retrieval.training.mining import MinedTuple, require_clusters
-from retrieval.training.observers import Observers
-from retrieval.training.pictures import Pictures, Unreadable, ahead
-from retrieval.training.progress import Progress
-from retrieval.training.run_folder import RunFolder
+from retrieval.training.network.batchnorm import estimate_statistics, freeze_statistics, normalisations
+from retrieval.training.network.guard import Guard, probe_positions
+from retrieval.training.network.learner import Learner
+from retrieval.training.network.live import describe_pictures
+from retrieval.training.record.checkpoints import Checkpoints
+from retrieval.training.record.journal import Journal
+from retrieval.training.record.observers import Observers
+from retrieval.training.record.progress import Progress
+from retrieval.training.record.run_folder import RunFolder
 from retrieval.training.schedule import learning_rate
 from retrieval.training.steps import Groups, Steps
-from retrieval.training.training_set import TrainingSet
 from retrieval.training.tuples import mine_epoch
 from retrieval.training.validation import Validation
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from retrieval.errors import DatasetError
 from retrieval.training.config import TrainingConfig
-from retrieval.training.live import LiveEngine, describe_together
+from retrieval.training.data.mining import Mined, draw_epoch, mine
+from retrieval.training.data.pictures import Pictures
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.machine import Machine
-from retrieval.training.mining import Mined, draw_epoch, mine
-from retrieval.training.pictures import Pictures
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.network.live import LiveEngine, describe_together
 
 
 def mine_epoch(

@@ -18,10 +18,10 @@ from retrieval.evaluation.protocol import Labels, evaluate_vectors
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.pictures import imaging
 from retrieval.training.config import TrainingConfig
-from retrieval.training.live import LiveEngine, describe_together
+from retrieval.training.data.pictures import Pictures
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.machine import Machine
-from retrieval.training.pictures import Pictures
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.network.live import LiveEngine, describe_together
 
 _NOBODY = np.zeros(0, np.int64)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from retrieval.models.network import Describer
-from retrieval.training.frozen_folding import Pair, folded
-from retrieval.training.gradients import describe
+from retrieval.training.network.frozen_folding import Pair, folded
+from retrieval.training.network.gradients import describe
 
 
 def backward_in_chunks(

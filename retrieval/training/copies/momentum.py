@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retrieval.models.network import Describer, l2_normalise
 from retrieval.training.copies.config import CopiesConfig
-from retrieval.training.gradients import describe
+from retrieval.training.network.gradients import describe
 
 
 class MomentumEncoder:

@@ -19,10 +19,10 @@ from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.feed import preview_pairs
 from retrieval.training.copies.things import read_things
 from retrieval.training.copies.trainer import CopiesTrainer
+from retrieval.training.data.pictures import decode_workers
 from retrieval.training.machine import Machine
-from retrieval.training.pictures import decode_workers
-from retrieval.training.run_folder import RunFolder
-from retrieval.training.state import read_state
+from retrieval.training.record.run_folder import RunFolder
+from retrieval.training.record.state import read_state
 
 
 def train_copies(

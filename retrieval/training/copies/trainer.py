@@ -19,7 +19,6 @@ from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork, l2_normalise
 from retrieval.models.spec import ModelSpec
 from retrieval.system.heap import keep_freed_memory
-from retrieval.training.batchnorm import estimate_statistics, freeze_statistics, normalisations
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.curves import plot_steps
 from retrieval.training.copies.feed import CopyFeed
@@ -27,12 +26,13 @@ from retrieval.training.copies.losses import info_nce, koleo, partners_found, si
 from retrieval.training.copies.memory import backward_in_chunks
 from retrieval.training.copies.momentum import MomentumEncoder
 from retrieval.training.copies.things import Things
-from retrieval.training.drawing import Seldom
-from retrieval.training.frozen_folding import foldable
 from retrieval.training.machine import Machine
-from retrieval.training.optimiser import exponents, mean_exponent
-from retrieval.training.run_folder import RunFolder
-from retrieval.training.state import by_part, optimiser_tensors, read_state, restore_optimiser, write_state
+from retrieval.training.network.batchnorm import estimate_statistics, freeze_statistics, normalisations
+from retrieval.training.network.frozen_folding import foldable
+from retrieval.training.network.optimiser import exponents, mean_exponent
+from retrieval.training.record.drawing import Seldom
+from retrieval.training.record.run_folder import RunFolder
+from retrieval.training.record.state import by_part, optimiser_tensors, read_state, restore_optimiser, write_state
 
 _P_RATE = 10.0  # multiple of the learning rate for the pooling's exponent
 _LOG_EVERY = 10  # steps

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from retrieval.models.network import Describer
-from retrieval.training.live import evaluating
-from retrieval.training.pictures import by_shape
+from retrieval.training.data.pictures import by_shape
+from retrieval.training.network.live import evaluating
 
 _GROUP = 16
 

@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 import torch
 
 from retrieval.errors import DatasetError
-from retrieval.training.learner import Learner
-from retrieval.training.mining import MinedTuple
-from retrieval.training.progress import Progress
-from retrieval.training.run_folder import RunFolder
-from retrieval.training.state import by_part, optimiser_tensors, read_state, restore_optimiser, write_state
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.mining import MinedTuple
+from retrieval.training.data.training_set import TrainingSet
+from retrieval.training.network.learner import Learner
+from retrieval.training.record.progress import Progress
+from retrieval.training.record.run_folder import RunFolder
+from retrieval.training.record.state import by_part, optimiser_tensors, read_state, restore_optimiser, write_state
 
 
 class Checkpoints:

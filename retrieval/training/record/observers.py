@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import UsageError
-from retrieval.training.mining import Mined
-from retrieval.training.preview import preview_sheet
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.mining import Mined
+from retrieval.training.data.preview import preview_sheet
+from retrieval.training.data.training_set import TrainingSet
 
 _SHOWN = ("loss", "mAP", "p", "lr", "negative_distance", "images_per_second")
 

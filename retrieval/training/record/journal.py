@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from retrieval.training.config import TrainingConfig
-from retrieval.training.curves import plot_curves
-from retrieval.training.drawing import Seldom
 from retrieval.training.machine import Machine
-from retrieval.training.progress import Progress
-from retrieval.training.run_folder import RunFolder
+from retrieval.training.record.curves import plot_curves
+from retrieval.training.record.drawing import Seldom
+from retrieval.training.record.progress import Progress
+from retrieval.training.record.run_folder import RunFolder
 
 Line = dict[str, Any]
 """The figures of one epoch, by name; epoch 0 is the model before training."""

@@ -1,6 +1,6 @@
 """Where training pictures come from: class folders, lists, pairs, the published SfM lists, or unlabelled folders.
 
-All become a :class:`retrieval.training.training_set.TrainingSet`.
+All become a :class:`retrieval.training.data.training_set.TrainingSet`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.digest import content_hash
 from retrieval.pictures.imaging import is_picture_name
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.training_set import TrainingSet
 
 KINDS = ("auto", "folders", "list", "pairs", "sfm", "unlabelled")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from retrieval.errors import DatasetError, UsageError
 from retrieval.ranking.neighbours import exact_similarities, rounding_bound
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.training_set import TrainingSet
 
 _SCORES_AT_ONCE = 1 << 24  # float32 products in memory: 64 MiB
 _QUERIES, _POSITIVES, _POOL = 1, 2, 3  # random streams

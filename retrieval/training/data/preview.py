@@ -10,9 +10,9 @@ from PIL import Image
 
 from retrieval.errors import ImageError
 from retrieval.pictures.imaging import load_picture
-from retrieval.training.augmentation import augment, require_preset, view_seed
-from retrieval.training.mining import Mined
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.augmentation import augment, require_preset, view_seed
+from retrieval.training.data.mining import Mined
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet
 
 Mark = Literal["positive", "negative"] | None
@@ -32,7 +32,7 @@ def preview_sheet(
     """A contact sheet of the first ``count`` tuples, negatives hardest first.
 
     Pictures are shown as the network gets them: changed by the augmentation ``preset`` with the seeds that
-    :func:`retrieval.training.augmentation.view_seed` gives for ``seed``, ``epoch``, the tuple and the place in it. A picture
+    :func:`retrieval.training.data.augmentation.view_seed` gives for ``seed``, ``epoch``, the tuple and the place in it. A picture
     that cannot be read becomes a grey tile that says why. Raises UsageError for an unknown preset.
     """
     require_preset(preset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from retrieval.training.mining import Mined, MinedTuple
+from retrieval.training.data.mining import Mined, MinedTuple
 
 
 @dataclass

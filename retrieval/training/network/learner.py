@@ -15,18 +15,18 @@ from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ModelSpec
 from retrieval.system.heap import keep_freed_memory
 from retrieval.system.processes import CPU
-from retrieval.training.averaging import WeightAverage
 from retrieval.training.config import TrainingConfig
-from retrieval.training.frozen_folding import foldable
-from retrieval.training.live import LiveEngine
-from retrieval.training.optimiser import create_optimiser, mean_exponent, set_learning_rate
+from retrieval.training.network.averaging import WeightAverage
+from retrieval.training.network.frozen_folding import foldable
+from retrieval.training.network.live import LiveEngine
+from retrieval.training.network.optimiser import create_optimiser, mean_exponent, set_learning_rate
 
 
 class Learner:
     """``network``, which ``spec`` describes, moved as ``config`` says; ``random_start``: its weights were never trained.
 
     ``rule``: how its pictures are read while it learns. ``describer`` gives descriptors with their graph, ``engine`` those
-    of the network as it is; ``pairs``: what is folded in between, see :mod:`retrieval.training.frozen_folding`.
+    of the network as it is; ``pairs``: what is folded in between, see :mod:`retrieval.training.network.frozen_folding`.
     ``average``: of the weights, if they are averaged.
     """
 

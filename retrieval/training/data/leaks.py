@@ -22,8 +22,8 @@ from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, UsageError
 from retrieval.messages import no_update
 from retrieval.ranking.neighbours import exact_similarities, rounding_bound
-from retrieval.training.mining import finite_rows, longest
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.data.mining import finite_rows, longest
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet
 
 _SCORES_AT_ONCE = 1 << 23  # float32 products in memory: 32 MiB

@@ -13,11 +13,11 @@ from retrieval.models.network import RetrievalNetwork
 from retrieval.models.spec import ModelSpec
 from retrieval.models.whitening import fit_pairs
 from retrieval.training.config import TrainingConfig
-from retrieval.training.live import LiveEngine, describe_pictures
+from retrieval.training.data.mining import draw_epoch
+from retrieval.training.data.pictures import Pictures
+from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.machine import Machine
-from retrieval.training.mining import draw_epoch
-from retrieval.training.pictures import Pictures
-from retrieval.training.training_set import TrainingSet
+from retrieval.training.network.live import LiveEngine, describe_pictures
 
 _PAIRS = 20_000  # that it starts from
 

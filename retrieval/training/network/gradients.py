@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.models.network import Describer
-from retrieval.training.frozen_folding import Pair, folded
-from retrieval.training.pictures import by_shape
+from retrieval.training.data.pictures import by_shape
+from retrieval.training.network.frozen_folding import Pair, folded
 
 
 def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
@@ -44,7 +44,7 @@ def tuple_backward(
     pairs: Sequence[Pair] = (),
 ) -> float:
     """Add the gradients of one tuple (query, positive, negatives); returns its loss. ``pairs``: what is folded, see
-    :mod:`retrieval.training.frozen_folding`."""
+    :mod:`retrieval.training.network.frozen_folding`."""
     with folded(pairs):
         value: Tensor = loss(describe(describer, arrays, device, amp)[None])
         value.backward()

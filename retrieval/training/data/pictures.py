@@ -17,7 +17,7 @@ from torch import Tensor
 from retrieval.errors import ImageError
 from retrieval.models.spec import ImageRule
 from retrieval.pictures import imaging
-from retrieval.training.augmentation import augment
+from retrieval.training.data.augmentation import augment
 
 _STEP = 32  # pixels between aspect-ratio buckets: what the backbones' maps are coarser by
 

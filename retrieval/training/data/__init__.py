@@ -1,0 +1,1 @@
+"""Training pictures: where they come from, how they are read and varied, which tuples are mined from them."""
