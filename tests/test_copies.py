@@ -257,9 +257,12 @@ def weights(folder) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
     return load_tensors(folder / "best.safetensors")[1]
 
 
-@pytest.mark.parametrize("further", [{}, {"momentum": 0.9, "queue": 12}, {"teacher": "tiny2-gem@random:3"}])
+@pytest.mark.parametrize(
+    "further", [{}, {"momentum": 0.9, "queue": 12, "amp": True}, {"teacher": "tiny2-gem@random:3"}]
+)
 def test_an_interrupted_run_ends_with_the_very_same_weights(album, tmp_path, monkeypatch, further) -> None:  # type: ignore[no-untyped-def]
     config = settings(album, **further)
+    monkeypatch.setattr("retrieval.training.network.half.has_bf16", lambda: True)  # it computes the same without
     train_copies(config, tmp_path / "whole", workers=1)
     real = CopiesTrainer._train
 
@@ -354,6 +357,10 @@ def test_chunks_give_the_gradients_of_the_whole() -> None:
     for loss, gradient in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-4)
         assert torch.allclose(gradient, found[0][1], rtol=1e-3, atol=1e-4 * float(found[0][1].abs().max()))
+    network.zero_grad()
+    backward_in_chunks(describer, arrays, lambda d: info_nce(*d.split(3)), 4, folds, amp=True)
+    half = torch.cat([p.grad.flatten() for p in network.parameters()])
+    assert 0.95 < float(torch.cosine_similarity(half, found[0][1], dim=0)) < 1 - 1e-7
 
 
 def test_the_slow_encoder_follows_and_its_queue_keeps_the_newest() -> None:

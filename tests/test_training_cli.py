@@ -149,13 +149,19 @@ def test_errors_are_one_line(
     assert not (tmp_path / "o").exists(), "what cannot be done leaves nothing behind"
 
 
-def test_half_precision_needs_a_gpu(classes: Path, tmp_path: Path, retrieve: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("recipe", ["tuples", "copies"])
+def test_half_precision_needs_what_gains_by_it(
+    classes: Path, tmp_path: Path, retrieve: Any, monkeypatch: Any, recipe: str
+) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, _, said = retrieve("train", classes, "--out", tmp_path / "o", "--amp")
+    monkeypatch.setattr("retrieval.training.network.half.has_bf16", lambda: False)
+    steps = ["--steps", "1"] if recipe == "copies" else []
+    code, _, said = retrieve("train", classes, "--recipe", recipe, *steps, "--out", tmp_path / "o", "--amp")
     assert code == 2
-    assert "needs a CUDA device" in said
+    assert "needs a CUDA device, or a processor" in said
+    assert not (tmp_path / "o").exists()
 
 
 def test_one_class_is_not_enough(tmp_path: Path, retrieve: Any) -> None:

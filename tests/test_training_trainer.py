@@ -24,10 +24,13 @@ from retrieval.training.data.pictures import Pictures, Unreadable, ahead, to_buc
 from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.losses import ContrastiveLoss, SmoothAPLoss
 from retrieval.training.machine import Machine
+from retrieval.training.network import half
 from retrieval.training.network.averaging import WeightAverage
 from retrieval.training.network.batchnorm import estimate_statistics, freeze_statistics, normalisations
 from retrieval.training.network.frozen_folding import find_pairs
-from retrieval.training.network.gradients import describe, half_precision, listwise_backward, tuple_backward
+from retrieval.training.network.gradients import describe, listwise_backward, tuple_backward
+from retrieval.training.network.half import half_precision
+from retrieval.training.network.learner import Learner
 from retrieval.training.network.live import LiveEngine, describe_pictures
 from retrieval.training.network.optimiser import create_optimiser, set_learning_rate
 from retrieval.training.record.state import optimiser_tensors, read_state, restore_optimiser, write_state
@@ -211,6 +214,34 @@ def test_pooling_is_in_float32_under_half_precision() -> None:
     assert out.dtype == torch.float32
     out.sum().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in network.parameters() if p.grad is not None)
+
+
+def test_half_precision_is_near_in_steps_and_in_mining() -> None:
+    """With eight bits of mantissa: near, and not the same."""
+    rows = []
+    for amp in (False, True):
+        network, spec = network_of()
+        learner = Learner(network, spec, TrainingConfig("d", "m", size=64, amp=amp))
+        estimate_statistics(learner.describer, pictures(12, seed=5), CPU)
+        freeze_statistics(network)
+        tuple_backward(learner.describer, ContrastiveLoss(1.9), pictures(4), CPU, amp, pairs=learner.pairs)
+        gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).numpy()
+        rows.append((gradient, learner.engine.describe(np.stack(pictures(3, shapes=((32, 48),)))).ravel()))
+    for exact, rounded in zip(*rows, strict=True):
+        assert 0.98 < exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded) < 1 - 1e-7
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_half_precision_is_refused_where_nothing_gains_by_it(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    config = TrainingConfig("d", "m", amp=True)
+    for graphics, processor in ((False, False), (True, False), (False, True)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=graphics: there)
+        monkeypatch.setattr(half, "has_bf16", lambda there=processor: there)
+        if processor or (graphics and device == "auto"):
+            config.require_possible(device)
+        else:
+            with pytest.raises(UsageError, match="--amp needs a CUDA device, or a processor"):
+                config.require_possible(device)
 
 
 # ---------------------------------------------------------------- optimiser

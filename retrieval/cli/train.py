@@ -72,7 +72,7 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.option("--whiten-layer", type=int, metavar="DIM", help="Add a layer that starts as a learned whitening.")
 @click.option("--avoid", multiple=True, metavar="GT.json", help="Leave out pictures like the queries of this set.")
 @click.option("--avoid-above", type=float, default=0.8, show_default=True, help="From which similarity on.")
-@click.option("--amp", is_flag=True, help="bfloat16 on a GPU.")
+@click.option("--amp", is_flag=True, help="bfloat16 in the backbone, on a GPU or a processor that has it.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode pictures (default: by the processors).")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--save-every", type=int, default=100, metavar="STEPS", help="Steps between checkpoints (default: 100).")

@@ -98,17 +98,16 @@ class TrainingConfig:
 
     def require_possible(self, device: str) -> None:
         """Raises UsageError for what is wrong here and now although the values are in range: an unknown preset or loss, a
-        loss without such a parameter, half precision without a GPU. Imports torch."""
-        import torch
-
+        loss without such a parameter, half precision where nothing gains by it. Imports torch."""
         from retrieval.training.data.augmentation import require_preset
         from retrieval.training.losses import create_loss
+        from retrieval.training.network.half import require_half_precision
 
         if self.augment is not None:
             require_preset(self.augment)
         create_loss(self.loss, **({} if self.margin is None else {"margin": self.margin}))
-        if self.amp and (device == "cpu" or not torch.cuda.is_available()):
-            raise UsageError("--amp needs a CUDA device, and there is none here", "Leave it out.")
+        if self.amp:
+            require_half_precision(device)
 
     def preset(self, *, two_views: bool) -> str:
         """The preset of augmentation, where a picture's positive is another view of itself (``two_views``) or not."""

@@ -27,7 +27,8 @@ class CopiesConfig:
     ``chunk``: pictures whose intermediate results are held at once (0: all); more than these are computed twice.
     ``momentum``: decay of a second encoder that follows the first and fills a ``queue`` of its descriptors of earlier
     batches, which are further negatives (He et al., CVPR 2020). ``teacher``: a model whose cosines between the copies of a
-    step are learned too, with ``teacher_weight``. ``save_every``: steps between checkpoints.
+    step are learned too, with ``teacher_weight``. ``amp``: bfloat16 in the backbone. ``save_every``: steps between
+    checkpoints.
     """
 
     data: str
@@ -52,6 +53,7 @@ class CopiesConfig:
     queue: int = 0
     teacher: str | None = None
     teacher_weight: float = 10.0
+    amp: bool = False
     seed: int = 0
     save_every: int = 50
 

@@ -22,7 +22,7 @@ class MomentumEncoder:
     """
 
     def __init__(self, describer: Describer, head: nn.Module, config: CopiesConfig) -> None:
-        self.decay, self.length = config.momentum, config.queue
+        self.decay, self.length, self.amp = config.momentum, config.queue, config.amp
         self.live = nn.ModuleList([describer, head])
         self.slow = copy.deepcopy(self.live).eval().requires_grad_(False)
         self.queue: Tensor | None = None
@@ -36,7 +36,7 @@ class MomentumEncoder:
             return
         describer, head = self.slow
         assert isinstance(describer, Describer)
-        rows = l2_normalise(head(describe(describer, arrays, describer.mean.device)))
+        rows = l2_normalise(head(describe(describer, arrays, describer.mean.device, self.amp)))
         joined = rows if self.queue is None else torch.cat([self.queue, rows])
         self.queue = joined[-self.length :].clone()
 

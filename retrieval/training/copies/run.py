@@ -21,6 +21,7 @@ from retrieval.training.copies.things import read_things
 from retrieval.training.copies.trainer import CopiesTrainer
 from retrieval.training.data.pictures import decode_workers
 from retrieval.training.machine import Machine
+from retrieval.training.network.half import require_half_precision
 from retrieval.training.record.run_folder import RunFolder
 from retrieval.training.record.state import read_state
 
@@ -40,6 +41,7 @@ def train_copies(
     UsageError for what cannot be asked, DatasetError for data that cannot be used, ModelError for models and checkpoints.
     """
     folder, config = RunFolder(Path(out)), config.anchored()
+    _require_possible(config)
     folder.require_free()
     model = load_model(config.model, say=say)
     if config.model == "auto":  # which model that is may change
@@ -66,6 +68,7 @@ def resume_copies(
     """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train_copies`."""
     folder = RunFolder(Path(out))
     config = CopiesConfig.load(folder.config_file)
+    _require_possible(config)
     _, facts = read_state(folder.state)
     spec = ModelSpec.from_dict(facts["spec"])
     things = read_things([config.data, *config.also])
@@ -73,6 +76,11 @@ def resume_copies(
     trainer = CopiesTrainer(empty_network(spec), spec, things, config, folder, machine, teacher=teacher)
     trainer.resume()
     return trainer.run()
+
+
+def _require_possible(config: CopiesConfig) -> None:
+    if config.amp:
+        require_half_precision()
 
 
 def _machine(workers: int | None, say: Say, bars: Bars) -> Machine:

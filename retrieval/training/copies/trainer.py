@@ -159,7 +159,7 @@ class CopiesTrainer:
 
         if self.measures and self.step % _STATISTICS_EVERY == 0:
             estimate_statistics(self.describer, arrays, self.device)
-        loss = backward_in_chunks(self.describer, arrays, loss_of, self.config.chunk, self.folds)
+        loss = backward_in_chunks(self.describer, arrays, loss_of, self.config.chunk, self.folds, amp=self.config.amp)
         if not math.isfinite(loss):
             raise RetrievalError(
                 f"the loss of step {self.step + 1} is {loss}",

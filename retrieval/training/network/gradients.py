@@ -6,7 +6,6 @@ Gradients add up in the parameters: over the tuples of a step there is no divisi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -15,12 +14,7 @@ from torch import Tensor, nn
 from retrieval.models.network import Describer
 from retrieval.training.data.pictures import by_shape
 from retrieval.training.network.frozen_folding import Pair, folded
-
-
-def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
-    """bfloat16 for what bears it, if wanted. It has the range of float32, so no gradient vanishes or has to be scaled; poolings
-    and what follows them compute in float32 whatever comes in."""
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+from retrieval.training.network.half import half_precision
 
 
 def describe(describer: Describer, arrays: Sequence[np.ndarray], device: torch.device, amp: bool = False) -> Tensor:

@@ -15,22 +15,25 @@ from retrieval.messages import no_update
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule
 from retrieval.training.machine import Machine
+from retrieval.training.network.half import half_precision
 
 
 class LiveEngine:
     """A network in training as an engine (:class:`retrieval.engines.base.Engine`): in evaluation mode while it describes,
-    without a trace in the network or in torch's random state."""
+    without a trace in the network or in torch's random state; ``amp``: in bfloat16."""
 
     name = "live"
 
-    def __init__(self, network: RetrievalNetwork, rule: ImageRule, device: torch.device, dim: int) -> None:
+    def __init__(
+        self, network: RetrievalNetwork, rule: ImageRule, device: torch.device, dim: int, amp: bool = False
+    ) -> None:
         self.describer = Describer(network, replace(rule, scales=(1.0,))).to(device)
         self.device = device
-        self.dim = dim
+        self.dim, self.amp = dim, amp
         self.batch_pixels = 16_000_000 if device.type == "cuda" else 1_200_000
 
     def describe(self, images: np.ndarray) -> np.ndarray:
-        with evaluating(self.describer), torch.inference_mode():
+        with evaluating(self.describer), torch.inference_mode(), half_precision(self.device, self.amp):
             return self.describer(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
 
 
