@@ -217,14 +217,14 @@ class AskedGallery(SearchedGallery):
             among = None
             most = max(k, CANDIDATES)
             if under is None:
-                ids, _ = nearest(vector, most, self._candidates(count, store), store)
+                ids, scores = nearest(vector, most, self._candidates(count, store), store)
             else:
                 among = self._ids_below(under)
-                ids, _ = nearest_rows(vector, most, among, catalog.rows_of(among), store)
+                ids, scores = nearest_rows(vector, most, among, catalog.rows_of(among), store)
             background = self._background(count, store)
             with products_on_one_core():
                 weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, background)
-                found = weigher.ranked(k, ids, among, by)
+                found = weigher.ranked(k, ids, among, by, scores)
             name = self.namer()
         return [
             Match(

@@ -15,7 +15,7 @@ from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match
 from retrieval.gallery.local.pictures import large_enough
-from retrieval.gallery.local.search import LocalSearch
+from retrieval.gallery.local.search import LocalSearch, as_hashes
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
 
@@ -131,8 +131,12 @@ class Explaining:
             return None
         source = os.fspath(image) if isinstance(image, os.PathLike) else image
         codes = index.describe(large_enough(ours, self.gallery.spec, source, bbox), query=True)
-        pairs = LocalSearch(index.blocks(), codes).agreeing(record.hash)
-        return None if pairs is None else np.concatenate([_places(pairs[0], ours), _places(pairs[1], theirs)], axis=1)
+        search = LocalSearch(index.blocks(), codes)
+        number = -1 if record.hash is None else int(search.numbers_of(as_hashes([record.hash]))[0])
+        if number < 0:
+            return None
+        pairs = search.agreeing(number)
+        return np.concatenate([_places(pairs[0], ours), _places(pairs[1], theirs)], axis=1)
 
 
 def _places(places: npt.NDArray[np.uint8], picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

@@ -58,49 +58,68 @@ class Weigher:
     ) -> None:
         self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
         cosine = sample.vectors @ vector
-        shared = local.similarities_of_hashes(sample.digests)
+        shared = local.similarities_of(local.numbers_of(sample.digests))
         # Where few pictures have codes yet, those that have none must not lose by it: geometry alone counts.
         self._comparable = 2 * np.isfinite(shared).sum() >= len(shared)
         self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)
         self.local_background = evidence.background(shared[np.isfinite(shared)], evidence.PRIOR_LOCAL)
 
-    def ranked(self, k: int, ids: np.ndarray, among: np.ndarray | None = None, by: str = "fused") -> list[Weighed]:
+    def ranked(
+        self,
+        k: int,
+        ids: np.ndarray,
+        among: np.ndarray | None = None,
+        by: str = "fused",
+        scores: np.ndarray | None = None,
+    ) -> list[Weighed]:
         """The ``k`` best of the pictures ``ids`` (by cosine) and the best by local features, ``among`` these ids alone.
-        ``by``: "fused", or "local" for the local similarity alone. Equal ones by cosine, then ascending id."""
+        ``by``: "fused", or "local" for the local similarity alone. Equal ones by cosine, then ascending id. ``scores``: the
+        cosines of ``ids``, where they are known."""
         records = self.catalog.by_ids(sorted({*map(int, ids), *self._found_locally(max(k, CANDIDATES), among)}))
         if len(records) < len(ids):
             raise GalleryDamaged(f"{self.catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
         chosen = [record for record in records.values() if record.row is not None]
         chosen.sort(key=lambda record: record.id)
-        scores = cosines(self.vector, self.store, np.array([record.row for record in chosen], np.int64))
-        local = self.local.similarities_of([record.hash for record in chosen])
-        z_cosine = self.cosine_background.z(scores)
+        cosine = self._cosines(chosen, {} if scores is None else dict(zip(ids.tolist(), scores.tolist(), strict=True)))
+        numbers = self._numbers(chosen)
+        local = self.local.similarities_of(numbers)
+        z_cosine = self.cosine_background.z(cosine)
         z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
-        odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(chosen))
+        odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(numbers))
         chances = evidence.probability(odds)
         key = odds if by == "fused" else np.nan_to_num(local, nan=-1.0)
         return [
             Weighed(
                 chosen[i],
-                float(scores[i]),
+                float(cosine[i]),
                 None if np.isnan(local[i]) else float(local[i]),
                 inliers[i],
                 float(odds[i]),
                 float(chances[i]),
                 evidence.verdict(float(chances[i]), inliers[i], float(z_cosine[i])),
             )
-            for i in np.lexsort((-scores, -key))[:k]
+            for i in np.lexsort((-cosine, -key))[:k]
         ]
 
-    def _inliers(self, chosen: Sequence[Record]) -> Callable[[int], int | None]:
+    def _cosines(self, chosen: Sequence[Record], known: dict[int, float]) -> np.ndarray:
+        """Of each picture, float64 (N,); computed where it is not known."""
+        found = np.array([known.get(record.id, np.nan) for record in chosen], np.float64)
+        new = np.flatnonzero(np.isnan(found))
+        rows = np.array([row for i in new.tolist() if (row := chosen[i].row) is not None], np.int64)
+        found[new] = cosines(self.vector, self.store, rows)
+        return found
+
+    def _numbers(self, chosen: Sequence[Record]) -> np.ndarray:
+        """Of each picture's content in the local index, int64 (N,), -1 where it has no codes."""
+        known = [i for i, record in enumerate(chosen) if record.hash is not None]
+        found = np.full(len(chosen), -1, np.int64)
+        found[known] = self.local.numbers_of(as_hashes([digest for r in chosen if (digest := r.hash) is not None]))
+        return found
+
+    def _inliers(self, numbers: np.ndarray) -> Callable[[int], int | None]:
         """Tells by position how many points of a picture agree; once for each content."""
-
-        @functools.cache
-        def of(digest: str | None) -> int | None:
-            pose = self.local.pose(digest)
-            return None if pose is None else pose.inliers
-
-        return lambda i: of(chosen[i].hash)
+        of = functools.cache(lambda number: self.local.pose(number).inliers)
+        return lambda i: None if numbers[i] < 0 else of(int(numbers[i]))
 
     def _found_locally(self, count: int, among: np.ndarray | None) -> set[int]:
         """Ids of pictures of the best contents, at least so many where there are; contents that no picture has any more are

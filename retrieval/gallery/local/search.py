@@ -14,7 +14,8 @@ from retrieval.ranking.pose import Pose, estimate
 
 
 class LocalSearch:
-    """What a query's codes share with the contents of all blocks. ``similarities`` float64 (C,): of every content."""
+    """What a query's codes share with the contents of all blocks, which are numbered through. ``similarities`` float64 (C,): of
+    every content."""
 
     def __init__(self, blocks: list[Block], query: LocalCodes) -> None:
         self.blocks, self.query = blocks, query
@@ -30,50 +31,47 @@ class LocalSearch:
             some = np.flatnonzero(self.similarities > 0)
             self._order = some[np.argsort(-self.similarities[some], kind="stable")]
         found = []
-        for i in self._order[first : first + count]:
-            block = int(np.searchsorted(self._ends, i, side="right"))
-            inside = int(i) - (int(self._ends[block - 1]) if block else 0)
+        for number in self._order[first : first + count].tolist():
+            block, inside = self._place(number)
             found.append(self.blocks[block].hashes[inside].tobytes().hex())
         return found
 
-    def similarities_of(self, digests: Sequence[str | None]) -> npt.NDArray[np.float64]:
-        """Of these contents, by hash in hexadecimal, float64 (N,); NaN where one has no codes."""
-        known = np.array([i for i, digest in enumerate(digests) if digest is not None], np.int64)
-        found = np.full(len(digests), np.nan)
-        found[known] = self.similarities_of_hashes(as_hashes([digest for digest in digests if digest is not None]))
-        return found
-
-    def similarities_of_hashes(self, digests: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
-        """The same for content hashes, void28 (N,)."""
-        found = np.full(len(digests), np.nan)
-        left = np.arange(len(digests))
-        for block, each in zip(self.blocks, self._each, strict=True):
+    def numbers_of(self, digests: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+        """The numbers of contents by their hashes, void28 (N,): int64 (N,), -1 where one has no codes."""
+        found = np.full(len(digests), -1, np.int64)
+        left, first = np.arange(len(digests)), 0
+        for block in self.blocks:
             numbers = block.find_all(digests)
             here = numbers >= 0
-            found[left[here]] = each[numbers[here]]
-            left, digests = left[~here], digests[~here]
+            found[left[here]] = first + numbers[here]
+            left, digests, first = left[~here], digests[~here], first + len(block)
         return found
 
-    def pose(self, digest: str | None) -> Pose | None:
-        """How the query lies in this content; None where it has no codes."""
-        if digest is not None:
-            for block, hits in zip(self.blocks, self._hits, strict=True):
-                number = block.find(bytes.fromhex(digest))
-                if number is not None:
-                    return block.inverted.pose(self.query, hits, number)
-        return None
+    def similarities_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Of contents by number, float64 (N,); NaN for -1."""
+        found = np.full(len(numbers), np.nan)
+        found[numbers >= 0] = self.similarities[numbers[numbers >= 0]]
+        return found
 
-    def agreeing(self, digest: str | None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
-        """Places of the pairs of points that agree in one pose, in the query and in this content, uint8 (M, 4) each, see
-        :func:`retrieval.ranking.asmk.places`; None where it has no codes."""
-        if digest is not None:
-            for block, hits in zip(self.blocks, self._hits, strict=True):
-                number = block.find(bytes.fromhex(digest))
-                if number is not None:
-                    ours, theirs = block.inverted.pairs(self.query, hits, number)
-                    inside = estimate(ours, theirs).agreeing
-                    return ours[inside], theirs[inside]
-        return None
+    def pose(self, number: int) -> Pose:
+        """How the query lies in a content."""
+        return estimate(*self._pairs(number))
+
+    def agreeing(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Places of the pairs of points that agree in one pose, in the query and in a content, uint8 (M, 4) each, see
+        :func:`retrieval.ranking.asmk.places`."""
+        ours, theirs = self._pairs(number)
+        inside = estimate(ours, theirs).agreeing
+        return ours[inside], theirs[inside]
+
+    def _pairs(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        block, inside = self._place(number)
+        return self.blocks[block].inverted.pairs(self.query, self._hits[block], inside)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """A content's block, and its number there."""
+        block = int(np.searchsorted(self._ends, number, side="right"))
+        return block, number - (int(self._ends[block - 1]) if block else 0)
 
 
 def as_hashes(digests: Sequence[str]) -> npt.NDArray[np.void]:

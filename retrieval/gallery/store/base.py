@@ -11,7 +11,7 @@ from pathlib import Path
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import WAIT_SECONDS, Reader, open_writer
-from retrieval.gallery.store.entry import REPAIR
+from retrieval.gallery.store.entry import REPAIR, Record
 from retrieval.messages import first_line
 
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
@@ -44,6 +44,7 @@ class CatalogFile:
         self._turn = threading.RLock()
         self.replaced = 0
         self._former: Reader | None = None
+        self._looked_up: dict[int, Record] | None = None  # entries of the state that is being read
         if not create and not path.is_file():
             raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
         with self._errors():
@@ -113,14 +114,17 @@ class CatalogFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """All reads inside see one and the same state of the catalog. Other threads wait for their turn."""
+        """All reads inside see one and the same state of the catalog, and an entry that is looked up again is not read again.
+        Other threads wait for their turn."""
         with self._turn, self._errors():
             self._look_again()
             self._connection.execute("BEGIN")
             try:
                 self.check_head()
+                self._looked_up = {}
                 yield
             finally:
+                self._looked_up = None
                 self._connection.execute("COMMIT")
 
     @contextmanager

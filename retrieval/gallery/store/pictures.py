@@ -78,13 +78,16 @@ class Pictures(CatalogFile):
         return found
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Record]:
-        found: dict[int, Record] = {}
+        """Those of these pictures that have an entry."""
+        wanted = [int(i) for i in ids]
+        known = {} if self._looked_up is None else self._looked_up
+        new = [i for i in wanted if i not in known]
         with self._errors():
-            for begin in range(0, len(ids), 500):
-                part = [int(i) for i in ids[begin : begin + 500]]
+            for begin in range(0, len(new), 500):
+                part = new[begin : begin + 500]
                 query = f"SELECT {self._fields} FROM images WHERE id IN ({','.join('?' * len(part))})"
-                found.update((row[0], record_of(row)) for row in self._connection.execute(query, part))
-        return found
+                known.update((row[0], record_of(row)) for row in self._connection.execute(query, part))
+        return {i: known[i] for i in wanted if i in known}
 
     def check_entries(self, ids: np.ndarray) -> None:
         """Raises GalleryDamaged where the entry of one of these pictures is damaged: with another row, a picture that should be

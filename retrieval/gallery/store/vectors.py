@@ -22,7 +22,7 @@ from retrieval.files.whole import sync_folder
 
 SEGMENT_ROWS = 65_536
 _AGAIN = "What was committed is safe; free space and run the same command again."
-_FEW = 256  # rows that are taken one by one: sorting them into segments takes longer
+_FEW = 256  # rows of several segments that are taken one by one: sorting them takes longer
 _KEY = np.dtype([("hash", f"V{HASH_BYTES}"), ("crc", "<u4")])
 
 
@@ -109,7 +109,8 @@ class VectorStore:
     def take(self, rows: np.ndarray, *, check: bool = False) -> np.ndarray:
         """Rows by number, float32 (len(rows), dim). With ``check``, raises GalleryDamaged when a row's CRC is wrong."""
         out = np.empty((len(rows), self.dim), np.float32)
-        if len(rows) <= _FEW:
+        segments = rows // SEGMENT_ROWS
+        if len(rows) <= _FEW and (segments != segments[:1]).any():
             for place, row in enumerate(rows.tolist()):
                 segment, offset = divmod(row, SEGMENT_ROWS)
                 vector = self._map(segment, offset + 1)[offset]
@@ -117,7 +118,6 @@ class VectorStore:
                     raise self._damaged(row)
                 out[place] = vector
             return out
-        segments = rows // SEGMENT_ROWS
         for segment in np.flatnonzero(np.bincount(segments)):
             where = np.flatnonzero(segments == segment)
             offsets = rows[where] % SEGMENT_ROWS
