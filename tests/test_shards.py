@@ -109,7 +109,12 @@ def beside(subject: VectorGallery, note: IndexNote) -> list[tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "IVF8,SQ8"])
-def test_answers_are_those_of_brute_force(kind: str, tmp_path: Path, everywhere: None) -> None:
+def test_answers_are_those_of_brute_force(
+    kind: str, tmp_path: Path, everywhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two threads, one of which has two shards to search."""
+    monkeypatch.setattr(ann_search, "_SLOW", -1.0)
+    monkeypatch.setattr(ann_search.os, "cpu_count", lambda: 2)
     subject = made(tmp_path / "g", kind)
     note = consistent(subject)
     assert [shard.count for shard in note.shards] == [384, 383, 383]

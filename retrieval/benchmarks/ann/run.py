@@ -23,6 +23,7 @@ from retrieval.describe.model import Model
 from retrieval.errors import UsageError
 from retrieval.evaluation.metrics import average_precision
 from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.search import candidates
 from retrieval.gallery.search.index import searched_beside
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.messages import say_nothing
@@ -156,7 +157,7 @@ class _Subject:
 
         best = np.empty((len(vectors), 0), np.float32)
         for _, block in self.gallery.store().blocks(self.size, _BLOCK):
-            block = np.ascontiguousarray(block)
+            block = candidates.unit(block)
             scores, _ = faiss.knn(vectors, block, min(DEPTH, len(block)), faiss.METRIC_INNER_PRODUCT)
             best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :DEPTH]
         return best

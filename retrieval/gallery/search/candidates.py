@@ -6,7 +6,9 @@ asks again, for more and with more effort, where they do not settle the answer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from retrieval.system.products import products_on_one_core
 MOST_CHANGED_VALUES = 1 << 24
 MEANWHILE = "Searching the vectors themselves meanwhile."
 _FEW_VALUES = 1 << 23  # in vectors that one core goes through in a few milliseconds
+_SLOW = 8.0  # milliseconds in shards, from which on several cores gain more than their threads cost
 _BEYOND_K = 16  # candidates beyond k at least, so that ties at the border are seen; each costs the look at its entry
 
 
@@ -46,21 +49,34 @@ class Source(Protocol):
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found: ...
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, D) float32 at unit length, so that inner products go by the cosine. Stored ones have it only as far as their
+    dtype goes, and descriptors of weak features fall short of it; zero vectors stay zero."""
+    result: np.ndarray = vectors / _lengths(vectors)[:, None]
+    return result
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Float32 (N,), at least 1e-12."""
+    result: np.ndarray = np.maximum(np.sqrt(np.einsum("nd,nd->n", vectors, vectors)), np.float32(1e-12))
+    return result
+
+
 class Everything:
-    """Exact: inner products with all stored vectors, in bounded memory. For one query at a time."""
+    """Exact: cosines with all stored vectors, in bounded memory. For one query at a time."""
 
     def __init__(self, store: VectorStore, count: int, catalog: Catalog) -> None:
         self.store, self.count, self.catalog = store, count, catalog
         self._vector: np.ndarray | None = None
         self._scores = np.empty(0, np.float32)
+        self._lengths: np.ndarray | None = None  # of all vectors, once they were read
 
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
         if self._vector is not vector:
             self._scores = np.empty(self.count, np.float32)
             # A second core would wait for more work, busily, while the next picture needs it.
             with products_on_one_core() if self.count * len(vector) < _FEW_VALUES else nullcontext():
-                for first, vectors in self.store.blocks(self.count):
-                    self._scores[first : first + len(vectors)] = vectors @ vector
+                self._score(vector)
             self._vector = vector
         wanted = min(least(k) * 4**stage, self.count)
         if wanted >= self.count // 4:
@@ -73,6 +89,17 @@ class Everything:
         self.catalog.check_entries(ids)
         return Found(ids, rows, False)
 
+    def _score(self, vector: np.ndarray) -> None:
+        known = self._lengths
+        lengths = np.empty(self.count, np.float32) if known is None else known
+        for first, vectors in self.store.blocks(self.count):
+            last = first + len(vectors)
+            self._scores[first:last] = vectors @ vector
+            if known is None:
+                lengths[first:last] = _lengths(vectors)
+        self._scores /= lengths
+        self._lengths = lengths
+
 
 class Changes:
     """The pictures that came, went or changed since an index was written: not to be found in it, but here."""
@@ -81,7 +108,7 @@ class Changes:
         self.hidden = ids
         live = rows >= 0
         self.ids, self.rows = ids[live], rows[live]
-        self.vectors = store.take(self.rows)
+        self.vectors = unit(store.take(self.rows))
 
     def candidates(self, vector: np.ndarray, wanted: int) -> np.ndarray:
         if wanted >= len(self.ids):
@@ -151,6 +178,7 @@ class Indexed:
         self.parts, self.changes, self.everything, self.say = parts, changes, everything, say
         self._count = sum(part.note.count for part in parts)
         self._usable = True
+        self._slow = sum(part.note.milliseconds or 0 for part in parts) > _SLOW
         self._shown = None
         self._read = all(part.index is not None for part in parts)
         if self._read and len(changes.hidden):
@@ -166,8 +194,7 @@ class Indexed:
         wanted = max(shortlist(part.note, k) for part in self.parts) * 4**stage
         if not self._intact() or not self._read or wanted > max(self._count // 4, 4096):
             return self.everything.candidates(vector, k, stage)
-        found = [self.changes.candidates(vector, wanted)]
-        found += [self._of(part, vector, k, stage) for part in self.parts]
+        found = [self.changes.candidates(vector, wanted), *self._of_parts(vector, k, stage)]
         ids = np.sort(np.concatenate(found))
         ids = ids[np.diff(ids, prepend=-1) > 0]  # np.unique imports numpy.ma
         rows = self.everything.catalog.checked_rows(ids)
@@ -179,11 +206,30 @@ class Indexed:
             return self.everything.candidates(vector, k, stage)
         return Found(ids, rows, False)
 
-    def _of(self, part: Part, vector: np.ndarray, k: int, stage: int) -> np.ndarray:
-        found = part.candidates(vector, k, stage, self._shown)
-        if found is None:  # of a small shard beside large ones
-            found = self.everything.catalog.searchable(part.note.first, part.note.last)[0]
-        return found
+    def _of_parts(self, vector: np.ndarray, k: int, stage: int) -> list[np.ndarray]:
+        """Of each shard; the shards are searched beside each other."""
+
+        def of(part: Part) -> np.ndarray | None:
+            return part.candidates(vector, k, stage, self._shown)
+
+        workers = min(len(self.parts), os.cpu_count() or 1) if self._slow else 1
+        found: list[np.ndarray | None] = [None] * len(self.parts)
+
+        def share(worker: int) -> None:
+            for i in range(worker, len(self.parts), workers):
+                found[i] = of(self.parts[i])
+
+        with ThreadPoolExecutor(workers, "shards") if workers > 1 else nullcontext() as pool:
+            others = [pool.submit(share, worker) for worker in range(1, workers)] if pool else []
+            share(0)
+        for other in others:
+            other.result()
+        # None: of a small shard beside large ones.
+        searchable = self.everything.catalog.searchable
+        return [
+            searchable(part.note.first, part.note.last)[0] if ids is None else ids
+            for part, ids in zip(self.parts, found, strict=True)
+        ]
 
     def _intact(self) -> bool:
         """Whether the files can be searched."""

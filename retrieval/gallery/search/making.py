@@ -58,7 +58,7 @@ class Maker:
             self.say(f"making the search index for {len(ids)} pictures: {chosen.factory}")
         sample = np.sort(np.random.default_rng(0).choice(len(rows), chosen.sample, replace=False))
         try:
-            index, factory = ann_kind.trained(chosen, self.store.dim, self.store.take(rows[sample]))
+            index, factory = ann_kind.trained(chosen, self.store.dim, ann_search.unit(self.store.take(rows[sample])))
             _add(index, self.store, ids, rows)
         except RuntimeError as error:
             if small:
@@ -181,11 +181,11 @@ def _add(index: Any, store: VectorStore, ids: np.ndarray, rows: np.ndarray) -> N
     begin = int(rows[0]) if len(rows) else 0
     if begin == 0 and np.array_equal(rows, np.arange(len(rows))):  # as they lie on the disk: no copies
         for first, vectors in store.blocks(len(rows), _BLOCK):
-            index.add_with_ids(vectors, ids[first : first + len(vectors)])
+            index.add_with_ids(ann_search.unit(vectors), ids[first : first + len(vectors)])
         return
     for begin in range(0, len(rows), _BLOCK):
         part = slice(begin, begin + _BLOCK)
-        index.add_with_ids(store.take(rows[part]), ids[part])
+        index.add_with_ids(ann_search.unit(store.take(rows[part])), ids[part])
 
 
 def _reserve(index: Any, count: int) -> None:

@@ -73,7 +73,7 @@ class Trial:
         best_ids = np.full((len(self.queries), wanted), -1, np.int64)
         best = np.full((len(self.queries), wanted), -np.inf, np.float32)
         for begin in range(0, len(self.ids), _BLOCK):
-            part = self.store.take(self.rows[begin : begin + _BLOCK])
+            part = ann_search.unit(self.store.take(self.rows[begin : begin + _BLOCK]))
             scores, positions = faiss.knn(self.queries, part, min(wanted, len(part)), faiss.METRIC_INNER_PRODUCT)
             both_ids = np.concatenate([best_ids, self.ids[begin + positions]], axis=1)
             both = np.concatenate([best, scores], axis=1)
@@ -110,14 +110,14 @@ class Trial:
     def missed(self, index: Any, effort: int, wanted: int) -> float:
         """The share of stored vectors that do not find themselves (nor a copy): no path of a graph leads to them. Needs no
         exact answers, so that many can be asked, and rare gaps show."""
-        ids, vectors = self.ids[self._members], self.store.take(self.rows[self._members])
+        ids, vectors = self.ids[self._members], ann_search.unit(self.store.take(self.rows[self._members]))
         found = ann_search.search(index, vectors, wanted, effort)
         gone = np.flatnonzero((found != ids[:, None]).all(axis=1))
         place = {int(i): row for i, row in zip(self.ids, self.rows, strict=True)} if len(gone) else {}
         count = 0
         for i in gone:
             rows = np.array([place[int(j)] for j in found[i] if j >= 0], np.int64)
-            best = float((self.store.take(rows) @ vectors[i]).max()) if len(rows) else -1.0
+            best = float((ann_search.unit(self.store.take(rows)) @ vectors[i]).max()) if len(rows) else -1.0
             count += best < float(vectors[i] @ vectors[i]) - 1e-6
         return count / max(len(ids), 1)
 
