@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from retrieval.backends.base import Backend
 from retrieval.backends.scores import ordered
+from retrieval.gallery.nearest import margin
 
 _EFFORT = 128  # where none was tuned
 _MOST_CANDIDATES = 10_000
@@ -43,7 +44,7 @@ def _nearest(backend: Backend, query: npt.NDArray[np.float32], k: int, below: st
         if exact and found.all:
             return ranked[:k]
         # Scores that tie with the k-th may also lie beyond the candidates: look further until one is lower.
-        if len(ranked) >= k and ranked[k - 1][1] > ranked[-1][1] + 1e-6:
+        if len(ranked) >= k and ranked[k - 1][1] > ranked[-1][1] + margin(len(query)):
             return ranked[:k]
         exact = exact or found.all  # an index that gives fewer than were asked for may have starved
         wanted *= 1 if found.all else 4
