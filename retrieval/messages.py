@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+_MINUTE = 60.0
+
 Say = Callable[[str], None]
 """Gets one-line messages for the user."""
 Update = Callable[[int, int], object]
@@ -73,6 +75,14 @@ def human_bytes(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def human_time(seconds: float) -> str:
+    """Roughly: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 class SlowSteps:
     """A line for work that is silent by itself: ``say`` gets "LABEL NUMBER of TOTAL" once it has taken ``after`` seconds, then
     each time twice as long has passed. Nothing of work that is quicker."""
@@ -92,6 +102,25 @@ class SlowSteps:
             self._next = now + self._wait
 
 
+class _Lines:
+    """Progress for a log file: a line on stderr every minute, nothing of work that is quicker."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
+        self._started = self._said = time.monotonic()
+
+    def update(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now < self._said + _MINUTE or done >= total:
+            return
+        self._said = now
+        rate = done / (now - self._started)
+        left = f", about {human_time((total - done) / rate)} left" if rate else ""
+        print(
+            f"{self.label}: {done:,} of {total:,} {self.unit}, {rate:.1f} a second{left}", file=sys.stderr, flush=True
+        )
+
+
 def bar_size() -> dict[str, int]:
     """How large tqdm may draw on stderr: as the terminal says, else 80 x 24; where it does not tell, tqdm would draw nothing."""
     try:
@@ -103,9 +132,13 @@ def bar_size() -> dict[str, int]:
 
 @contextmanager
 def progress_bar(label: str, quiet: bool, unit: str = "img") -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with ``unit``s a second and time left, only when it is a terminal: ``update(done, total)``."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
+    """A bar on stderr with ``unit``s a second and time left, where that is a terminal, else a line a minute:
+    ``update(done, total)``."""
+    if quiet:
+        yield no_update
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(label, unit).update
         return
     from tqdm import tqdm
 

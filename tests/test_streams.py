@@ -290,3 +290,21 @@ def test_progress_is_drawn_on_terminals_that_do_not_tell_their_size(
     os.close(reader)
     assert "index" in drawn
     assert "1/2" in drawn
+
+
+def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from retrieval import messages
+
+    now = 1000.0
+    monkeypatch.setattr(messages.time, "monotonic", lambda: now)
+    for quiet in (True, False):
+        with messages.progress_bar("index", quiet) as update:
+            for done in range(1, 13):  # one in 20 seconds
+                now += 20
+                update(100 * done, 1200)
+    assert capsys.readouterr().err.splitlines() == [
+        "index: 300 of 1,200 img, 5.0 a second, about 3 min left",
+        "index: 600 of 1,200 img, 5.0 a second, about 2 min left",
+        "index: 900 of 1,200 img, 5.0 a second, about 60 s left",
+    ]
+    assert messages.human_time(12_000) == "3 h 20 min"
