@@ -131,6 +131,7 @@ def main(model: str, size: int, negatives: int, rounds: int, ways: str) -> None:
             parts.append(f"{what} {pictures / statistics.median(own):6.2f} pictures/s, {ratio:.2f} times {names[0]}")
         connection.send("peak")
         click.echo(f"{way:8} {'; '.join(parts)}; peak {connection.recv():.2f} GB")
+        connection.send(None)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from retrieval.models.network import Describer
 from retrieval.training.data.pictures import by_shape
-from retrieval.training.network.live import evaluating
+from retrieval.training.network.modes import evaluating
 
 _GROUP = 16
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.models.network import RetrievalNetwork
-from retrieval.training.network.live import evaluating
+from retrieval.training.network.modes import evaluating
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from retrieval.errors import UsageError
 from retrieval.system.processor import has_bf16
 
 
-def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
+@contextmanager
+def half_precision(device: torch.device, wanted: bool) -> Iterator[None]:
     """bfloat16 for what bears it, if wanted. It has the range of float32, so no gradient vanishes or has to be scaled; poolings
     and what follows them compute in float32 whatever comes in, and so do weights, sums of gradients and the optimiser."""
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    if not wanted:
+        yield
+        return
+    with torch.autocast(device.type, torch.bfloat16):
+        if device.type == "cpu":
+            with _GroupsInFloat32():
+                yield
+        else:
+            yield
+
+
+class _GroupsInFloat32(TorchFunctionMode):
+    """Depthwise convolutions as they are: their gradients in bfloat16 take a processor several times as long."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d and (args[6] if len(args) > 6 else kwargs.get("groups", 1)) > 1:
+            with torch.autocast("cpu", enabled=False):
+                return func(args[0].float(), *args[1:], **kwargs)
+        return func(*args, **kwargs)
 
 
 def require_half_precision(device: str = "auto") -> None:

@@ -43,10 +43,10 @@ class Learner:
         self.network, self.spec, self.device, self.random_start = network, spec, device, random_start
         self.rule = replace(spec.image, size=config.size, scales=(1.0,))
         self.describer = Describer(network, self.rule).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.engine = LiveEngine(network, self.rule, device, spec.dim, config.amp)
+        self.pairs = foldable(network, device)
+        self.engine = LiveEngine(network, self.rule, device, spec.dim, config.amp, self.pairs)
         self.optimiser = create_optimiser(network, config)
         self.average = WeightAverage(network, config.ema) if config.ema else None
-        self.pairs = foldable(network, device)
 
     def step(self, rate: float) -> None:
         """Move the weights by the gradients that were added up, at a learning rate."""

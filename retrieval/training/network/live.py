@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from retrieval.describe.extraction import describe_all
 from retrieval.messages import no_update
 from retrieval.models.network import Describer, RetrievalNetwork
 from retrieval.models.spec import ImageRule
 from retrieval.training.machine import Machine
+from retrieval.training.network.frozen_folding import Pair, folded
 from retrieval.training.network.half import half_precision
+from retrieval.training.network.modes import evaluating
 
 
 class LiveEngine:
     """A network in training as an engine (:class:`retrieval.engines.base.Engine`): in evaluation mode while it describes,
-    without a trace in the network or in torch's random state; ``amp``: in bfloat16."""
+    without a trace in the network or in torch's random state. ``amp``: in bfloat16; ``pairs``: what is folded meanwhile."""
 
     name = "live"
 
     def __init__(
-        self, network: RetrievalNetwork, rule: ImageRule, device: torch.device, dim: int, amp: bool = False
+        self,
+        network: RetrievalNetwork,
+        rule: ImageRule,
+        device: torch.device,
+        dim: int,
+        amp: bool = False,
+        pairs: Sequence[Pair] = (),
     ) -> None:
         self.describer = Describer(network, replace(rule, scales=(1.0,))).to(device)
         self.device = device
-        self.dim, self.amp = dim, amp
+        self.dim, self.amp, self.pairs = dim, amp, pairs
         self.batch_pixels = 16_000_000 if device.type == "cuda" else 1_200_000
 
     def describe(self, images: np.ndarray) -> np.ndarray:
-        with evaluating(self.describer), torch.inference_mode(), half_precision(self.device, self.amp):
+        with (
+            evaluating(self.describer),
+            torch.inference_mode(),
+            folded(self.pairs),
+            half_precision(self.device, self.amp),
+        ):
             return self.describer(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every part is in the mode it was in, and torch's random state is where it was."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def describe_pictures(
