@@ -258,8 +258,9 @@ def test_half_precision_is_refused_where_nothing_gains_by_it(monkeypatch: pytest
         if processor or (graphics and device == "auto"):
             config.require_possible(device)
         else:
-            with pytest.raises(UsageError, match="--amp needs a CUDA device, or a processor"):
+            with pytest.raises(UsageError, match="--amp needs a CUDA device, or a processor") as refused:
                 config.require_possible(device)
+            assert "a run that was begun with it" in refused.value.hint, "which cannot leave it out"
 
 
 # ---------------------------------------------------------------- optimiser
