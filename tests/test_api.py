@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -399,6 +400,25 @@ def test_threads_get_the_answers_of_one(gallery: Gallery, tmp_path: Path) -> Non
     expected = [gallery.query(path, k=7) for path in paths]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda path: gallery.query(path, k=7), paths)) == expected
+
+
+def test_threads_that_ask_first_at_the_same_time_share_one_catalog(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one holds a state of its own catalog, and reads the other's."""
+    gallery.add("a", vector=unit(1)[0])
+    gallery.close()
+    real = Catalog.__init__
+
+    def slow(self: Catalog, *arguments: object, **options: object) -> None:
+        time.sleep(0.05)
+        real(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Catalog, "__init__", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: (gallery.catalog, gallery.local), range(4)))
+    assert len({id(catalog) for catalog, _ in found}) == 1
+    assert len({id(local) for _, local in found}) == 1
 
 
 def test_galleries_and_models_are_pickled_as_what_opens_them(gallery: Gallery) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from retrieval.errors import DatasetError, ModelError, UsageError
 from retrieval.evaluation.metrics import average_precision
+from retrieval.models.inner_whitening import whiten_cells
 from retrieval.models.loading import build_network
-from retrieval.models.network import Describer, RetrievalNetwork
+from retrieval.models.network import Describer, RetrievalNetwork, l2_normalise
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.models.zoo import resolve
 from retrieval.training.config import TrainingConfig, default_margin
@@ -216,6 +217,23 @@ def test_pooling_is_in_float32_under_half_precision() -> None:
     assert all(bool(torch.isfinite(p.grad).all()) for p in network.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("layer", ["fc", "cells"])
+def test_whitening_layers_are_in_float32_under_half_precision(layer: str) -> None:
+    """As the same layers give it, in float32, of the features that came in bfloat16."""
+    network, _ = network_of()
+    network.fc = nn.Linear(32, 8) if layer == "fc" else None
+    network.cells = whiten_cells(32) if layer == "cells" else None
+    seen = {}
+    network.backbone.register_forward_hook(lambda m, i, o: seen.update(features=o.detach()))
+    with half_precision(CPU, True):
+        out = network(torch.from_numpy(pictures(1)[0])[None].permute(0, 3, 1, 2).float() / 255)
+    features = seen["features"].float()
+    pooled = l2_normalise(network.pooling(features if network.cells is None else network.cells(features)))
+    assert seen["features"].dtype == torch.bfloat16
+    assert out.dtype == torch.float32
+    assert torch.equal(out, pooled if network.fc is None else l2_normalise(network.fc(pooled)))
+
+
 def test_half_precision_is_near_in_steps_and_in_mining() -> None:
     """With eight bits of mantissa: near, and not the same."""
     rows = []
@@ -240,8 +258,9 @@ def test_half_precision_is_refused_where_nothing_gains_by_it(monkeypatch: pytest
         if processor or (graphics and device == "auto"):
             config.require_possible(device)
         else:
-            with pytest.raises(UsageError, match="--amp needs a CUDA device, or a processor"):
+            with pytest.raises(UsageError, match="--amp needs a CUDA device, or a processor") as refused:
                 config.require_possible(device)
+            assert "a run that was begun with it" in refused.value.hint, "which cannot leave it out"
 
 
 # ---------------------------------------------------------------- optimiser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,7 @@ class OpenedGallery(GallerySettings):
             model = Model(self.spec, checkpoint, engine, quantised=quantised, bf16=precision == "bf16", say=self.warn)
         self.model = model
         self._catalog: Catalog | None = None
+        self._opening = threading.Lock()
         self._process = os.getpid()
         self._inherited: list[object] = []
         self._store: VectorStore | None = None  # the reader's, of the present generation
@@ -109,11 +111,13 @@ class OpenedGallery(GallerySettings):
 
     @property
     def catalog(self) -> Catalog:
-        """The reader's connection, of this process."""
+        """The reader's connection, of this process: one for all threads, for who holds its state (:meth:`Catalog.reading`) asks
+        for it again."""
         self._leave_to_parent()
-        if self._catalog is None:
-            self._catalog = Catalog(self.catalog_path)
-        return self._catalog
+        with self._opening:
+            if self._catalog is None:
+                self._catalog = Catalog(self.catalog_path)
+            return self._catalog
 
     def store(self, catalog: Catalog | None = None) -> VectorStore:
         """The vectors of the present generation. Raises GalleryMismatch where another model's gallery lies here by now."""
@@ -134,6 +138,7 @@ class OpenedGallery(GallerySettings):
             return
         self._inherited += [self._catalog, self._local]
         self._catalog, self._local, self._store, self._replaced = None, None, None, 0
+        self._opening = threading.Lock()
         self._process = os.getpid()
 
     def _become(self, description: dict[str, Any], replaced: int) -> None:
@@ -151,9 +156,12 @@ class OpenedGallery(GallerySettings):
     def local(self) -> LocalIndex | None:
         """The local index, None in a gallery that keeps none."""
         self._leave_to_parent()
-        if self._local is None and self.local_setting:
-            self._local = LocalIndex(self.folder, self.warn)
-        return self._local if self.local_setting else None
+        if not self.local_setting:
+            return None
+        with self._opening:
+            if self._local is None:
+                self._local = LocalIndex(self.folder, self.warn)
+            return self._local
 
     def local_blocks(self) -> list[Block]:
         """What the local index holds. ``warn`` tells once where contents are gone that it had. Not to be asked while the

@@ -15,7 +15,7 @@ from retrieval.models.backbones import Backbone
 from retrieval.models.inner_whitening import CELLS, REGIONS, WhitenedRegions
 from retrieval.models.registry import BackboneInfo
 from retrieval.models.spec import TOKENS, ImageRule
-from retrieval.pooling.base import Pooling
+from retrieval.pooling.base import Pooling, full_precision, working_precision
 from retrieval.pooling.power import MIN_P
 from retrieval.pooling.registry import create_pooling, pooling_info
 
@@ -74,15 +74,20 @@ class RetrievalNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What is pooled: the backbone's map or tokens, the map's cells whitened where the network does that."""
-        features = self.backbone(images)
-        result: Tensor = features if self.cells is None else self.cells(features)
+        features: Tensor = self.backbone(images)
+        if self.cells is None:
+            return features
+        with full_precision(features):
+            result: Tensor = self.cells(working_precision(features))
         return result
 
     def forward(self, images: Tensor) -> Tensor:
-        pooled = self.pooling(self.features(images)).float()
-        if self.fc is None:
-            return l2_normalise(pooled)
-        return l2_normalise(self.fc(l2_normalise(pooled) if self.normalised else pooled))
+        features = self.features(images)
+        with full_precision(features):
+            pooled = self.pooling(features).float()
+            if self.fc is None:
+                return l2_normalise(pooled)
+            return l2_normalise(self.fc(l2_normalise(pooled) if self.normalised else pooled))
 
 
 class Describer(nn.Module):

@@ -44,5 +44,5 @@ def require_half_precision(device: str = "auto") -> None:
     if not has_bf16() and (device == "cpu" or not torch.cuda.is_available()):
         raise UsageError(
             "--amp needs a CUDA device, or a processor with instructions for bfloat16, and there is neither here",
-            "Leave it out.",
+            "Leave it out; a run that was begun with it goes on where there is one of them.",
         )
