@@ -234,6 +234,15 @@ def test_whitening_layers_are_in_float32_under_half_precision(layer: str) -> Non
     assert torch.equal(out, pooled if network.fc is None else l2_normalise(network.fc(pooled)))
 
 
+def test_depthwise_convolutions_stay_in_float32_under_half_precision() -> None:
+    layers = [nn.Conv2d(8, 8, 3, padding=1, groups=groups) for groups in (8, 2, 1)]
+    x = torch.randn(1, 8, 6, 6)
+    with half_precision(CPU, True):
+        assert [layer(x).dtype for layer in layers] == [torch.float32, torch.bfloat16, torch.bfloat16]
+        assert torch.equal(layers[0](x), nn.functional.conv2d(x, layers[0].weight, layers[0].bias, 1, 1, 1, 8))
+    assert layers[1](x).dtype == torch.float32
+
+
 def test_half_precision_is_near_in_steps_and_in_mining() -> None:
     """With eight bits of mantissa: near, and not the same."""
     rows = []

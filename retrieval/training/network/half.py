@@ -22,18 +22,18 @@ def half_precision(device: torch.device, wanted: bool) -> Iterator[None]:
         return
     with torch.autocast(device.type, torch.bfloat16):
         if device.type == "cpu":
-            with _GroupsInFloat32():
+            with _DepthwiseInFloat32():
                 yield
         else:
             yield
 
 
-class _GroupsInFloat32(TorchFunctionMode):
+class _DepthwiseInFloat32(TorchFunctionMode):
     """Depthwise convolutions as they are: their gradients in bfloat16 take a processor several times as long."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d and (args[6] if len(args) > 6 else kwargs.get("groups", 1)) > 1:
+        if func is torch.conv2d and len(args) > 1 and args[1].shape[1] == 1 < args[0].shape[1]:
             with torch.autocast("cpu", enabled=False):
                 return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
