@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from vector_gallery import VectorGallery, clustered, ids_in, same
 
+from retrieval.errors import GalleryError
 from retrieval.gallery.compaction import compact
 from retrieval.gallery.gallery import Gallery
+from retrieval.gallery.repair import repair
 from retrieval.gallery.search import candidates as ann_search
 from retrieval.gallery.search import cutting
+from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import note as ann_note
@@ -501,6 +506,45 @@ def test_a_damaged_shard_is_named_and_made_again_alone(subject: VectorGallery, e
     kept = [name for name in after if before.get(name) == after[name]]
     assert len(kept) == 2, "the others stay"
     assert consistent(subject).count == COUNT
+    right(subject)
+
+
+def test_a_file_whose_last_bytes_find_no_room_is_not_written(tmp_path: Path) -> None:
+    """Whatever is lacking, one byte or all: it is said, and nothing is left."""
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(8))
+    index.add_with_ids(clustered(100, 8), np.arange(100))
+    size = ann_file.write(tmp_path, index, shard_of(0, 99, 100)).bytes
+    before = sorted(tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (size - 1, size // 2, 0):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(GalleryError, match="could not write the search index"):
+                ann_file.write(tmp_path, index, shard_of(1, 99, 100))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_that_was_written_short_is_mended_as_it_is_said(
+    subject: VectorGallery, everywhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash is right, so an index run finds nothing to do."""
+    monkeypatch.setattr(ann_source, "_AT_ONCE", 0)
+    first, *others = (note := note_of(subject)).shards
+    path = subject.gallery.folder / "ann" / f"{first.name}.faiss"
+    path.write_bytes(data := path.read_bytes()[:-200])
+    short = replace(first, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    ann_note.write_note(path.parent, replace(note, shards=(short, *others)))
+    said: list[str] = []
+    with Gallery.open(subject.gallery.folder, warn=said.append) as opened:
+        query = clustered(1, seed=3)[0]
+        same([(m.id, m.score) for m in opened.search(query[None], 10)[0]], subject.brute(query, 10))
+    assert "`retrieve index --repair` writes it anew" in said[0]
+    subject.gallery.close()
+    repair(subject.gallery.folder)
+    assert subject.refresh()
+    consistent(subject)
     right(subject)
 
 

@@ -199,10 +199,10 @@ class Indexed:
         ids = ids[np.diff(ids, prepend=-1) > 0]  # np.unique imports numpy.ma
         rows = self.everything.catalog.checked_rows(ids)
         if len(rows) and rows.min() < 0:
-            strange = next(
-                part for part, own in zip(self.parts, found[1:], strict=True) if np.isin(ids[rows < 0], own).any()
-            )
-            self._give_up(intact.damaged(strange.path or Path(), "its ids are not those of the catalog"))
+            gone = ids[rows < 0]
+            strange = next(part for part, own in zip(self.parts, found[1:], strict=True) if np.isin(gone, own).any())
+            why = "its ids are not those of the catalog"
+            self._give_up(intact.damaged(strange.path or Path(), why, as_written=True))
             return self.everything.candidates(vector, k, stage)
         return Found(ids, rows, False)
 

@@ -23,6 +23,8 @@ from retrieval.gallery.search.intact import damaged
 from retrieval.gallery.search.note import ShardNote, not_written
 from retrieval.messages import first_line
 
+_PIECE = 1 << 20  # bytes that are written at once
+
 
 def shard_path(folder: Path, shard: ShardNote) -> Path:
     return folder / f"{shard.name}.faiss"
@@ -66,10 +68,12 @@ def read(folder: Path, shard: ShardNote, *, mapped: bool = True) -> Any:
         inverted = shard.factory.startswith("IVF") or ",IVF" in shard.factory
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if inverted else faiss.IO_FLAG_MMAP_IFC
     try:
-        with _nameable(path, os.O_RDONLY) as name:
+        with _nameable(path) as name:
             index = faiss.read_index(name, flags)
     except RuntimeError as error:
-        raise (damaged(path, faiss_reason(error)) if path.is_file() else intact.missing(path)) from error
+        if not path.is_file():
+            raise intact.missing(path) from error
+        raise damaged(path, faiss_reason(error), as_written=True) from error
     inner = ann_kind.core(index)
     if mapped and isinstance(inner, faiss.IndexIVF):
         lists: Any = faiss.downcast_InvertedLists(inner.invlists)  # type: ignore[arg-type]
@@ -77,7 +81,8 @@ def read(folder: Path, shard: ShardNote, *, mapped: bool = True) -> Any:
             # Else every query starts 32 threads that touch its lists beforehand: twice the work where they are in memory.
             lists.prefetch_nthread = 0
     if index.d != shard.dim or index.ntotal != shard.count:
-        raise damaged(path, f"{index.ntotal} vectors of {index.d} dimensions, not {shard.count} of {shard.dim}")
+        why = f"{index.ntotal} vectors of {index.d} dimensions, not {shard.count} of {shard.dim}"
+        raise damaged(path, why, as_written=True)
     return index
 
 
@@ -85,12 +90,14 @@ def write(folder: Path, index: Any, shard: ShardNote) -> ShardNote:
     """Write a shard's file, beside its name first; returns the note with its size and hash. Raises GalleryError."""
     import faiss
 
+    library: Any = faiss  # its type stubs lack this way of writing
     path = shard_path(folder, shard)
     try:
         folder.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            with _nameable(file, os.O_WRONLY | os.O_CREAT) as name:
-                faiss.write_index(index, name)
+            # By Python's file: FAISS's own passes over a last piece that finds no room when it is closed.
+            with open(file, "wb") as stream:
+                library.write_index(index, library.PyCallbackIOWriter(stream.write, _PIECE))
             shard = replace(shard, bytes=file.stat().st_size, sha256=file_sha256(file))
         sync_folder(folder)  # its name, before a note tells of it
         intact.remember(path, shard.sha256, intact.identity(path))
@@ -100,12 +107,12 @@ def write(folder: Path, index: Any, shard: ShardNote) -> ShardNote:
 
 
 @contextmanager
-def _nameable(path: Path, flags: int) -> Iterator[str]:
-    """A name under which FAISS, which takes UTF-8 alone, can open a file."""
+def _nameable(path: Path) -> Iterator[str]:
+    """A name under which FAISS, which takes UTF-8 alone, can read a file."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        handle = os.open(path, flags, 0o666)
+        handle = os.open(path, os.O_RDONLY)
         try:
             yield f"/dev/fd/{handle}"
         finally:

@@ -27,8 +27,11 @@ def identity(path: Path) -> Identity:
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
-def damaged(path: Path, why: str) -> GalleryDamaged:
-    return GalleryDamaged(f"{path} is damaged: {why}", "`retrieve index` writes it anew.")
+def damaged(path: Path, why: str, *, as_written: bool = False) -> GalleryDamaged:
+    """``as_written``: it is of no use although it is what was written, so that only who is told to will write another."""
+    return GalleryDamaged(
+        f"{path} is damaged: {why}", f"`retrieve index{' --repair' if as_written else ''}` writes it anew."
+    )
 
 
 def missing(path: Path) -> GalleryDamaged:
