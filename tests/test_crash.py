@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -168,6 +169,22 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
             assert content(resumed) == content(reference)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_gallery_on_a_full_disk_answers(tmp_path: Path) -> None:
+    """No byte can be written, so SQLite's helper files cannot be made."""
+    paths = write_pictures(tmp_path / "images", 12)
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index([tmp_path / "images"])
+        expected = [m.id for m in gallery.query(paths[3], k=5, rank="cosine").matches]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with fake_gallery(tmp_path / "g") as gallery:
+            found = [m.id for m in gallery.query(paths[3], k=5, rank="cosine").matches]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found == expected
 
 
 def test_a_failing_disk_during_a_commit_leaves_the_gallery_as_it_was(

@@ -1,8 +1,8 @@
 """How a catalog's file is opened, also where SQLite cannot keep its helper files beside it.
 
-A reader on a read-only medium, or without the right to write, gets a private copy of the file and its write-ahead log (the log
-may hold what the file does not yet), or the file as it is where there is no log. Such a reader notices when the originals
-change, and is opened anew.
+A reader on a read-only or a full medium, or without the right to write, gets a private copy of the file and its write-ahead
+log (the log may hold what the file does not yet), or the file as it is where there is no log. Such a reader notices when the
+originals change, and is opened anew.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from retrieval.gallery.store.schema import entry_crc
 
 WAIT_SECONDS = 30  # for another connection
 _TRIES = 10
+_NO_ROOM = ("disk I/O error", "disk is full")  # what SQLite says where its helper files find none
 _CACHE_KIB = 32_768  # a writer's: content hashes are spread over the whole of their index
 _VERSIONS = slice(18, 20)  # of the format, for who writes and who reads: bytes of SQLite's header
 _WITH_LOG = b"\x02\x02"  # what they are in a file with a write-ahead log
@@ -88,12 +89,16 @@ class Reader:
             connection = _connect(self.path, "mode=ro")
             connection.execute("SELECT 1 FROM meta").fetchone()
             return connection
-        except sqlite3.OperationalError:
-            if os.access(self.path.parent, os.W_OK):
+        except sqlite3.OperationalError as error:
+            if os.access(self.path.parent, os.W_OK) and not any(sign in str(error) for sign in _NO_ROOM):
                 raise
+            reason = error
         for _ in range(_TRIES):
             before = _state(self.path)
-            connection = self._private() if _has_log(before) else _connect(self.path, "immutable=1")
+            try:
+                connection = self._private() if _has_log(before) else _connect(self.path, "immutable=1")
+            except OSError:
+                raise reason from None
             if before == _state(self.path):
                 self._seen = before
                 return connection
