@@ -19,6 +19,7 @@ from retrieval import Gallery, GalleryDamaged
 from retrieval.gallery import compaction
 from retrieval.gallery.repair import repair
 from retrieval.gallery.store import connection
+from retrieval.gallery.store.vectors import VectorStore
 from retrieval.pictures.leave_out import LeaveOut
 from retrieval.pictures.scan import walk
 
@@ -491,3 +492,39 @@ def test_exchanged_pages_of_the_catalog_change_no_list(tmp_path: Path) -> None:
             except GalleryDamaged:
                 refused += 1
     assert refused
+
+
+# -- other generations of the vectors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["catalog", "vectors"])
+def test_repair_takes_vectors_of_another_generation(gallery: Gallery, tmp_path: Path, lost: str) -> None:
+    """A compaction had just begun when the catalog was lost; or a copy has the catalog of before and the vectors of after."""
+    write_pictures(tmp_path / "images", 20)
+    gallery.add("key", vector=np.eye(48, dtype=np.float32)[0])
+    gallery.index(["images"])
+    before = {(r.path, r.hash): v.tobytes() for (_, r), v in zip(gallery.records(), vectors_of(gallery), strict=True)}
+    gallery.close()
+    vectors = tmp_path / "g" / "vectors"
+    if lost == "catalog":
+        store = gallery.store()
+        beginning = VectorStore(vectors, 48, "float32", 1)
+        beginning.write(0, store.take(np.arange(3)), ["ab" * 28, "cd" * 28, "ef" * 28])
+        gallery.close()
+        (tmp_path / "g" / "catalog.sqlite").write_bytes(b"lost")
+    else:
+        for path in vectors.iterdir():
+            path.rename(path.with_name(path.name.replace("0000-", "0001-", 1)))
+    done = repair(tmp_path / "g")
+    told = "21 pictures taken from files of another generation" if lost == "vectors" else "24 vectors kept"
+    assert any(told in line for line in done), done
+    with fake_gallery(tmp_path / "g", engine := FakeEngine()) as again:
+        again.index(["images"])
+        after = {(r.path, r.hash): v.tobytes() for (_, r), v in zip(again.records(), vectors_of(again), strict=True)}
+    assert engine.described == 0
+    kept = before if lost == "vectors" else {key: v for key, v in before.items() if key[0] != "key"}  # names are gone
+    assert after == kept
+
+
+def vectors_of(gallery: Gallery) -> np.ndarray:
+    return gallery.vectors_of([record for _, record in gallery.records()])

@@ -19,8 +19,9 @@ from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search.intact import SUFFIX as SEEN
 from retrieval.gallery.search.note import remove_index
 from retrieval.gallery.settings import write_description
-from retrieval.gallery.store.catalog import Catalog
+from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.store.connection import mend_versions
+from retrieval.gallery.store.generations import carried_over, generations
 from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.models.spec import ModelSpec
@@ -90,10 +91,8 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
         if catalog is not None:
             catalog.close()
         dim = ModelSpec.from_dict(description["model"]).dim
-        generations = {
-            int(p.name.split("-")[0]) for p in (folder / "vectors").glob("*.keys") if p.name.split("-")[0].isdigit()
-        }
-        store = VectorStore(folder / "vectors", dim, description["dtype"], max(generations, default=0))
+        newest = max(generations(folder / "vectors"), default=0)
+        store = VectorStore(folder / "vectors", dim, description["dtype"], newest)
         kept = _anew(path, store, description)
         done.append(f"{path} made anew; {kept} vectors kept ({damage.message})")
         return Catalog(path, writable=True)
@@ -139,6 +138,8 @@ def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
     count = store.rows_on_disk()
     store.extend_files(count)
     valid, hashes = store.verify(count)
+    kept = {_hex(hashes[row]): int(row) for row in valid.nonzero()[0]}
+    kept |= (older := carried_over(store, count, lambda digest: digest not in kept))
     beside = path.with_name("catalog.made-anew")
     for left in path.parent.glob(f"{beside.name}*"):
         left.unlink()
@@ -146,10 +147,10 @@ def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
     with catalog.writing():
         catalog.set_meta("description", json.dumps(description))
         catalog.set_meta("generation", store.generation)
-        catalog.set_meta("vector_count", count)
+        catalog.set_meta("vector_count", count + len(older))
         # Search indexes of the lost catalog must never be taken for one of the new catalog.
         catalog.set_meta("version", int(time.time()))
-        catalog.add_spare((_hex(hashes[row]), int(row)) for row in valid.nonzero()[0])
+        catalog.add_spare(kept.items())
         for root in description.get("roots", []):
             catalog.add_root(root["path"], root["kind"])
     catalog.close()  # all of it is in one file now
@@ -159,7 +160,7 @@ def _anew(path: Path, store: VectorStore, description: dict[str, Any]) -> int:
             os.replace(f"{path}{suffix}", f"{path}{suffix}{aside}")
     os.replace(beside, path)
     sync_folder(path.parent)
-    return int(valid.sum())
+    return len(kept)
 
 
 def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
@@ -176,7 +177,14 @@ def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
     keys = {root.id for root in catalog.roots() if root.kind == "keys"}
     # A picture whose vector is damaged, or belongs to another content, needs it again.
     lost = [r for r in catalog.records() if r.row is not None and not (valid[r.row] and _hex(hashes[r.row]) == r.hash)]
+    wanted = {record.hash for record in lost if record.error is None}
+    older = carried_over(store, count, wanted.__contains__) if wanted else {}
+    moved = [record for record in lost if record.error is None and record.hash in older]
+    lost = [record for record in lost if record.error is not None or record.hash not in older]
     with catalog.writing():
+        for record in moved:
+            _move(catalog, record, older)
+        catalog.set_meta("vector_count", count + len(older))
         if metadata := catalog.drop_damaged_metadata():
             done.append(f"damaged metadata of {metadata} pictures dropped")
         catalog.forget_rows(int(row) for row in (~valid).nonzero()[0])
@@ -184,8 +192,10 @@ def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
             catalog.forget_vector(record.id)
         catalog.clear_spare()
         catalog.add_spare((_hex(hashes[row]), int(row)) for row in valid.nonzero()[0] if int(row) not in used)
-        if lost:
+        if lost or moved:
             catalog.bump_version()
+    if moved:
+        done.append(f"the vectors of {len(moved)} pictures taken from files of another generation")
     damaged = sum(1 for row in (~valid).nonzero()[0] if int(row) in used)
     if lost or extended:
         names = ", ".join(sorted({str(p) for p in extended})) or str(store.folder)
@@ -194,6 +204,22 @@ def _vectors(catalog: Catalog, store: VectorStore, done: list[str]) -> None:
     if gone := [record.path for record in lost if record.root in keys]:
         names = ", ".join(gone[:3]) + (" ..." if len(gone) > 3 else "")
         done.append(f"the vectors of {len(gone)} keys are lost: whoever added them must add them again ({names})")
+
+
+def _move(catalog: Catalog, record: Record, rows: dict[str, int]) -> None:
+    """A picture's vector lies elsewhere from now on: in the row of its content."""
+    assert record.hash is not None
+    catalog.set_ok(
+        record.id,
+        size=record.size,
+        mtime_ns=record.mtime_ns,
+        digest=record.hash,
+        width=record.width,
+        height=record.height,
+        row=rows[record.hash],
+        ctime_ns=record.ctime_ns,
+        inode=record.inode,
+    )
 
 
 def _hex(value: Any) -> str:
