@@ -133,7 +133,10 @@ def command(
     if save is not None:
         save_report(final, save)
         say(f"saved: {safe(save)}", quiet)
-    title = f"{result.truth.name}: {len(result.truth.queries)} queries, {len(result.pictures)} pictures, {result.title}"
+    alone = len(result.measured) == 1 and result.settings["rerank"] is None
+    ranked = f"ranked by {result.settings['rank']}, " if alone else ""
+    counts = f"{len(result.truth.queries)} queries, {len(result.pictures)} pictures"
+    title = f"{result.truth.name}: {counts}, {ranked}{result.title}"
     print_results(final, result.measured, title, form, bootstrap)
 
 

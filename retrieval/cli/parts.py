@@ -135,6 +135,7 @@ def tell_status(parts: Sequence[str], form: str) -> int:
 def _tell_lacking(part: str, missing: Sequence[int], bad: dict[int, str]) -> None:
     if missing:
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        print(f"{safe(part)} lacks shards {', '.join(map(str, missing[:_MOST_NAMED]))}{more}")
+        which = f"shard{'' if len(missing) == 1 else 's'} {', '.join(map(str, missing[:_MOST_NAMED]))}{more}"
+        print(f"{safe(part)} lacks {which}, counted from 0 as its files are; describing again makes what is missing")
     for shard, why in bad.items():
         print(f"shard {shard} is bad: {safe(why)}")

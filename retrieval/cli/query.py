@@ -269,4 +269,10 @@ def _piped() -> bytes:
     data = sys.stdin.buffer.read()
     if not data:
         raise UsageError("standard input is empty", "- means that a picture comes from there.")
+    if (
+        data[:4096].isascii() and b"\0" not in data[:4096] and not data.startswith(b"P")
+    ):  # of PPM and its kin some are text
+        raise UsageError(
+            "standard input is text, and - means a picture", "For a list of paths: ... | xargs -d '\\n' retrieve query"
+        )
     return data

@@ -57,6 +57,7 @@ class RankingPrinter:
                     "index": self.index,
                     "model": self.fingerprint,
                     **({} if self.rerank is None else {"rerank": self.rerank}),
+                    **({"found": result.found} if self.judged else {}),
                     "results": matches,
                 }
             )

@@ -140,6 +140,8 @@ def print_comparison(paths: tuple[str, str], sheet: str | None, form: str, resam
         for letter, path, report in zip("AB", paths, (a, b), strict=True):
             settings = report["settings"]
             what = settings.get("name") or settings.get("ranks") or "?"
+            if model := settings.get("model"):
+                what = f"{what} (weights {model['weights']['id']}, size {model['image']['size']}, {settings['fingerprint']})"
             marked = " MARKED: whitening learned on the evaluated pictures" if settings.get("leak") else ""
             print(
                 f"{letter}: {safe(path)}: {safe(str(what))}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,40 +135,44 @@ def command(
         "say": lambda line: say(safe(line), quiet),
         "bars": lambda label: progress_bar(label, quiet),
     }
-    if resume is not None:
-        if extra := sorted(given - {"resume"} - _OF_THE_MACHINE):
-            raise UsageError(
-                f"--resume continues a run as it was begun: {_option(extra[0])} cannot be changed",
-                "For another run: --config and --out.",
-            )
-        from retrieval.training.copies.config import is_copies_run
+    with _resumable(resume or out):
+        if resume is not None:
+            if extra := sorted(given - {"resume"} - _OF_THE_MACHINE):
+                raise UsageError(
+                    f"--resume continues a run as it was begun: {_option(extra[0])} cannot be changed",
+                    "For another run: --config and --out.",
+                )
+            from retrieval.training.copies.config import is_copies_run
 
-        if is_copies_run(resume):
-            from retrieval.training.copies.run import resume_copies
+            if is_copies_run(resume):
+                from retrieval.training.copies.run import resume_copies
 
-            say(f"trained: {safe(str(resume_copies(resume, **_without_boards(habits))))}", quiet)
-            return
-        from retrieval.training.session import resume as continue_run
+                say(f"trained: {safe(str(resume_copies(resume, **_without_boards(habits))))}", quiet)
+                return
+            from retrieval.training.session import resume as continue_run
 
-        outcome = continue_run(resume, **habits)
-    else:
-        if out is None:
-            raise UsageError("no folder for the run was named", "Example: retrieve train photos/ --out runs/a.")
-        if preview is not None and not Path(preview).absolute().parent.is_dir():
-            raise UsageError(f"the folder of {preview} does not exist")
-        if recipe == "copies" or (config_file is not None and _recipe_of(config_file) == "copies"):
-            from retrieval.training.copies.run import train_copies
+            outcome = continue_run(resume, **habits)
+        else:
+            if out is None:
+                raise UsageError("no folder for the run was named", "Example: retrieve train photos/ --out runs/a.")
+            if preview is not None and not Path(preview).absolute().parent.is_dir():
+                raise UsageError(f"the folder of {preview} does not exist")
+            if recipe == "copies" or (config_file is not None and _recipe_of(config_file) == "copies"):
+                from retrieval.training.copies.run import train_copies
 
-            copies = _copies_configuration(config_file, given, options)
-            say(f"trained: {safe(str(train_copies(copies, out, preview=preview, **_without_boards(habits))))}", quiet)
-            return
-        if odd := sorted(given & _COPIES_ONLY):
-            raise UsageError(f"{_option(odd[0])} belongs to --recipe copies")
-        options = {name: value for name, value in options.items() if name not in _COPIES_ONLY}
-        config = _configuration(config_file, given, options)
-        from retrieval.training.session import train
+                copies = _copies_configuration(config_file, given, options)
+                say(
+                    f"trained: {safe(str(train_copies(copies, out, preview=preview, **_without_boards(habits))))}",
+                    quiet,
+                )
+                return
+            if odd := sorted(given & _COPIES_ONLY):
+                raise UsageError(f"{_option(odd[0])} belongs to --recipe copies")
+            options = {name: value for name, value in options.items() if name not in _COPIES_ONLY}
+            config = _configuration(config_file, given, options)
+            from retrieval.training.session import train
 
-        outcome = train(config, out, preview=preview, **habits)
+            outcome = train(config, out, preview=preview, **habits)
     folder = resume or out
     if outcome.best is None:
         say(f"trained: {safe(str(folder))}", quiet)
@@ -174,6 +180,17 @@ def command(
         start = outcome.metrics[0]["mAP"] if outcome.metrics else None
         before = "" if start is None else f", {100 * start:.2f} before training"
         say(f"best: mAP {100 * outcome.best:.2f} at epoch {outcome.best_epoch}{before}: {safe(str(folder))}", quiet)
+
+
+@contextmanager
+def _resumable(folder: str | None) -> Iterator[None]:
+    """Who interrupts a run that has a checkpoint is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is None or not (Path(folder) / "last").is_dir():
+            raise
+        raise KeyboardInterrupt(f"interrupted; it goes on with: retrieve train --resume {safe(folder)}") from None
 
 
 def _configuration(config_file: str | None, given: set[str], options: dict[str, Any]) -> TrainingConfig:

@@ -153,7 +153,8 @@ def evaluate(
     }
     pictures = [*truth.gallery, *(path for path, _ in described.pictures[len(truth.gallery) :])]
     scale = "" if rule.scales == (1.0,) else f", scales {','.join(f'{s:.4g}' for s in rule.scales)}"
-    parts = [f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
+    known = [f"weights {cache.spec.weights.id}"] if cache.spec.origin else []
+    parts = [*known, f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
     for whitening in filter(None, whitenings):
         origin = whitening.get("learned_on")
         source = origin["name"] if isinstance(origin, dict) else origin

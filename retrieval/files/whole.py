@@ -22,7 +22,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # no part of the name: it may be as long as names can be
     try:
+        with open(beside, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
         yield beside
+        os.chmod(beside, mode)  # as any new file here: some libraries write for their own user alone
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)

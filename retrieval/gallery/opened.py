@@ -260,7 +260,8 @@ class OpenedGallery(GallerySettings):
 
 def _summary(spec: ModelSpec) -> str:
     scales = "" if spec.image.scales == (1.0,) else f", scales {','.join(f'{s:g}' for s in spec.image.scales)}"
-    return f"{spec.name} (size {spec.image.size}{scales}, fingerprint {spec.fingerprint})"
+    origin = f"{spec.origin}, " if spec.origin else ""
+    return f"{spec.name} ({origin}size {spec.image.size}{scales}, fingerprint {spec.fingerprint})"
 
 
 def searchable_view(gallery: OpenedGallery) -> tuple[np.ndarray, VectorView]:

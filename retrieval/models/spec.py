@@ -78,6 +78,14 @@ class ModelSpec:
         suffix = f"@{self.weights.id}" if self.weights.id.startswith("random") else ""
         return f"{self.backbone}-{self.pooling['name']}{':' + parameters if parameters else ''}{suffix}"
 
+    @property
+    def origin(self) -> str:
+        """What tells models of one name apart for a reader: where the weights are from, unless the name says it, and the
+        whitening."""
+        weights = "" if self.weights.id.startswith("random:") else f"weights {self.weights.id}"
+        whitened = "" if self.whitening is None else f"whitened to {self.dim}"
+        return ", ".join(filter(None, (weights, whitened)))
+
     def to_dict(self) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return result

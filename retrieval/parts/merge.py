@@ -68,7 +68,8 @@ def require_fingerprint(manifest: Manifest, gallery: str, spec: ModelSpec) -> No
     if manifest.fingerprint != spec.fingerprint:
         raise GalleryMismatch(
             f"the parts in {manifest.shelf} hold descriptors of {manifest.spec.name} (fingerprint {manifest.fingerprint}), "
-            f"the gallery {gallery} those of {spec.name} ({spec.fingerprint})"
+            f"the gallery {gallery} those of {spec.name} ({spec.fingerprint})",
+            "Name another gallery with --index.",
         )
 
 

@@ -67,6 +67,11 @@ def train(
             folder = RunFolder.create(folder.path, config, {**environment(), "processes": processes.count})
         data = avoid_leaks(data, config, model, folder, machine)
         network = build_network(model.spec, model.checkpoint)
+        if config.size != model.spec.image.size:
+            say(
+                f"trained at {config.size} pixels; the model will describe at {model.spec.image.size}, as it did before, "
+                "where --size says nothing else"
+            )
         spec = add_whitening_layer(network, model.spec, data, config, machine)
         observers = Observers()
         if preview is not None:

@@ -100,7 +100,12 @@ class Trainer:
         self.progress = self.checkpoints.load_state()
         self.journal.back_to(self.progress.epoch)
         self.guard.begin()
-        self.machine.say(f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
+        if self.progress.epoch >= self.config.epochs:
+            self.machine.say(
+                f"this run is complete ({self.config.epochs} epochs); another goes on from it: --model RUN --out NEW"
+            )
+        else:
+            self.machine.say(f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
     def run(self) -> Outcome:
         """All epochs that remain. Raises RetrievalError when the loss is no number any more, DatasetError when too many

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -35,7 +36,21 @@ _PICTURE_BODY = {
         },
     }
 }
-router = APIRouter(responses=_ERRORS)
+
+
+def _known_alone(request: Request) -> None:
+    """What a route does not know is refused: a misspelt box would give the answers of the whole picture."""
+    operations = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+    parameters = operations.get(request.method.lower(), {}).get("parameters", ())
+    known = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
+    for name in request.query_params:
+        if name not in known:
+            near = get_close_matches(name, known, 1, 0.5)
+            hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}." if known else ""
+            raise ApiError(422, f"Unknown parameter {name!r:.80}.{hint}")
+
+
+router = APIRouter(responses=_ERRORS, dependencies=[Depends(_known_alone)])
 
 GalleryName = Annotated[
     str | None, Query(max_length=200, description="Which gallery; the first without.", examples=["album"])

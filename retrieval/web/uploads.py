@@ -30,7 +30,8 @@ class Uploads:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != JSON and not kind.startswith("image/") and kind not in _BINARY:
             raise ApiError(
-                415, "Send the picture itself (Content-Type: image/jpeg and the like), or JSON with a vector."
+                415,
+                "Send the picture itself (curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' ...) or JSON.",
             )
         most = self.limits.upload_bytes
         told = request.headers.get("content-length", "")

@@ -14,8 +14,9 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
     """Paths of all verified copies but the best of each group.
 
     Each file is read again: a group whose best is no file, or not the content that was compared, is left alone, and so is a
-    copy that changed, that is not there, or that is the best one itself by another name (a link). Raises UsageError for groups
-    of scenes, which hold different pictures.
+    copy that changed, that is not there, or that is the best one itself by another name (a link). Where single files were
+    looked for in a gallery, they alone are named: what is indexed already stays, if it is the lesser copy too. Raises
+    UsageError for groups of scenes, which hold different pictures.
     """
     if found.level == "scenes":
         raise UsageError("other shots of a scene are no copies", "Ask for exact copies or copies.")
@@ -25,7 +26,10 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
             warn(f"the copies of {group.best.path} are left alone: it is no file that is as it was compared")
             continue
         best = os.path.realpath(group.best.path)
+        new = any(member.side == "file" for member in group.members)
         for member in group.members[1:]:
+            if new and member.side != "file":
+                continue
             if member.verified and os.path.realpath(member.path) != best:
                 if _as_compared(member):
                     paths.append(member.path)
