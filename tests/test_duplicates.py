@@ -322,6 +322,16 @@ def test_files_that_are_gone_and_keys(gallery: Gallery, photos: list[Image.Image
     assert any("same.png" in warning for warning in warnings)
 
 
+def test_of_new_files_they_alone_are_superfluous(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    """A copy that is indexed already stays, also where the new file is the better one."""
+    album(tmp_path / "album", {"1.png": photos[0], "2.png": sized(photos[1], 0.5)})
+    album(tmp_path / "new", {"small.png": sized(photos[0], 0.5), "large.png": photos[1]})
+    gallery.index(["album"])
+    found = gallery.duplicates(files=["new/small.png", "new/large.png"])
+    assert [os.path.basename(group.best.path) for group in found.groups] == ["1.png", "large.png"]
+    assert superfluous(found) == ["new/small.png"]
+
+
 # -- which to keep -------------------------------------------------------------------------------------------------------
 
 

@@ -199,6 +199,8 @@ def test_a_query_from_standard_input_is_the_file_itself(world: Path, monkeypatch
     assert Image.open(world / "sheet.png").size[0] > 100
     empty = ask("-", data=b"")
     assert "standard input is empty" in str(empty.exception)
+    listed = ask("-", data="p/é.jpg\np/plain.jpg\n".encode())
+    assert "standard input names files" in str(listed.exception)
     broken = ask("-", "p/plain.jpg", data=b"no picture")
     assert broken.return_value == 1
     assert "-: " in broken.stderr

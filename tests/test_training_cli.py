@@ -68,7 +68,11 @@ def test_train_resume_and_use(classes: Path, tmp_path: Path, retrieve: Any) -> N
     config = json.loads((out / "config.json").read_text())
     assert config["data"] == str(classes)
     assert config["augment"] == "none"
+    assert {oct(path.stat().st_mode) for path in (out / "best.safetensors", out / "last" / "model.safetensors")} == {
+        oct((out / "config.json").stat().st_mode)  # not for their writer alone
+    }
     assert retrieve("train", "--resume", out, "-q") == (0, "", "")
+    assert "this run is complete" in retrieve("train", "--resume", out)[2]
     status, _, said = retrieve("index", classes, "--model", out, "--index", tmp_path / "gallery", "--size", "32")
     assert status == 0, said
     status, found, _ = retrieve(
@@ -147,6 +151,20 @@ def test_errors_are_one_line(
     assert message in last
     assert "unexpected" not in last
     assert not (tmp_path / "o").exists(), "what cannot be done leaves nothing behind"
+
+
+def test_who_interrupts_is_told_how_it_goes_on(
+    classes: Path, tmp_path: Path, retrieve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retrieval.training.trainer.Trainer.run", interrupted)
+    out = tmp_path / "o"
+    status, _, said = retrieve("train", classes, "--model", MODEL, "--out", out, *SMALL)
+    assert status == 130
+    assert said.splitlines()[-1] == f"retrieve: interrupted; it goes on with: retrieve train --resume {out}"
+    assert "trained at 32 pixels; the model will describe at 1024" in said
 
 
 @pytest.mark.parametrize("recipe", ["tuples", "copies"])

@@ -49,7 +49,10 @@ def test_json_carries_what_the_verdict_rests_on(album: Path) -> None:
     assert [first["fused"], *(r["fused"] for r in others)] == sorted(
         (r["fused"] for r in line["results"]), reverse=True
     )
+    assert line["found"] is True
+    assert json.loads(retrieve("query", "unknown.png", "-k", 3, "--format", "json"))["found"] is False
     plain = json.loads(retrieve("query", "known.png", "-k", 3, "--format", "json", "--rank", "cosine"))
+    assert "found" not in plain
     assert {r["verdict"] for r in plain["results"]} == {None}
     scores = {r["id"]: r["score"] for r in plain["results"]}
     assert all(scores.get(r["id"], r["score"]) == r["score"] for r in line["results"])

@@ -60,6 +60,24 @@ def test_a_box_is_the_same_box(client: Any, gallery: Gallery) -> None:
     assert answer.json()["query"]["box"] == [40, 30, 200, 150]
 
 
+@pytest.mark.parametrize(
+    ("route", "name", "hint"),
+    [
+        ("/api/search", "bbox", "Did you mean box?"),
+        ("/api/search", "min_prob", "Did you mean min_probability?"),
+        ("/api/stats", "gallery", ""),
+        ("/api/images", "xyzzy", "Known: "),
+    ],
+)
+def test_a_parameter_that_nothing_knows_is_refused(client: Any, route: str, name: str, hint: str) -> None:
+    ask = client.post if route == "/api/search" else client.get
+    body = {"content": known()} if route == "/api/search" else {}
+    answer = ask(route, params={name: "1,2,30,40"}, **body)
+    assert answer.status_code == 422
+    assert f"Unknown parameter '{name}'." in answer.json()["error"]["message"]
+    assert hint in answer.json()["error"]["message"]
+
+
 def test_an_indexed_picture_asks_too(client: Any, gallery: Gallery) -> None:
     answer = client.get("/api/search", params={"id": 3, "k": 3})
     assert rows(answer)[0][0] == 3

@@ -133,8 +133,8 @@ def command(
     if save is not None:
         save_report(final, save)
         say(f"saved: {safe(save)}", quiet)
-    alone = len(result.measured) == 1 and result.settings["rerank"] is None
-    ranked = f"ranked by {result.settings['rank']}, " if alone else ""
+    alone = None if len(result.measured) > 1 or result.settings.get("rerank") else result.settings.get("rank")
+    ranked = "" if alone is None else f"ranked by {alone}, "
     counts = f"{len(result.truth.queries)} queries, {len(result.pictures)} pictures"
     title = f"{result.truth.name}: {counts}, {ranked}{result.title}"
     print_results(final, result.measured, title, form, bootstrap)

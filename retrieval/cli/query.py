@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -269,10 +270,9 @@ def _piped() -> bytes:
     data = sys.stdin.buffer.read()
     if not data:
         raise UsageError("standard input is empty", "- means that a picture comes from there.")
-    if (
-        data[:4096].isascii() and b"\0" not in data[:4096] and not data.startswith(b"P")
-    ):  # of PPM and its kin some are text
+    first = data[:4096].partition(b"\n")[0].rstrip(b"\r")
+    if b"\0" not in first and os.path.exists(os.fsdecode(first)):
         raise UsageError(
-            "standard input is text, and - means a picture", "For a list of paths: ... | xargs -d '\\n' retrieve query"
+            "standard input names files, and - means a picture", "For names: ... | xargs -d '\\n' retrieve query"
         )
     return data

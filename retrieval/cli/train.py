@@ -188,7 +188,7 @@ def _resumable(folder: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if folder is None or not (Path(folder) / "last").is_dir():
+        if folder is None or not (Path(folder) / "last" / "state.safetensors").is_file():
             raise
         raise KeyboardInterrupt(f"interrupted; it goes on with: retrieve train --resume {safe(folder)}") from None
 
