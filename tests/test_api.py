@@ -22,6 +22,7 @@ from PIL import Image
 
 import retrieval
 from retrieval import Gallery, GalleryError, GalleryMismatch, ImageError, UsageError
+from retrieval.describe.model import Model
 from retrieval.gallery.repair import repair
 from retrieval.gallery.store.catalog import Catalog
 
@@ -419,6 +420,22 @@ def test_threads_that_ask_first_at_the_same_time_share_one_catalog(
         found = list(pool.map(lambda _: (gallery.catalog, gallery.local), range(4)))
     assert len({id(catalog) for catalog, _ in found}) == 1
     assert len({id(local) for _, local in found}) == 1
+
+
+def test_threads_that_describe_first_at_the_same_time_share_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slow(*_: object, **__: object) -> FakeEngine:
+        time.sleep(0.05)
+        made.append(FakeEngine())
+        return made[-1]
+
+    monkeypatch.setattr("retrieval.engines.choose.create_engine", slow)
+    model = Model(fake_model().spec)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: model.engine(), range(4)))
+    assert len(made) == 1
+    assert all(engine is made[0] for engine in found)
 
 
 def test_galleries_and_models_are_pickled_as_what_opens_them(gallery: Gallery) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from textures import texture, turned
 
 from retrieval import Gallery, UsageError
+from retrieval.gallery.folding import Sifter
 
 
 @pytest.fixture
@@ -74,6 +76,28 @@ def test_what_asks_is_left_out_with_its_exact_copies(gallery: Gallery) -> None:
     assert sum(len(m.copies) for m in both) == 1
     with pytest.raises(UsageError, match="pixels have no file"):
         gallery.query(np.zeros((30, 40, 3), np.uint8), exclude_self=True)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_answers_that_a_writer_takes_out_meanwhile_are_passed_over(
+    gallery: Gallery, tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the search and the look at its answers."""
+    query = tmp_path / "query.png"
+    Image.fromarray(texture(0)).save(query)
+    before = [match.path for match in gallery.query(query, k=50, fold=True).matches]
+    real = Sifter._know
+
+    def late(self: Sifter, ids: list[int]) -> None:
+        gone = before if whole else before[:1]
+        with Gallery.open(gallery.folder) as writer:
+            writer.remove([path for path in gone if os.path.exists(path)])
+        real(self, ids)
+
+    monkeypatch.setattr(Sifter, "_know", late)
+    found = gallery.query(query, k=50, fold=True, exclude_self=True).matches
+    assert not {match.path for match in found} & set(before if whole else before[:1])
+    assert [match.rank for match in found] == list(range(1, len(found) + 1))
 
 
 def test_keys_fold_by_content_or_descriptor(gallery: Gallery) -> None:

@@ -22,7 +22,9 @@ from evaluation_set import (
 )
 from fakes import FakeEngine, fake_gallery
 from PIL import Image
+from textures import write_textures
 
+from retrieval import Gallery
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import UsageError
@@ -461,6 +463,23 @@ def test_points_are_found_once_for_each_content(
         assert counts[[path for path, _ in pictures].index(changed)] == 0
         assert len(warnings) == 1
         assert changed in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["alpha-qe", "verify"])
+def test_pictures_that_a_writer_takes_out_meanwhile_are_passed_over(
+    name: str, tmp_path: Path, engine: FakeEngine
+) -> None:
+    """What is re-ranked is the gallery as it was when the first question came."""
+    paths = write_textures(tmp_path / "album", 8)
+    with fake_gallery(tmp_path / "g", engine) as gallery:
+        gallery.index([tmp_path / "album"])
+        search = RerankedSearch(gallery, parse_reranker(name))
+        vector = gallery.model.describe(str(paths[0]))
+        with Gallery.open(gallery.folder) as writer:
+            writer.remove([str(paths[0]), str(paths[3])])
+        found = search.search(vector, 8, str(paths[0]))
+    assert sorted(Path(match.path).name for match in found) == [p.name for i, p in enumerate(paths) if i not in (0, 3)]
+    assert [match.rank for match in found] == list(range(1, 7))
 
 
 def test_verify_needs_pictures(truth: GroundTruth) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -45,6 +46,7 @@ class Model:
         self.loss = loss
         self.say = announced(say)
         self._engine: Engine | None = None
+        self._building = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Model({self.spec.name!r}, dim={self.spec.dim}, size={self.spec.image.size}, fingerprint={self.fingerprint!r})"
@@ -63,19 +65,24 @@ class Model:
         return "bf16" if self.bf16 else "fp32" if self.quantised is None else "int8"
 
     def engine(self) -> Engine:
-        """The engine, built at the first call."""
+        """The engine, built at the first call; other threads wait for it."""
         if self._engine is None:
-            from retrieval.engines.choose import create_engine
-
-            self._engine = create_engine(
-                self.spec,
-                self.engine_name,
-                self.checkpoint,
-                quantised=self.quantised,
-                precision=self.precision,
-                say=self.say,
-            )
+            with self._building:
+                if self._engine is None:
+                    self._engine = self._built()
         return self._engine
+
+    def _built(self) -> Engine:
+        from retrieval.engines.choose import create_engine
+
+        return create_engine(
+            self.spec,
+            self.engine_name,
+            self.checkpoint,
+            quantised=self.quantised,
+            precision=self.precision,
+            say=self.say,
+        )
 
     def quantise(self, pictures: Sequence[Any], folder: Path, *, refuse: bool = True, say: Say | None = None) -> Model:
         """This model in int8, written into ``folder`` and calibrated on ``pictures``, with what it loses by that; see

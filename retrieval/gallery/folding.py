@@ -54,6 +54,7 @@ class Sifter:
 
     def _sifted(self, found: Sequence[Match], k: int) -> list[Match]:
         self._know([match.id for match in found])
+        found = [match for match in found if match.id in self._content]  # a writer has taken others out meanwhile
         kept: list[Match] = []
         vectors = np.zeros((len(found) if self.fold else 0, *self._vectors[0].shape) if found else 0, np.float32)
         for match in found:
@@ -89,7 +90,7 @@ class Sifter:
         if not new:
             return
         with self.gallery.catalog.reading():
-            records = self.gallery.catalog.by_ids(new)
+            records = {i: r for i, r in self.gallery.catalog.by_ids(new).items() if r.row is not None}
             keys = {root.id for root in self.gallery.catalog.roots() if root.kind == "keys"}
             name = self.gallery.namer()
             for i, vector in zip(records, self.gallery.vectors_of(list(records.values())), strict=True):

@@ -29,7 +29,8 @@ POINTS, SIDE = 1000, 640
 class LocalMatcher:
     """Compares queries with pictures of one gallery by their local features.
 
-    ``picture(position)`` tells path and content hash of a picture; positions are whatever the caller counts by.
+    ``picture(position)`` tells path and content hash of a picture, "" and None of one that is gone; positions are whatever the
+    caller counts by.
     ``seconds`` adds up the time spent on finding points of pictures that were not kept yet.
     """
 
@@ -69,7 +70,9 @@ class LocalMatcher:
         return np.array([0 if other is None else next(counts) for other in found], np.int64)
 
     def features(self, path: str, digest: str | None) -> LocalFeatures | None:
-        """Points of a gallery picture: as kept under its content hash, or found now; None when it cannot be read."""
+        """Points of a gallery picture: as kept under its content hash, or found now; None when it is gone or cannot be read."""
+        if not path:
+            return None
         if digest is not None:
             try:
                 return unpack(self._file(digest).read_bytes())

@@ -91,17 +91,20 @@ class RerankedSearch:
         lengths = np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1), 1e-12)
         length = float(np.linalg.norm(query.astype(np.float64))) or 1.0
         cosines = np.clip(exact_similarities(query, vectors, np.arange(len(vectors))) / (lengths * length), -1, 1)
-        return [
-            RerankedMatch(
-                rank, float(cosine), int(self.ids[p]), show_path(self._picture(int(p))[0]), rerank_score=score
-            )
-            for rank, (p, cosine, score) in enumerate(zip_longest(positions, cosines, scores), 1)
-        ]
+        matches: list[RerankedMatch] = []
+        for p, cosine, score in zip_longest(positions, cosines, scores):
+            if path := self._picture(int(p))[0]:
+                shown = show_path(path)
+                matches.append(
+                    RerankedMatch(len(matches) + 1, float(cosine), int(self.ids[p]), shown, rerank_score=score)
+                )
+        return matches
 
     def _picture(self, position: int) -> tuple[str, str | None]:
+        """Path and content hash; "" and None of a picture that a writer has taken out since."""
         i = int(self.ids[position])
-        record = self.gallery.catalog.by_ids([i])[i]
-        return self._name(record), record.hash
+        record = self.gallery.catalog.by_ids([i]).get(i)
+        return ("", None) if record is None else (self._name(record), record.hash)
 
     def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
         if self._local is None:
