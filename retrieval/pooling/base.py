@@ -45,9 +45,10 @@ def working_precision(x: Tensor) -> Tensor:
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """A context without autocast, so that products inside a pooling are not cut to half precision."""
-    if tracing() or not torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    if tracing() or not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(device, enabled=False)
 
 
 def check_map(x: Tensor) -> Tensor:
