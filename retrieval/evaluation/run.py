@@ -153,8 +153,9 @@ def evaluate(
     }
     pictures = [*truth.gallery, *(path for path, _ in described.pictures[len(truth.gallery) :])]
     scale = "" if rule.scales == (1.0,) else f", scales {','.join(f'{s:.4g}' for s in rule.scales)}"
-    known = [f"weights {cache.spec.weights.id}"] if cache.spec.origin else []
-    parts = [*known, f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
+    parts = [f"size {rule.size}{scale}", f"EXIF {'on' if rule.exif else 'off'}", cache.spec.fingerprint]
+    if cache.spec.origin:
+        parts.insert(0, cache.spec.origin)
     for whitening in filter(None, whitenings):
         origin = whitening.get("learned_on")
         source = origin["name"] if isinstance(origin, dict) else origin

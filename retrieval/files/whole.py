@@ -25,7 +25,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(beside, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode
         yield beside
-        os.chmod(beside, mode)  # as any new file here: some libraries write for their own user alone
+        if os.stat(beside).st_mode != mode:  # some libraries write for their own user alone
+            os.chmod(beside, mode)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)

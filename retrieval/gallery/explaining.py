@@ -15,7 +15,7 @@ from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match
 from retrieval.gallery.local.pictures import large_enough
-from retrieval.gallery.local.search import LocalSearch, as_hashes
+from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
 
@@ -132,7 +132,7 @@ class Explaining:
         source = os.fspath(image) if isinstance(image, os.PathLike) else image
         codes = index.describe(large_enough(ours, self.gallery.spec, source, bbox), query=True)
         search = LocalSearch(index.blocks(), codes)
-        number = -1 if record.hash is None else int(search.numbers_of(as_hashes([record.hash]))[0])
+        number = int(search.numbers_of([record.hash])[0])
         if number < 0:
             return None
         pairs = search.agreeing(number)

@@ -58,7 +58,7 @@ class Weigher:
     ) -> None:
         self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
         cosine = sample.vectors @ vector
-        shared = local.similarities_of(local.numbers_of(sample.digests))
+        shared = local.similarities_of(local.numbers_of_hashes(sample.digests))
         # Where few pictures have codes yet, those that have none must not lose by it: geometry alone counts.
         self._comparable = 2 * np.isfinite(shared).sum() >= len(shared)
         self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)
@@ -81,7 +81,7 @@ class Weigher:
         chosen = [record for record in records.values() if record.row is not None]
         chosen.sort(key=lambda record: record.id)
         cosine = self._cosines(chosen, {} if scores is None else dict(zip(ids.tolist(), scores.tolist(), strict=True)))
-        numbers = self._numbers(chosen)
+        numbers = self.local.numbers_of([record.hash for record in chosen])
         local = self.local.similarities_of(numbers)
         z_cosine = self.cosine_background.z(cosine)
         z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
@@ -107,13 +107,6 @@ class Weigher:
         new = np.flatnonzero(np.isnan(found))
         rows = np.array([row for i in new.tolist() if (row := chosen[i].row) is not None], np.int64)
         found[new] = cosines(self.vector, self.store, rows)
-        return found
-
-    def _numbers(self, chosen: Sequence[Record]) -> np.ndarray:
-        """Of each picture's content in the local index, int64 (N,), -1 where it has no codes."""
-        known = [i for i, record in enumerate(chosen) if record.hash is not None]
-        found = np.full(len(chosen), -1, np.int64)
-        found[known] = self.local.numbers_of(as_hashes([digest for r in chosen if (digest := r.hash) is not None]))
         return found
 
     def _inliers(self, numbers: np.ndarray) -> Callable[[int], int | None]:

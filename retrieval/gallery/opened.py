@@ -260,8 +260,9 @@ class OpenedGallery(GallerySettings):
 
 def _summary(spec: ModelSpec) -> str:
     scales = "" if spec.image.scales == (1.0,) else f", scales {','.join(f'{s:g}' for s in spec.image.scales)}"
-    origin = f"{spec.origin}, " if spec.origin else ""
-    return f"{spec.name} ({origin}size {spec.image.size}{scales}, fingerprint {spec.fingerprint})"
+    whitened = "" if spec.whitening is None else f"whitened to {spec.dim}"
+    size, fingerprint = f"size {spec.image.size}{scales}", f"fingerprint {spec.fingerprint}"
+    return f"{spec.name} ({', '.join(filter(None, (spec.origin, whitened, size, fingerprint)))})"
 
 
 def searchable_view(gallery: OpenedGallery) -> tuple[np.ndarray, VectorView]:

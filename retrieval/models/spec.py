@@ -80,11 +80,8 @@ class ModelSpec:
 
     @property
     def origin(self) -> str:
-        """What tells models of one name apart for a reader: where the weights are from, unless the name says it, and the
-        whitening."""
-        weights = "" if self.weights.id.startswith("random:") else f"weights {self.weights.id}"
-        whitened = "" if self.whitening is None else f"whitened to {self.dim}"
-        return ", ".join(filter(None, (weights, whitened)))
+        """Where the weights are from, which tells models of one name apart for a reader; "" where the name says it."""
+        return "" if self.weights.id.startswith("random:") else f"weights {self.weights.id}"
 
     def to_dict(self) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(json.dumps(asdict(self)))

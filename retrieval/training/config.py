@@ -106,8 +106,7 @@ class TrainingConfig:
         if self.augment is not None:
             require_preset(self.augment)
         create_loss(self.loss, **({} if self.margin is None else {"margin": self.margin}))
-        if self.amp:
-            require_half_precision(device)
+        require_half_precision(self.amp, device)
 
     def preset(self, *, two_views: bool) -> str:
         """The preset of augmentation, where a picture's positive is another view of itself (``two_views``) or not."""

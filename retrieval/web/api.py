@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -17,6 +16,7 @@ from retrieval.gallery.thumbnails import SIDES
 from retrieval.version import __version__
 from retrieval.web import forms
 from retrieval.web.errors import ApiError
+from retrieval.web.known import known_parameters_alone
 from retrieval.web.offers import Shown, require
 from retrieval.web.state import WebState
 from retrieval.web.uploads import JSON
@@ -38,19 +38,7 @@ _PICTURE_BODY = {
 }
 
 
-def _known_alone(request: Request) -> None:
-    """What a route does not know is refused: a misspelt box would give the answers of the whole picture."""
-    operations = request.app.openapi()["paths"].get(request.scope["route"].path, {})
-    parameters = operations.get(request.method.lower(), {}).get("parameters", ())
-    known = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
-    for name in request.query_params:
-        if name not in known:
-            near = get_close_matches(name, known, 1, 0.5)
-            hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}." if known else ""
-            raise ApiError(422, f"Unknown parameter {name!r:.80}.{hint}")
-
-
-router = APIRouter(responses=_ERRORS, dependencies=[Depends(_known_alone)])
+router = APIRouter(responses=_ERRORS, dependencies=[Depends(known_parameters_alone)])
 
 GalleryName = Annotated[
     str | None, Query(max_length=200, description="Which gallery; the first without.", examples=["album"])

@@ -65,6 +65,11 @@ def as_api_error(error: RetrievalError) -> ApiError:
     return ApiError(500, "The server could not do this; its log tells why.", "failed")
 
 
+def unreadable(error: ImageError) -> ApiError:
+    """The same of a picture of the gallery, which is not what was sent: without its name."""
+    return ApiError(422, f"The picture cannot be read: {error.message}", "unreadable_picture")
+
+
 def install(app: FastAPI) -> None:
     """Answer every kind of error in the one form."""
 

@@ -20,7 +20,7 @@ from retrieval.gallery.selection import ids_below
 from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.thumbnails import SIDES, ThumbnailCache
 from retrieval.models.spec import ModelSpec
-from retrieval.web.errors import ApiError
+from retrieval.web.errors import ApiError, unreadable
 from retrieval.web.offers import ALL
 from retrieval.web.settings import WebSettings
 from retrieval.web.telling import check_upload, judged, shown, told_apart, told_why
@@ -248,8 +248,7 @@ class Served:
         (result,) = self.gallery.answers([self.question(source)], k, box, **options)
         if result.error is not None:  # without the file's name, which is nobody's concern
             if isinstance(source, int):
-                why = f"The picture cannot be read: {result.error.message}"
-                raise ApiError(422, why, "unreadable_picture") from result.error
+                raise unreadable(result.error) from result.error
             raise result.error
         return self.answer(result, source if isinstance(source, int) else None, options.get("rerank") or ranked)
 
@@ -294,7 +293,7 @@ class Served:
             found = self.explaining.explain(self.question(source), number, box)
         except ImageError as error:
             if isinstance(source, int):
-                raise ApiError(422, f"The picture cannot be read: {error.message}", "unreadable_picture") from error
+                raise unreadable(error) from error
             raise
 
         return told_why(found, heads)

@@ -20,8 +20,8 @@ class LocalSearch:
     def __init__(self, blocks: list[Block], query: LocalCodes) -> None:
         self.blocks, self.query = blocks, query
         self._hits = [block.inverted.hits(query) for block in blocks]
-        self._each = [b.inverted.similarities(query, h) for b, h in zip(blocks, self._hits, strict=True)]
-        self.similarities: npt.NDArray[np.float64] = np.concatenate([np.zeros(0), *self._each])
+        each = [b.inverted.similarities(query, h) for b, h in zip(blocks, self._hits, strict=True)]
+        self.similarities: npt.NDArray[np.float64] = np.concatenate([np.zeros(0), *each])
         self._ends = np.cumsum([len(block) for block in blocks])
         self._order: npt.NDArray[np.int64] | None = None
 
@@ -36,8 +36,15 @@ class LocalSearch:
             found.append(self.blocks[block].hashes[inside].tobytes().hex())
         return found
 
-    def numbers_of(self, digests: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
-        """The numbers of contents by their hashes, void28 (N,): int64 (N,), -1 where one has no codes."""
+    def numbers_of(self, digests: Sequence[str | None]) -> npt.NDArray[np.int64]:
+        """The numbers of contents by their hashes in hexadecimal, int64 (N,), -1 where one has no codes."""
+        known = [i for i, digest in enumerate(digests) if digest is not None]
+        found = np.full(len(digests), -1, np.int64)
+        found[known] = self.numbers_of_hashes(as_hashes([digest for digest in digests if digest is not None]))
+        return found
+
+    def numbers_of_hashes(self, digests: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+        """The same for content hashes, void28 (N,)."""
         found = np.full(len(digests), -1, np.int64)
         left, first = np.arange(len(digests)), 0
         for block in self.blocks:

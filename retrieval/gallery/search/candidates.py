@@ -51,7 +51,7 @@ class Source(Protocol):
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (N, D) float32 at unit length, so that inner products go by the cosine. Stored ones have it only as far as their
-    dtype goes, and descriptors of weak features fall short of it; zero vectors stay zero."""
+    dtype goes, descriptors to 1e-5 (:func:`retrieval.engines.base.unit_length`); zero vectors stay zero."""
     result: np.ndarray = vectors / _lengths(vectors)[:, None]
     return result
 

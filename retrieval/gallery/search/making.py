@@ -179,7 +179,7 @@ def stored_ids(index: Any) -> np.ndarray:
 def _add(index: Any, store: VectorStore, ids: np.ndarray, rows: np.ndarray) -> None:
     _reserve(index, len(rows))
     begin = int(rows[0]) if len(rows) else 0
-    if begin == 0 and np.array_equal(rows, np.arange(len(rows))):  # as they lie on the disk: no copies
+    if begin == 0 and np.array_equal(rows, np.arange(len(rows))):  # as they lie on the disk: read in turn
         for first, vectors in store.blocks(len(rows), _BLOCK):
             index.add_with_ids(ann_search.unit(vectors), ids[first : first + len(vectors)])
         return

@@ -41,7 +41,7 @@ def train_copies(
     UsageError for what cannot be asked, DatasetError for data that cannot be used, ModelError for models and checkpoints.
     """
     folder, config = RunFolder(Path(out)), config.anchored()
-    _require_possible(config)
+    require_half_precision(config.amp)
     folder.require_free()
     model = load_model(config.model, say=say)
     if config.model == "auto":  # which model that is may change
@@ -68,7 +68,7 @@ def resume_copies(
     """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train_copies`."""
     folder = RunFolder(Path(out))
     config = CopiesConfig.load(folder.config_file)
-    _require_possible(config)
+    require_half_precision(config.amp)
     _, facts = read_state(folder.state)
     spec = ModelSpec.from_dict(facts["spec"])
     things = read_things([config.data, *config.also])
@@ -76,11 +76,6 @@ def resume_copies(
     trainer = CopiesTrainer(empty_network(spec), spec, things, config, folder, machine, teacher=teacher)
     trainer.resume()
     return trainer.run()
-
-
-def _require_possible(config: CopiesConfig) -> None:
-    if config.amp:
-        require_half_precision()
 
 
 def _machine(workers: int | None, say: Say, bars: Bars) -> Machine:

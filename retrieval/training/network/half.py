@@ -39,9 +39,9 @@ class _DepthwiseInFloat32(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def require_half_precision(device: str = "auto") -> None:
-    """Raises UsageError where nothing computes faster in bfloat16; ``device`` as for :func:`retrieval.train`."""
-    if not has_bf16() and (device == "cpu" or not torch.cuda.is_available()):
+def require_half_precision(wanted: bool, device: str = "auto") -> None:
+    """Raises UsageError where it is wanted and nothing computes faster in it; ``device`` as for :func:`retrieval.train`."""
+    if wanted and not has_bf16() and (device == "cpu" or not torch.cuda.is_available()):
         raise UsageError(
             "--amp needs a CUDA device, or a processor with instructions for bfloat16, and there is neither here",
             "Leave it out; a run that was begun with it goes on where there is one of them.",
