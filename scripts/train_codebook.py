@@ -14,6 +14,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from retrieval.gallery.local.index import POINTS, SIDE
 from retrieval.pictures import imaging
 from retrieval.ranking.asmk import DIM, Codebook
 from retrieval.ranking.geometry import local_features
@@ -22,8 +23,8 @@ POINTS_A_PICTURE = 100
 
 
 def descriptors_of(path: Path, points: int) -> np.ndarray:
-    picture = imaging.load_picture(str(path), size=400, exif=True)
-    found = local_features(picture.array, 500, 400).descriptors
+    picture = imaging.load_picture(str(path), size=SIDE, exif=True)
+    found = local_features(picture.array, POINTS, SIDE).descriptors
     rng = np.random.default_rng(int.from_bytes(path.name.encode()[-8:], "little"))
     return found[rng.permutation(len(found))[:points]]
 

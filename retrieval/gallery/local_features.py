@@ -43,7 +43,7 @@ class LocalMatcher:
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.within = folder
-        self.folder = folder / LOCAL_FOLDER / f"sift{POINTS}-{SIDE}"
+        self.folder = folder / LOCAL_FOLDER / f"points{POINTS}-{SIDE}"
         self.picture = picture
         self.exif = exif
         self.warn = warn or say_nothing

@@ -2,7 +2,7 @@
 
 Root-SIFT points of both images are matched, and a homography that explains many of the matches says yes. Points of a
 gallery are found once and kept as bytes (:func:`pack`); a query is then compared with its first answers only.
-OpenCV (imported when needed) finds the points and fits the homography; its results repeat exactly.
+OpenCV (imported when needed) fits the homography; its results repeat exactly.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import UsageError
+from retrieval.ranking.sift import MOST_SIDE, sift
 
 _SCALE = 512  # of root-SIFT values, at most 0.5 but for rare peaks, in a byte
 _HEADER = struct.Struct("<4sIII")
@@ -25,6 +26,7 @@ _MAGIC = b"rSF1"
 _WORKERS = 8
 _MINIMAL = 4  # point pairs that determine a homography
 _AREA_CHANGE = 100.0
+_MOST_ENLARGED = 2.0  # beyond, points of the enlarging are found
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,27 @@ def local_features(image: npt.NDArray[np.uint8], max_points: int = 1000, longest
     """The strongest SIFT points (Lowe, IJCV 2004) of an RGB image, uint8 (H, W, 3), with root-SIFT descriptors.
 
     Root-SIFT is the element-wise root of the L1-normalised descriptor (Arandjelovic and Zisserman, CVPR 2012). Points
-    are sought with the longest side reduced to ``longest_side`` pixels, at most about ``max_points`` (a point with two
-    orientations counts twice). A flat image has none. Raises UsageError for another kind of array.
+    are sought with the longest side at ``longest_side`` pixels (at most 2,700; smaller images are enlarged, twofold at most), at
+    most ``max_points`` (one with two orientations counts twice). A flat image has none. Raises UsageError for another kind of
+    array.
     """
     import cv2
 
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UsageError(f"local features need an RGB image, uint8 (H, W, 3), not {image.dtype} {image.shape}")
+    if longest_side > MOST_SIDE:
+        raise UsageError(f"local features are sought at most at {MOST_SIDE} pixels, not at {longest_side}")
     height, width = image.shape[:2]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    factor = min(1.0, longest_side / max(height, width))
-    if factor < 1:
-        reduced = max(1, round(width * factor)), max(1, round(height * factor))
-        grey = cv2.resize(grey, reduced, interpolation=cv2.INTER_AREA)
-    found, sift = cv2.SIFT.create(nfeatures=max_points).detectAndCompute(grey, None)
-    if not found:
-        nothing = np.zeros((0, 2), np.float32)
-        return OrientedFeatures(nothing, np.zeros((0, 128), np.uint8), (width, height), nothing)
-    table = np.array([(*point.pt, point.size, point.angle, point.response) for point in found])
-    order = np.argsort(-table[:, 4], kind="stable")
-    table, sift = table[order], sift[order]
+    factor = min(_MOST_ENLARGED, longest_side / max(height, width))
+    if factor != 1:
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    found = sift(np.asarray(grey, np.uint8), max_points)
     shrink = np.array([grey.shape[1] / width, grey.shape[0] / height])
-    points = (table[:, :2] + 0.5) / shrink - 0.5  # a pixel's centre has whole coordinates
-    shapes = np.stack([table[:, 2] / shrink.mean(), table[:, 3] % 360], axis=1)
-    root = np.sqrt(sift / np.maximum(sift.sum(axis=1, keepdims=True), 1e-6))
+    points = (found.place + 0.5) / shrink - 0.5  # a pixel's centre has whole coordinates
+    shapes = np.stack([2 * found.scale / shrink.mean(), found.angle], axis=1)
+    root = np.sqrt(found.descriptors / np.maximum(found.descriptors.sum(axis=1, keepdims=True), 1e-6))
     descriptors = np.minimum(np.rint(root * _SCALE), 255).astype(np.uint8)
     return OrientedFeatures(points.astype(np.float32), descriptors, (width, height), shapes.astype(np.float32))
 

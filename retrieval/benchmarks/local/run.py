@@ -82,8 +82,9 @@ def benchmark_local(
     asked = [(str(truth.root / query.image), query.bbox) for query in truth.queries]
     vectors = model.describe(gallery)
     queries = np.stack([model.describe(path, box) for path, box in asked])
+    size = model.spec.image.size
+    shown = Model(model.spec.with_image(size=size and max(size, LEAST_SIDE)))  # as galleries see them
     for side, count in zip(sides, points, strict=True):
-        shown = Model(model.spec.with_image(size=max(side, model.spec.image.size or side)))
         found, spent = [], 0.0
         with threadpool_limits(1, user_api="blas"), bars(f"{side} px, {count} points") as update:
             for done, path in enumerate(gallery, 1):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.describe.model import Model
-from retrieval.gallery.local.index import SIDE
+from retrieval.gallery.local.index import LEAST_SIDE
 from retrieval.models.spec import ModelSpec
 
 
@@ -18,7 +18,7 @@ def large_enough(
 ) -> npt.NDArray[np.uint8]:
     """``array``, uint8 (H, W, 3), is ``source`` (path, bytes, array or PIL image), or its box, by the image rule of ``spec``; it
     comes back, or the same picture at the size that local features need. Raises ImageError."""
-    if (spec.image.size or SIDE) >= SIDE:
+    if (spec.image.size or LEAST_SIDE) >= LEAST_SIDE:
         return array
-    result: npt.NDArray[np.uint8] = Model(spec.with_image(size=SIDE)).load(source, bbox)
+    result: npt.NDArray[np.uint8] = Model(spec.with_image(size=LEAST_SIDE)).load(source, bbox)
     return result
