@@ -14,7 +14,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from retrieval.gallery.local.index import POINTS, SIDE
+from retrieval.gallery.local.pictures import POINTS, SIDE
 from retrieval.pictures import imaging
 from retrieval.ranking.asmk import DIM, Codebook
 from retrieval.ranking.geometry import local_features

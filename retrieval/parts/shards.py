@@ -12,8 +12,7 @@ from retrieval.describe.extraction import describe_all
 from retrieval.describe.model import Model
 from retrieval.errors import ImageError
 from retrieval.gallery.local.collecting import cores_shared
-from retrieval.gallery.local.index import POINTS, SIDE
-from retrieval.gallery.local.pictures import large_enough
+from retrieval.gallery.local.pictures import large_enough, local_codes
 from retrieval.parts.archives import pictures_in_tar
 from retrieval.parts.items import Item, broken, local_file, remote_file
 from retrieval.parts.manifest import Manifest
@@ -22,7 +21,6 @@ from retrieval.parts.places import is_remote, local_uri
 from retrieval.parts.tables import pictures_in_table
 from retrieval.pictures.imaging import load_picture
 from retrieval.ranking.asmk import Codebook, standard_codebook
-from retrieval.ranking.geometry import local_features
 
 
 def pictures_of(manifest: Manifest, shard: int, timeout: float) -> Iterator[Item]:
@@ -100,7 +98,6 @@ class _Shard:
         rule = self.spec.image
         picture = load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
         if self.codebook is not None:
-            points = local_features(large_enough(picture.array, self.spec, source), POINTS, SIDE)
-            item.codes = self.codebook.aggregate(points).to_bytes()
+            item.codes = local_codes(large_enough(picture.array, self.spec, source), self.codebook).to_bytes()
         item.width, item.height = picture.width, picture.height
         return picture.array

@@ -17,6 +17,7 @@ from retrieval.errors import UsageError
 from retrieval.evaluation.evaluator import KS, labels_of, protocols_of
 from retrieval.evaluation.protocol import evaluate_rankings
 from retrieval.gallery.local.block import Block
+from retrieval.gallery.local.pictures import LEAST_SIDE
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.messages import Bars, no_bars
 from retrieval.ranking import evidence
@@ -69,8 +70,8 @@ def benchmark_local(
     truth: GroundTruth,
     model: Model,
     *,
-    sides: Sequence[int] = (320, 400, 640),
-    points: Sequence[int] = (300, 500, 1000),
+    sides: Sequence[int] = (400, 512, 640),
+    points: Sequence[int] = (300, 400, 500),
     codebooks: Sequence[Codebook] | None = None,
     bars: Bars = no_bars,
 ) -> Iterator[LocalRow]:

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 @click.argument("dataset", required=False, metavar="[DATASET|GROUNDTRUTH]")
 @model_options
 @engine_option
-@click.option("--sides", type=NumberList(), default="320,400,640", show_default=True, help="Longest sides in pixels.")
+@click.option("--sides", type=NumberList(), default="400,512,640", show_default=True, help="Longest sides in pixels.")
 @click.option(
     "--points",
     type=NumberList(),
-    default="300,500,1000",
+    default="300,400,500",
     show_default=True,
     help="Points a picture, one for each side.",
 )

@@ -26,15 +26,12 @@ from retrieval.files.digest import HASH_BYTES
 from retrieval.files.whole import sync_folder
 from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import Block, block_of, is_block, number_of, open_block, remove_block, write_block
+from retrieval.gallery.local.pictures import local_codes
 from retrieval.messages import Say, say_nothing
 from retrieval.ranking.asmk import LocalCodes, standard_codebook
-from retrieval.ranking.geometry import local_features
 from retrieval.ranking.inverted import MOST_PICTURES
-from retrieval.system.products import products_on_one_core
 
 FOLDER = "local"
-POINTS, SIDE = 400, 640  # of a picture, enlarged if need be; `retrieve benchmark local` measures others
-LEAST_SIDE = 360  # of what is enlarged
 _SEAL_WITHIN, _SEAL_AFTER = 4096, 256  # contents in the tail that become a block: during a run, at its end
 _TRIES = 5
 _CODEBOOK = re.compile(r"rootsift\d+-[0-9a-f]{12}")  # folders of other codebooks, beside ours
@@ -57,9 +54,7 @@ class LocalIndex:
 
     def describe(self, image: npt.NDArray[np.uint8], *, query: bool = False) -> LocalCodes:
         """The codes of an RGB picture, uint8 (H, W, 3); of a query, with three words a point."""
-        with products_on_one_core():
-            features = local_features(image, POINTS, SIDE)
-            return self.codebook.aggregate(features, query=query)
+        return local_codes(image, self.codebook, query=query)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
