@@ -193,9 +193,9 @@ def test_real_views_agree_and_others_do_not() -> None:
     plain = texture(21)
     warp = cv2.getRotationMatrix2D((240, 180), 20, 0.7)
     view = cv2.warpAffine(plain, warp, (480, 360))
-    query = codebook.aggregate(local_features(view, 500, 400), query=True)
-    same, other = (codebook.aggregate(local_features(image, 500, 400)) for image in (plain, texture(22)))
-    assert similarity(query, same) > 10 * similarity(query, other)
+    query = codebook.aggregate(local_features(view, 400, 640), query=True)
+    same, other = (codebook.aggregate(local_features(image, 400, 640)) for image in (plain, texture(22)))
+    assert similarity(query, same) > 4 * similarity(query, other)  # drawn corners are much alike
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 64), np.uint8), np.zeros((3, 128), np.float32), np.zeros(128, np.uint8)])

@@ -53,6 +53,17 @@ def test_probabilities_and_verdicts() -> None:
     assert verdict(0.2, 0, 1.5) is None
 
 
+def test_a_gallery_that_shows_little_background_says_little_by_local_scores() -> None:
+    far, none = np.array([50.0]), np.zeros(1, np.int64)
+    few, more, many = (log_odds(np.zeros(1), far, none, seen)[0] for seen in (1, 50, 100_000))
+    assert few < more < many == pytest.approx(log_odds(np.zeros(1), far, none)[0])
+    base = log_odds(np.zeros(1), np.zeros(1), none)[0]
+    # One picture and a prior that counts as 30: a score beyond them all is rarer than one in 31, and hardly more is known.
+    assert 0.7 * np.log(31) < few - base < 1.7 * np.log(31)
+    order = log_odds(np.zeros(30), np.linspace(0, 60, 30), np.zeros(30, np.int64), 1)
+    assert (np.diff(order[2:]) > 0).all()  # the greater is still the better
+
+
 def test_the_cosine_alone_never_makes_a_match() -> None:
     odds = log_odds(np.array([4.0, 30.0]), np.zeros(2), np.zeros(2, np.int64))
     assert (probability(odds) < evidence.LIKELY_PROBABILITY).all()

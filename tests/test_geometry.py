@@ -20,6 +20,7 @@ from retrieval.ranking.geometry import (
     unpack,
     verify,
 )
+from retrieval.ranking.sift import sift
 
 cv2 = pytest.importorskip("cv2")
 
@@ -77,13 +78,22 @@ def test_points_and_homography_are_in_pixels_of_the_image_given(plain, warped):
 
 
 def test_descriptors_are_root_sift(plain):
-    features = local_features(plain)
-    points, sift = cv2.SIFT.create(nfeatures=1000).detectAndCompute(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY), None)
-    strongest = np.argsort([-point.response for point in points], kind="stable")
-    root = np.sqrt(sift / sift.sum(axis=1, keepdims=True))[strongest]
-    np.testing.assert_allclose(features.shapes[:, 1], [points[i].angle % 360 for i in strongest], atol=1e-3)
+    features = local_features(plain, longest_side=480)
+    found = sift(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY), 1000)
+    root = np.sqrt(found.descriptors / found.descriptors.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(features.points, found.place, atol=1e-4)
+    np.testing.assert_allclose(features.shapes, np.stack([2 * found.scale, found.angle], axis=1), rtol=1e-5)
     np.testing.assert_allclose(features.descriptors / 512, root, atol=0.5 / 512 + 1e-6)
     assert features.descriptors.dtype == np.uint8
+
+
+def test_points_of_an_enlarged_picture_lie_where_they_do_in_the_picture(plain):
+    grey = np.repeat(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    large = cv2.resize(grey, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    enlarged, seen = local_features(grey, 300, 960), local_features(large, 300, 960)
+    np.testing.assert_allclose(2 * enlarged.points + 0.5, seen.points, atol=1e-3)
+    np.testing.assert_allclose(2 * enlarged.shapes[:, 0], seen.shapes[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(enlarged.descriptors, seen.descriptors)
 
 
 def test_the_same_in_every_run_and_with_any_threads(plain, warped):

@@ -88,7 +88,7 @@ def test_local_scores_are_the_kernel_of_the_pictures(tmp_path: Path) -> None:
 
     def codes(source: object, query: bool = False):  # type: ignore[no-untyped-def]
         load = imaging.picture_from_array if isinstance(source, np.ndarray) else imaging.load_picture
-        return codebook.aggregate(local_features(load(source, size=size).array, 400, size), query=query)
+        return codebook.aggregate(local_features(load(source, size=size).array, 400, 640), query=query)
 
     for path in paths:
         assert found[path.name].local == similarity(codes(query, True), codes(str(path)))

@@ -442,7 +442,7 @@ def test_points_are_found_once_for_each_content(
         assert seconds > 0
         np.testing.assert_array_equal(matcher.inliers(query, everything), first)
         assert (len(found), matcher.seconds) == (count, seconds)
-        files = sorted(p for p in (gallery.folder / "local" / "sift1000-640").rglob("*") if p.is_file())
+        files = sorted(p for p in (gallery.folder / "local" / "points1000-640").rglob("*") if p.is_file())
         assert len(files) == 10
         # Damaged files are found again, deleted ones too.
         files[0].write_bytes(files[0].read_bytes()[:-7])

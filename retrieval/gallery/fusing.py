@@ -63,6 +63,7 @@ class Weigher:
         self._comparable = 2 * np.isfinite(shared).sum() >= len(shared)
         self.cosine_background = evidence.background(cosine[np.isfinite(cosine)], evidence.PRIOR_COSINE)
         self.local_background = evidence.background(shared[np.isfinite(shared)], evidence.PRIOR_LOCAL)
+        self._seen = int(np.isfinite(shared).sum())
 
     def ranked(
         self,
@@ -85,7 +86,7 @@ class Weigher:
         local = self.local.similarities_of(numbers)
         z_cosine = self.cosine_background.z(cosine)
         z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
-        odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(numbers))
+        odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(numbers), self._seen)
         chances = evidence.probability(odds)
         key = odds if by == "fused" else np.nan_to_num(local, nan=-1.0)
         return [

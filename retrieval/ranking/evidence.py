@@ -13,6 +13,7 @@ docs/same_thing.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,28 +71,32 @@ def _quantiles(scores: Floats, shares: tuple[float, ...]) -> npt.NDArray[np.floa
     return np.interp(np.array(shares) * (len(scores) - 1), np.arange(len(scores)), np.sort(scores))
 
 
-def log_odds(cosine: Floats, local: Floats, inliers: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+def log_odds(
+    cosine: Floats, local: Floats, inliers: npt.NDArray[np.integer], seen: float = math.inf
+) -> npt.NDArray[np.float64]:
     """Log-odds (natural) that pictures show the same thing as a query: ``cosine`` and ``local`` (N,) in spreads above their
-    backgrounds, NaN for a picture without local codes; ``inliers`` (N,), 0 where nothing was compared."""
+    backgrounds, NaN for a picture without local codes; ``inliers`` (N,), 0 where nothing was compared. ``seen``: how many
+    pictures' local scores are the background: of so many, no score can be told to be rarer than one among them and the prior."""
     z = np.asarray(cosine, np.float64)
     total = np.clip(z, -1, _COSINE_MOST) + _COSINE_BEYOND * np.log1p(np.maximum(z - _COSINE_MOST, 0))
     above = np.maximum(np.nan_to_num(np.asarray(local, np.float64), nan=0.0) - _LOCAL_LEAST, 0)
-    total += _LOCAL_WEIGHT * np.minimum(above, _LOCAL_MOST) + _LOCAL_BEYOND * np.maximum(above - _LOCAL_MOST, 0)
+    most = min(_LOCAL_MOST, math.log(seen + _PRIOR_WEIGHT) / _LOCAL_WEIGHT)
+    total += _LOCAL_WEIGHT * np.minimum(above, most) + _LOCAL_BEYOND * np.maximum(above - most, 0)
     total += _INLIERS_WEIGHT * np.maximum(np.minimum(inliers, _INLIERS_MOST) - _INLIERS_LEAST, 0)
     return _SLOPE * total + _OFFSET
 
 
 def weigh(
-    cosine: Floats, local: Floats, inliers_of: Callable[[int], int | None]
+    cosine: Floats, local: Floats, inliers_of: Callable[[int], int | None], seen: float = math.inf
 ) -> tuple[npt.NDArray[np.float64], list[int | None]]:
     """Log-odds (N,) as :func:`log_odds`, once the geometry of the first 20 is looked at: ``inliers_of`` a position says how many
     points agree, None where nothing can be compared. Also the inliers of each, None where they were not looked at."""
     counts = np.zeros(len(cosine), np.int64)
     inliers: list[int | None] = [None] * len(cosine)
-    for i in np.argsort(-log_odds(cosine, local, counts), kind="stable")[:VERIFIED].tolist():
+    for i in np.argsort(-log_odds(cosine, local, counts, seen), kind="stable")[:VERIFIED].tolist():
         inliers[i] = inliers_of(i)
         counts[i] = inliers[i] or 0
-    return log_odds(cosine, local, counts), inliers
+    return log_odds(cosine, local, counts, seen), inliers
 
 
 def probability(odds: Floats) -> npt.NDArray[np.float64]:

@@ -37,7 +37,7 @@ Pair = tuple[int, int]
 Verdict = Literal["copy", "scene", "none"]
 
 FEW_POINTS = 60
-SCENE_INLIERS = 15  # unrelated pictures of one kind share a dozen now and then
+SCENE_INLIERS = 21  # unrelated pictures of one kind share a score now and then
 SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
 _AT_ONCE = 64  # pairs
 
