@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from retrieval.errors import UsageError
 from retrieval.ranking.geometry import OrientedFeatures
+from retrieval.ranking.sift import DIM as DIM
 
-DIM = 128
 BITS = 128
 CODE_BYTES = BITS // 8
 WORD_BYTES = 2 + CODE_BYTES + 4  # of a picture: its number, its code, its place

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.ranking.geometry import LocalFeatures
-
-_CELLS, _BINS = 4, 8
+from retrieval.ranking.sift.descriptors import BINS, CELLS
 
 
 def _places() -> np.ndarray:
     """Where each of the 128 values comes from. A descriptor is (row, column, direction) in the frame of its own orientation,
     columns along it; in a mirror the rows change sides and directions turn the other way round."""
-    row, column, direction = np.meshgrid(np.arange(_CELLS), np.arange(_CELLS), np.arange(_BINS), indexing="ij")
-    source = ((_CELLS - 1 - row) * _CELLS + column) * _BINS + -direction % _BINS
+    row, column, direction = np.meshgrid(np.arange(CELLS), np.arange(CELLS), np.arange(BINS), indexing="ij")
+    source = ((CELLS - 1 - row) * CELLS + column) * BINS + -direction % BINS
     return np.asarray(source.ravel())
 
 

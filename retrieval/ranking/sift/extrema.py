@@ -52,7 +52,7 @@ def find_extrema(space: ScaleSpace, most: int) -> Extrema:
     octave, step, y, x = place[:, kept]
     offset = offset[:, kept]
     scale = FINEST * 2 ** ((step + offset[2]) / STEPS)
-    x, y, scale = ((x + offset[0]), (y + offset[1]), scale)
+    x, y = x + offset[0], y + offset[1]
     return Extrema(octave, step, x.astype(np.float32), y.astype(np.float32), scale.astype(np.float32))
 
 
