@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from retrieval.errors import UsageError
 from retrieval.ranking.geometry import OrientedFeatures
 from retrieval.ranking.sift import DIM as DIM
+from retrieval.ranking.sift.room import room
 
 BITS = 128
 CODE_BYTES = BITS // 8
@@ -81,7 +81,6 @@ class Codebook:
         self.name = f"rootsift{len(words)}-{hashlib.sha256(words.tobytes()).hexdigest()[:12]}"
         halves = 0.5 * np.square(words.astype(np.float32)).sum(axis=1)
         self._columns = np.vstack([words.astype(np.float32).T, -halves])  # a.b - b.b / 2 in one product
-        self._room = threading.local()  # fresh memory would cost more than the product
 
     def __len__(self) -> int:
         return len(self.words)
@@ -94,21 +93,17 @@ class Codebook:
             # Halves of whole numbers below 2^24: exact in float32, whatever the order of additions.
             points = np.ones((len(part), DIM + 1), np.float32)
             points[:, :DIM] = part
-            closeness = np.matmul(points, self._columns, out=self._closeness(len(part)))
+            closeness = np.matmul(points, self._columns, out=room("closeness", (len(part), len(self))))
             rows = np.arange(len(part))
             for place in range(count):
                 nearest = closeness.argmax(axis=1)
                 out[begin : begin + len(part), place] = nearest
-                closeness[rows, nearest] = -np.inf
+                closeness[rows, nearest] = np.finfo(np.float32).min
         return out
 
-    def _closeness(self, points: int) -> npt.NDArray[np.float32]:
-        if not hasattr(self._room, "closeness"):
-            self._room.closeness = np.empty((_POINTS_AT_ONCE, len(self)), np.float32)
-        room: npt.NDArray[np.float32] = self._room.closeness
-        return room[:points]
-
-    def aggregate(self, features: OrientedFeatures, *, query: bool = False, most: int = MOST_WORDS) -> LocalCodes:
+    def aggregate(
+        self, features: OrientedFeatures, *, query: bool = False, most: int = MOST_WORDS, cores: int = 1
+    ) -> LocalCodes:
         """Words and codes of an image's features, strongest first: three words a point for a query, one for a gallery image
         and at most ``most`` words, those of its strongest points."""
         if not len(features.points):

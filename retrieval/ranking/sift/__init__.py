@@ -46,9 +46,10 @@ def sift(grey: npt.NDArray[np.uint8], most: int) -> Points:
     table = np.array([[o.row, o.height, o.width, o.pixel] for o in space.octaves])[found.octave]
     begin, height, width, pixel = table.T
     spots = Spots(found.x, found.y, found.scale, begin + found.step * height, height, width)
-    point, angle = orient(space.blurred, spots)
+    looks = space.looks()
+    point, angle = orient(looks, spots)
     point, angle = point[:most], angle[:most]
     spots, pixel = spots[point], pixel[point].astype(np.float32)
-    looks = describe(space.blurred, spots, angle)
+    descriptors = describe(looks, spots, angle)
     place = np.stack([spots.x, spots.y], axis=1) * pixel[:, None]
-    return Points(place, spots.scale * pixel, np.degrees(angle) % 360, looks)
+    return Points(place, spots.scale * pixel, np.degrees(angle) % 360, descriptors)

@@ -73,16 +73,17 @@ def describe(images: npt.NDArray[np.float32], spots: Spots, angles: npt.NDArray[
     strength *= _window(_SAMPLES, CELLS / 2 * _CELL / _STEP)
     angle *= BINS / (2 * np.pi)
     found = np.empty((BINS, len(spots), CELLS * CELLS), np.float32)
-    share = room("share", angle.shape)
+    # Of its strength a sample gives each direction what its angle is nearer than one bin: strength - |angle - bin| strength.
+    apart, share = room("apart", angle.shape), room("share", angle.shape)
+    np.minimum(angle, BINS - angle, out=share)  # of the first: a whole turn is none
+    share *= strength
+    np.multiply(angle, strength, out=apart)
     for b in range(BINS):
         if b:
-            np.subtract(angle, np.float32(b), out=share)
-            np.abs(share, out=share)
-        else:  # a whole turn is none
-            np.minimum(angle, BINS - angle, out=share)
-        np.subtract(np.float32(1), share, out=share)
+            apart -= strength
+            np.abs(apart, out=share)
+        np.subtract(strength, share, out=share)
         np.maximum(share, np.float32(0), out=share)
-        share *= strength
         np.matmul(share, _cells(), out=found[b])
     vectors = found.transpose(1, 2, 0).reshape(len(spots), -1)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
