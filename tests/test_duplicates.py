@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -364,9 +365,45 @@ def test_what_need_not_be_kept(gallery: Gallery, photos: list[Image.Image], tmp_
         superfluous(Duplicates("scenes", [], 0))
 
 
+def _posterised(photo: Image.Image) -> Image.Image:
+    return photo.quantize(16).convert("RGB")
+
+
+def _mirrored(photo: Image.Image) -> Image.Image:
+    return ImageOps.mirror(photo)
+
+
+def _sharpened(photo: Image.Image) -> Image.Image:
+    return photo.filter(ImageFilter.UnsharpMask(2, 250, 0))
+
+
+@pytest.mark.parametrize("edit", [_posterised, _mirrored, text, _sharpened])
+def test_an_edit_is_not_superfluous_and_nor_is_what_it_was_made_of(
+    gallery: Gallery, photos: list[Image.Image], tmp_path: Path, edit: Callable[[Image.Image], Image.Image]
+) -> None:
+    album(tmp_path / "album", {"photo.jpg": photos[0], "edited.png": edit(photos[0])})
+    gallery.index(["album"])
+    found, warnings = gallery.duplicates(), []
+    assert len(found.groups) == 1
+    assert superfluous(found, warnings.append) == []
+    assert ["is left alone beside" in warning for warning in warnings] == [True]
+
+
+def test_a_damaged_copy_is_not_the_best(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:
+    photo = photos[0]
+    coarse = io.BytesIO()
+    photo.save(coarse, "JPEG", quality=8)
+    grey, blocks = photo.convert("L").convert("RGB"), Image.open(coarse).convert("RGB")
+    album(tmp_path / "album", {"photo.jpg": photo, "grey.png": grey, "blocks.png": blocks})
+    gallery.index(["album"])
+    found = gallery.duplicates()
+    assert [group.best.path for group in found.groups] == ["album/photo.jpg"]
+    assert set(superfluous(found)) == {"album/grey.png", "album/blocks.png"}
+
+
 def test_the_best_is_the_largest_then_the_sharpest_then_the_better_format() -> None:
     plain = Quality(True, 1e6, 1.0, False, 100)
-    smaller, soft = Quality(True, 5e5, 2.0, True, 900), Quality(True, 1e6, 0.5, True, 900)
+    smaller, soft = Quality(True, 5e5, 2.0, True, 900), Quality(True, 1e6, 0.3, True, 900)
     bit_larger, lossless = Quality(True, 1.02e6, 0.9, False, 90), Quality(True, 0.99e6, 1.0, True, 10)
     gone = Quality(False, 0, 0, False, 0)
     assert best_first([gone, smaller, soft, plain, bit_larger, lossless]) == [5, 3, 4, 2, 1, 0]

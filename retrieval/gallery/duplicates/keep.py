@@ -7,6 +7,7 @@ import os
 from retrieval.errors import UsageError
 from retrieval.files.digest import content_hash
 from retrieval.gallery.duplicates.answers import Duplicates, Member
+from retrieval.gallery.duplicates.edits import worth_keeping
 from retrieval.messages import Say, say_nothing
 
 
@@ -14,9 +15,10 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
     """Paths of all verified copies but the best of each group.
 
     Each file is read again: a group whose best is no file, or not the content that was compared, is left alone, and so is a
-    copy that changed, that is not there, or that is the best one itself by another name (a link). Where single files were
-    looked for in a gallery, they alone are named: what is indexed already stays, if it is the lesser copy too. Raises
-    UsageError for groups of scenes, which hold different pictures.
+    copy that changed, that is not there, that is the best one itself by another name (a link), or that looks different and is
+    about as large: an edit is no lesser copy, and which of two is the original cannot be known. Where single files were looked
+    for in a gallery, they alone are named: what is indexed already stays, if it is the lesser copy too. Raises UsageError for
+    groups of scenes, which hold different pictures.
     """
     if found.level == "scenes":
         raise UsageError("other shots of a scene are no copies", "Ask for exact copies or copies.")
@@ -31,10 +33,12 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
             if new and member.side != "file":
                 continue
             if member.verified and os.path.realpath(member.path) != best:
-                if _as_compared(member):
-                    paths.append(member.path)
-                else:
+                if not _as_compared(member):
                     warn(f"{member.path} is left alone: it is no file that is as it was compared")
+                elif member.relation != "exact" and (why := worth_keeping(member.path, group.best.path)):
+                    warn(f"{member.path} is left alone beside {group.best.path}: {why}")
+                else:
+                    paths.append(member.path)
     return paths
 
 

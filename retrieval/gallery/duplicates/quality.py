@@ -1,4 +1,5 @@
-"""Which of several copies to keep: the one with most of the picture in most pixels, then the sharpest, then the better format."""
+"""Which of several copies to keep: the one with most of the picture in most pixels, then the least damaged, then the sharpest,
+then the better format."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
+from retrieval.gallery.duplicates.edits import has_few_colours, is_colourful, middle
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.pictures import imaging
@@ -20,13 +22,16 @@ _SIDE = 1024
 _BLOCKS = 12  # along the longer side
 _TEXTURE = 4.0  # grey levels
 _AS_LARGE, _AS_SHARP = 0.9, 0.75  # of the most: no worth telling apart
-_LOSSLESS = {"PNG", "TIFF", "BMP", "PPM"}
+_SHARP = 0.6  # most photos are, few that were blurred or enlarged: what is more comes of sharpening, dithering, writing
+_BLOCKY = 1.5  # times as much from block to block as within: JPEG of quality 30 and less
+_LOSSLESS, _PALETTES = {"PNG", "TIFF", "BMP", "PPM"}, {"GIF"}
 
 
 @dataclass(frozen=True)
 class Quality:
     """``pixels`` within plain borders; ``sharpness``: how much neighbouring pixels differ, of how much the picture varies;
-    ``lossless`` format; ``bytes`` of the file; ``inner_share``: how much lies within borders."""
+    ``lossless`` format; ``bytes`` of the file; ``inner_share``: how much lies within borders; ``damage``: whether it has few
+    colours, whether it was a JPEG of low quality (both of lossless formats alone), whether it is grey."""
 
     readable: bool
     pixels: float
@@ -34,6 +39,7 @@ class Quality:
     lossless: bool
     bytes: int
     inner_share: float = 1.0
+    damage: tuple[bool, bool, bool] = (False, False, False)
 
 
 UNKNOWN = Quality(False, 0.0, 0.0, False, 0)
@@ -48,10 +54,14 @@ def quality(item: Item, thumbnail: Thumbnail | None, exif: bool) -> Quality:
             reader = identify(file, Limits.from_environment())
         picture = imaging.load_picture(item.path, size=_SIDE, exif=exif)
         size = os.path.getsize(item.path)
+        lossless = reader in _LOSSLESS or reader in _PALETTES
+        blocks = lossless and blockiness(middle(imaging.load_picture(item.path, size=None, exif=False).array)) > _BLOCKY
+        damage = lossless and has_few_colours(item.path), blocks, not is_colourful(picture.array)
     except (ImageError, OSError):
         return UNKNOWN
     pixels = picture.width * picture.height * thumbnail.inner_share
-    return Quality(True, pixels, sharpness(picture.array), reader in _LOSSLESS, size, round(thumbnail.inner_share, 2))
+    inner = round(thumbnail.inner_share, 2)
+    return Quality(True, pixels, sharpness(picture.array), reader in _LOSSLESS, size, inner, damage)
 
 
 def sharpness(pixels: npt.NDArray[np.uint8]) -> float:
@@ -73,16 +83,34 @@ def sharpness(pixels: npt.NDArray[np.uint8]) -> float:
     return float(np.median(found)) if found else 0.0
 
 
+def blockiness(pixels: npt.NDArray[np.uint8]) -> float:
+    """Of an RGB picture, uint8 (H, W, 3): how much more neighbours differ across the edges of JPEG's blocks than within; about 1
+    where it never was one."""
+    import cv2
+
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    found = []
+    for turned in (grey, grey.T):
+        steps = np.abs(np.diff(turned[:, : turned.shape[1] // 8 * 8], axis=1)).mean(axis=0)
+        if len(steps) < 15:
+            return 1.0
+        found.append(float(steps[7::8].mean() + 1e-3) / float(np.delete(steps, np.s_[7::8]).mean() + 1e-3))
+    return min(found)
+
+
 def best_first(qualities: Sequence[Quality]) -> list[int]:
-    """Positions, the one to keep first. Sizes within a tenth and sharpness within a quarter of the most are not told apart."""
+    """Positions, the one to keep first. Sizes within a tenth and sharpness within a quarter of the most, or more than most photos
+    have, are not told apart."""
     left = sorted(range(len(qualities)), key=lambda i: (not qualities[i].readable, -qualities[i].pixels, i))
     order: list[int] = []
     while left:
         most = qualities[left[0]]
         large = [i for i in left if _alike(qualities[i], most)]
         while large:
-            sharpest = max(qualities[i].sharpness for i in large)
-            sharp = [i for i in large if qualities[i].sharpness >= _AS_SHARP * sharpest]
+            least = min(qualities[i].damage for i in large)
+            whole = [i for i in large if qualities[i].damage == least]
+            sharpest = min(_SHARP, max(qualities[i].sharpness for i in whole))
+            sharp = [i for i in whole if qualities[i].sharpness >= _AS_SHARP * sharpest]
             order += sorted(sharp, key=lambda i: _rest(qualities[i], i))
             large = [i for i in large if i not in sharp]
         chosen = set(order)

@@ -1,0 +1,67 @@
+"""Is a copy worth keeping beside a better one of its size? One that was edited may be what its owner wants, or the original."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import ImageError
+from retrieval.pictures import imaging
+
+Pixels = npt.NDArray[np.uint8]
+
+_SIDE = 512
+_AS_LARGE = 0.9
+_BLUR = 2.0  # pixels: what compression changes is finer
+_MEAN, _MOST = (
+    3.0,
+    16.0,
+)  # grey levels; JPEG of quality 8 changes 2.7 and 12, writing across a picture 0.2 and 69 (medians)
+_COLOURFUL = 6  # levels between two channels
+_FEW, _FEW_GREYS = 256, 32
+
+
+def worth_keeping(copy: str, best: str) -> str | None:
+    """Why the picture at the path ``copy`` says something that ``best`` does not, though it is the lesser copy; None: nothing."""
+    try:
+        one, two = (imaging.load_picture(path, size=_SIDE) for path in (copy, best))
+        if is_colourful(one.array) and not is_colourful(two.array):
+            return "it has colours"
+        if one.width * one.height < _AS_LARGE * two.width * two.height:
+            return None
+        if has_few_colours(copy) != has_few_colours(best):
+            return "they differ in their number of colours"
+    except ImageError:
+        return "it cannot be read"
+    alike = abs(one.array.shape[0] * two.array.shape[1] / (one.array.shape[1] * two.array.shape[0]) - 1) < 0.02
+    return "it looks different" if alike and _differ(one.array, two.array) else None
+
+
+def is_colourful(pixels: Pixels) -> bool:
+    """Whether an RGB picture, uint8 (H, W, 3), is more than shades of grey (of JPEG's rounding apart)."""
+    small = pixels[:: max(1, len(pixels) // 256), :: max(1, pixels.shape[1] // 256)].astype(np.int16)
+    apart = np.ptp(small, axis=2)
+    return bool(np.quantile(apart, 0.99) > _COLOURFUL)
+
+
+def has_few_colours(path: str) -> bool:
+    """Whether the picture's middle has so few colours that a palette may hold them. Raises ImageError."""
+    pixels = middle(imaging.load_picture(path, size=None).array)
+    codes = pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+    return len(np.unique(codes)) <= min(_FEW if is_colourful(pixels) else _FEW_GREYS, codes.size // 64)
+
+
+def middle(pixels: Pixels, side: int = 1024) -> Pixels:
+    """What lies at most so many pixels from side to side in the middle, from a multiple of 8 on: JPEG's blocks begin there."""
+    top, left = (max(0, (length - side) // 16 * 8) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
+def _differ(one: Pixels, two: Pixels) -> bool:
+    import cv2
+
+    size = one.shape[1], one.shape[0]
+    ours, theirs = (cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) for pixels in (one, two))
+    laid = theirs if ours.shape == theirs.shape else cv2.resize(theirs, size, interpolation=cv2.INTER_AREA)
+    apart = np.abs(cv2.GaussianBlur(ours - laid, (0, 0), _BLUR))
+    return bool(apart.mean() > _MEAN or apart.max() > _MOST)
