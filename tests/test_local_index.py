@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from fakes import FakeEngine, fake_gallery, fake_model
 from PIL import Image
 from textures import texture, turned, write_textures
 
-from retrieval import Gallery, GalleryDamaged, ImageError, UsageError
+from retrieval import Gallery, GalleryDamaged, GalleryError, ImageError, UsageError
 from retrieval.describe.model import Model
 from retrieval.gallery import compaction
 from retrieval.gallery.derive import derive_gallery, fit_gallery
@@ -335,8 +336,31 @@ def test_another_codebook_is_another_index(tmp_path: Path) -> None:
     assert later.query(texture(1, (240, 180), 60)).matches[0].probability is None
     assert later.index().local == 3
     assert any("another codebook" in line for line in said)
-    assert sorted(p.name for p in (tmp_path / "g" / "local").iterdir()) == [folder.name, "sift1000-640"]
+    assert sorted(p.name for p in (tmp_path / "g" / "local").iterdir()) == [
+        folder.name
+    ]  # nor what no version makes any more
     assert later.query(texture(1, (240, 180), 60)).found
+    assert not any("a program added" in line for line in said)
+
+
+def test_pictures_from_memory_that_lose_their_codes_are_told_of_at_every_run(tmp_path: Path) -> None:
+    write_textures(tmp_path / "album", 1)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(["album"])
+    gallery.add(["a", "b"], image=[np.asarray(texture(i, (240, 180), 60)) for i in range(2)])
+    gallery.add(["c"], vector=np.ones((1, gallery.spec.dim), np.float32))
+    folder = index_of(gallery).folder
+    folder.rename(folder.with_name("rootsift1024-0123456789ab"))
+    for _ in range(2):
+        said: list[str] = []
+        later = Gallery.open(tmp_path / "g", warn=said.append)
+        later.model._engine = FakeEngine()
+        later.index()
+        assert ["2 pictures that a program added have no codes" in line for line in said].count(True) == 1
+    later.add(["a", "b"], image=[np.asarray(texture(i, (240, 180), 60)) for i in range(2)])
+    said.clear()
+    later.index()
+    assert not any("have no codes" in line for line in said)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -410,6 +434,42 @@ def test_info_tells_of_it(tmp_path: Path) -> None:
         assert (local.codebook, local.pictures) == (standard_codebook().name, 4)
         assert 0 < local.bytes == sum(os.path.getsize(index_of(gallery).folder / name) for name in parts(gallery))
         assert local.bytes < 4 * 6000 + 20_000
+
+
+def test_runs_at_a_time_leave_opencv_its_threads() -> None:
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        one, two = collecting.cores_shared(), collecting.cores_shared()
+        one.__enter__()
+        two.__enter__()
+        one.__exit__(None, None, None)
+        assert cv2.getNumThreads() == 1
+        two.__exit__(None, None, None)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent() -> None:
+    import cv2
+
+    noise = np.random.default_rng(0).random((600, 600), np.float32)
+    cv2.warpAffine(noise, np.eye(2, 3), (600, 600))  # by several threads, which the child has not
+    child = os.fork()
+    if not child:
+        with collecting.cores_shared():
+            os._exit(0)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
 
 
 def test_threads_are_as_before_after_a_run_and_after_adding(tmp_path: Path) -> None:
@@ -593,6 +653,12 @@ def test_a_part_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, monkey
     gallery.model._engine = FakeEngine()
     assert len(gallery.query(texture(1, (240, 180), 60)).matches) == 3
     assert len([line for line in said if "Permission denied" in line]) == 1
+    before = sorted(index_of(gallery).folder.iterdir())
+    with pytest.raises(GalleryError, match="Permission denied"):  # it may be whole
+        gallery.index()
+    assert sorted(index_of(gallery).folder.iterdir()) == before
+    monkeypatch.undo()
+    assert gallery.index().local == 0
 
 
 def test_the_cosine_never_looks_at_it(tmp_path: Path) -> None:

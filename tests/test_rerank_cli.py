@@ -33,7 +33,7 @@ from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.opened import searchable_view
 from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.store.view import DerivedArrays
-from retrieval.ranking.geometry import local_features, pack, verify
+from retrieval.ranking.geometry import local_features, verify
 from retrieval.ranking.method import Context, Moved, Reordered
 from retrieval.ranking.methods import METHODS
 from retrieval.ranking.rerank import parse_reranker
@@ -444,12 +444,15 @@ def test_points_are_found_once_for_each_content(
         assert (len(found), matcher.seconds) == (count, seconds)
         files = sorted(p for p in (gallery.folder / "local" / "points1000-640").rglob("*") if p.is_file())
         assert len(files) == 10
-        # Damaged files are found again, deleted ones too.
-        files[0].write_bytes(files[0].read_bytes()[:-7])
+        # Damaged files are found again, deleted ones too, and such of another content.
+        whole = [path.read_bytes() for path in files[:4]]
+        files[0].write_bytes(whole[0][:-7])
         files[1].unlink()
+        files[2].write_bytes(whole[2][:40] + bytes(len(whole[2]) - 40))
+        files[3].write_bytes(whole[2])
         np.testing.assert_array_equal(matcher.inliers(query, everything), first)
-        assert count + 2 <= len(found) <= count + 4
-        assert files[0].read_bytes()[:4] == pack(query)[:4]
+        assert count + 4 <= len(found) <= count + 8
+        assert [path.read_bytes() for path in files[:4]] == whole
         # A file that is no longer what the gallery describes is looked at, and not kept under the old content.
         count = len(found)
         files[2].unlink()

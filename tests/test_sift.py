@@ -104,6 +104,20 @@ def test_pictures_without_room_for_a_point() -> None:
     assert len(local_features(noise, 300, 512).points) == 0
 
 
+def test_angles_are_below_a_whole_turn() -> None:
+    half = textured(29, 60, 120)  # one of few by which a direction is a turn less next to nothing
+    found = sift(np.vstack([half, half[::-1]]), 400)
+    assert len(found) > 50
+    assert found.angle.min() >= 0
+    assert found.angle.max() < 360
+
+
+@pytest.mark.parametrize(("points", "side"), [(0, 640), (-3, 640), (2.5, 640), (100, 0), (100, float("nan"))])
+def test_numbers_that_are_none(points: int, side: int) -> None:
+    with pytest.raises(UsageError, match="must be a whole number"):
+        local_features(np.zeros((20, 20, 3), np.uint8), points, side)
+
+
 def test_more_points_than_opencv_counts() -> None:
     image = np.random.default_rng(5).integers(0, 256, (MOST_SIDE, 1200, 3), dtype=np.uint8)
     assert len(local_features(cv2.GaussianBlur(image, (0, 0), 1.0) // 2 * 2, 50_000, MOST_SIDE).points) > 16_384

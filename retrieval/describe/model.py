@@ -109,13 +109,9 @@ class Model:
         from retrieval.pictures import imaging
 
         rule = self.spec.image
-        if isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read"):
-            picture = imaging.load_picture(
-                image, size=rule.size, interpolation=rule.interpolation, exif=rule.exif, bbox=bbox
-            )
-        else:
-            picture = imaging.picture_from_array(image, size=rule.size, interpolation=rule.interpolation, bbox=bbox)
-        return picture.array
+        return imaging.picture_of(
+            image, size=rule.size, interpolation=rule.interpolation, exif=rule.exif, bbox=bbox
+        ).array
 
     @overload
     def describe(

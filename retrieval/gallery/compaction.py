@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
+from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog
+from retrieval.gallery.store.entry import is_digest
 from retrieval.gallery.store.vectors import VectorStore
 
 _COMPACT_ROWS = 1024
@@ -30,11 +34,13 @@ def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
     except OSError:
         new.remove()
         return  # no room for a second copy now: stay as we are
+    contents = {record.hash for record in catalog.records() if record.hash is not None}
     if gallery.local is not None:
         with catalog.writing():
             catalog.set_meta("local_contents", 0)  # some go now, and are not to be missed
         # Before there is nothing to compact any more: an interrupted run leaves this to the next.
-        gallery.local.keep_only(record.hash for record in catalog.records() if record.hash is not None)
+        gallery.local.keep_only(contents)
+    _drop_kept(gallery.folder / LOCAL_FOLDER, contents)
     with catalog.writing():
         catalog.renumber_rows(live)
         catalog.clear_spare()
@@ -42,6 +48,14 @@ def compact(gallery: OpenedGallery, catalog: Catalog) -> None:
         catalog.set_meta("generation", new.generation)
         catalog.bump_version()
     gallery.note_local(catalog)
+
+
+def _drop_kept(folder: Path, contents: set[str]) -> None:
+    """Points and small pictures that were kept of contents which are gone: one file each, named by its content."""
+    with suppress(OSError):
+        for path in folder.glob("*/??/*"):
+            if path.name.startswith(path.parent.name) and is_digest(path.name) and path.name not in contents:
+                path.unlink()
 
 
 def _pieces(rows: np.ndarray, size: int = 8192) -> Iterator[tuple[int, np.ndarray]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from retrieval.ranking.geometry import LocalFeatures, local_features, pack, unpa
 
 LOCAL_FOLDER = "local"
 POINTS, SIDE = 1000, 640
+_SEAL = 16  # bytes
 
 
 class LocalMatcher:
@@ -52,7 +54,7 @@ class LocalMatcher:
 
     def query(self, source: Any, bbox: Sequence[float] | None = None) -> LocalFeatures:
         """Points of a query picture, or of its box. Raises ImageError."""
-        picture = imaging.load_picture(source, size=SIDE if bbox is None else None, exif=self.exif, bbox=bbox)
+        picture = imaging.picture_of(source, size=SIDE if bbox is None else None, exif=self.exif, bbox=bbox)
         return local_features(picture.array, POINTS, SIDE)
 
     def inliers(self, query: LocalFeatures, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -75,7 +77,7 @@ class LocalMatcher:
             return None
         if digest is not None:
             try:
-                return unpack(self._file(digest).read_bytes())
+                return unpack(_opened(digest, self._file(digest).read_bytes()))
             except (OSError, UsageError):  # not there yet, or damaged: found anew
                 pass
         try:
@@ -86,8 +88,21 @@ class LocalMatcher:
             return None
         features = local_features(picture.array, POINTS, SIDE)
         if digest == now:  # still what the gallery describes
-            keep_derived(self._file(digest), pack(features), self.within)
+            keep_derived(self._file(digest), _sealed(digest, pack(features)), self.within)
         return features
 
     def _file(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
+
+
+def _sealed(digest: str, data: bytes) -> bytes:
+    """What is kept of a content: not forced to the disk, so a power cut may leave anything of it."""
+    return hashlib.blake2b(digest.encode() + data, digest_size=_SEAL).digest() + data
+
+
+def _opened(digest: str, kept: bytes) -> bytes:
+    """The inverse of :func:`_sealed`. Raises UsageError for anything else."""
+    data = kept[_SEAL:]
+    if _sealed(digest, data) != kept:
+        raise UsageError("these bytes are not what was kept of this content")
+    return data

@@ -86,4 +86,18 @@ def _local_index(gallery: OpenedGallery, catalog: Catalog) -> LocalIndex | None:
         unwanted.remove()
     else:
         gallery.local.prepare()
+        _tell_of_lost(gallery, catalog)
     return gallery.local
+
+
+def _tell_of_lost(gallery: OpenedGallery, catalog: Catalog) -> None:
+    """Of pictures whose local codes cannot be made anew, since no file has them."""
+    keys = next((root.id for root in catalog.roots() if root.kind == "keys"), None)
+    if keys is None or gallery.local is None:
+        return
+    lost = len(catalog.contents_of_added(keys) - gallery.local.contents())
+    if lost:
+        gallery.warn(
+            f"{lost} pictures that a program added have no codes of local features (any more), and no file to make them of: they "
+            "are ranked by their descriptors alone until they are added again."
+        )

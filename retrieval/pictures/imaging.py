@@ -169,6 +169,21 @@ def _whole(source: Any, stream: BinaryIO) -> str | bytes:
     return stream.read()
 
 
+def picture_of(
+    source: Any,
+    *,
+    size: int | None = 1024,
+    interpolation: str = "lanczos",
+    exif: bool = True,
+    bbox: Sequence[float] | None = None,
+) -> Picture:
+    """Of whatever a picture may be given by: as :func:`load_picture` for a path, bytes or a binary file, else as
+    :func:`picture_from_array`."""
+    if isinstance(source, str | bytes | os.PathLike) or hasattr(source, "read"):
+        return load_picture(source, size=size, interpolation=interpolation, exif=exif, bbox=bbox)
+    return picture_from_array(source, size=size, interpolation=interpolation, exif=exif, bbox=bbox)
+
+
 def picture_from_array(
     array: np.ndarray | Image.Image,
     *,

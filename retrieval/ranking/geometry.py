@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import UsageError
+from retrieval.errors import UsageError, whole_number
 from retrieval.ranking.sift import MOST_SIDE, sift
 
 _SCALE = 512  # of root-SIFT values, at most 0.5 but for rare peaks, in a byte
@@ -64,12 +64,15 @@ def local_features(image: npt.NDArray[np.uint8], max_points: int = 1000, longest
     Root-SIFT is the element-wise root of the L1-normalised descriptor (Arandjelovic and Zisserman, CVPR 2012). Points
     are sought with the longest side at ``longest_side`` pixels (at most 2,700; smaller images are enlarged, twofold at most), at
     most ``max_points`` (one with two orientations counts twice). A flat image has none. Raises UsageError for another kind of
-    array.
+    array, and for numbers that are none.
     """
     import cv2
 
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"local features need an RGB image, uint8 (H, W, 3), not {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UsageError(f"local features need an RGB image, uint8 (H, W, 3), not {image.dtype} {image.shape}")
+    max_points, longest_side = whole_number("max_points", max_points), whole_number("longest_side", longest_side)
     if longest_side > MOST_SIDE:
         raise UsageError(f"local features are sought at most at {MOST_SIDE} pixels, not at {longest_side}")
     height, width = image.shape[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ from retrieval.ranking.asmk import LocalCodes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_turn = threading.Lock()
+_sharing = 0  # who shares the cores now
+_threads = 0  # of OpenCV, before that
+_forked = False
 
 
 class Collector:
@@ -71,14 +77,31 @@ class Collector:
 
 @contextmanager
 def cores_shared() -> Iterator[None]:
-    """Workers share the cores by pictures; inside one picture each library keeps to one."""
+    """Workers share the cores by pictures; inside one picture each library keeps to one. Of several who ask at a time the first
+    sets that and the last takes it back. Not in a forked process: OpenCV would wait there for threads of its parent's."""
     import cv2
     from threadpoolctl import threadpool_limits
 
-    before = int(cv2.getNumThreads())
-    cv2.setNumThreads(1)
+    global _sharing, _threads
+    with _turn:
+        if not _sharing and not _forked:
+            _threads = int(cv2.getNumThreads())
+            cv2.setNumThreads(1)
+        _sharing += 1
     try:
         with threadpool_limits(1, user_api="blas"):
             yield
     finally:
-        cv2.setNumThreads(before)
+        with _turn:
+            _sharing -= 1
+            if not _sharing and not _forked:
+                cv2.setNumThreads(_threads)
+
+
+def _after_fork() -> None:
+    global _turn, _sharing, _forked
+    _turn, _sharing, _forked = threading.Lock(), 0, True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

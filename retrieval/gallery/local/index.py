@@ -35,6 +35,7 @@ FOLDER = "local"
 _SEAL_WITHIN, _SEAL_AFTER = 4096, 256  # contents in the tail that become a block: during a run, at its end
 _TRIES = 5
 _CODEBOOK = re.compile(r"rootsift\d+-[0-9a-f]{12}")  # folders of other codebooks, beside ours
+_OF_BEFORE = re.compile(r"sift\d+-\d+")  # points for verification as an older version kept them
 
 
 class LocalIndex:
@@ -48,6 +49,7 @@ class LocalIndex:
         self._turn = threading.RLock()
         self._state: object = None
         self._blocks: list[Block] = []
+        self._unread: dict[str, str] = {}  # parts that the system does not give, and what it says
         self.told: set[str] = set()
 
     # -- pictures ------------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ class LocalIndex:
         with self._turn:
             for _ in range(_TRIES):
                 state = self._now()
-                if state == self._state and all(block.unchanged() for block in self._blocks):
+                if state == self._state and not self._unread and all(block.unchanged() for block in self._blocks):
                     break
                 try:
                     self._blocks = self._open(state)
@@ -114,6 +116,7 @@ class LocalIndex:
         words = len(self.codebook)
         known = {block.path: block for block in self._blocks if block.path is not None and block.unchanged()}
         found, growing = [], {}
+        self._unread = {}
         for name, *_ in state:
             path = self.folder / name
             try:
@@ -126,7 +129,8 @@ class LocalIndex:
             except GalleryDamaged as damage:
                 self._left_out(name, str(damage))
             except OSError as error:
-                self._left_out(name, f"{path} cannot be read ({error.strerror or error}).")
+                self._unread[name] = f"{path} cannot be read ({error.strerror or error})"
+                self._left_out(name, f"{self._unread[name]}.")
         fresh = {d: c for d, c in growing.items() if all(block.find(d) is None for block in found)}
         return [*found, block_of(fresh, words)] if fresh else found
 
@@ -162,18 +166,25 @@ class LocalIndex:
 
     def prepare(self) -> int:
         """Before a run: damaged blocks and those of other codebooks go; their pictures are looked at again. Returns how many
-        blocks were damaged."""
+        blocks were damaged. Raises GalleryError where one cannot be read: it may be whole, and hold what cannot be made anew."""
         healthy = {block.path for block in self._sealed()}
+        for why in self._unread.values():
+            raise GalleryError(why, "Mend that; or do without the local index (--no-local), which deletes it.")
         with self._writing():
             damaged = [n for n, *_ in self._now() if is_block(n) and self.folder / n not in healthy]
             for name in damaged:
                 remove_block(self.folder / name)
-            beside = self.folder.parent
-            for other in beside.iterdir() if beside.is_dir() else ():
-                if other != self.folder and _CODEBOOK.fullmatch(other.name) and not other.is_symlink():
-                    shutil.rmtree(other)
+            for other in self._beside():
+                shutil.rmtree(other)
+                if _CODEBOOK.fullmatch(other.name):
                     self.say("The local index is made anew: it was made with another codebook.")
         return len(damaged)
+
+    def _beside(self) -> list[Path]:
+        """Folders of other codebooks, and of what no version makes any more."""
+        beside = self.folder.parent
+        ours = [p for p in (beside.iterdir() if beside.is_dir() else ()) if p != self.folder and not p.is_symlink()]
+        return [p for p in ours if (_CODEBOOK.fullmatch(p.name) or _OF_BEFORE.fullmatch(p.name)) and p.is_dir()]
 
     def keep_only(self, digests: Iterable[str]) -> None:
         """Drop the codes of all other contents."""
@@ -185,8 +196,14 @@ class LocalIndex:
                 self._replace([block], kept)
 
     def remove(self) -> None:
-        """All of it goes."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """All of it goes, that of other codebooks too. Raises GalleryError."""
+        with self._writing():
+            for folder in self._beside():
+                shutil.rmtree(folder)
+            if self.folder.is_dir() and not self.folder.is_symlink():
+                shutil.rmtree(self.folder)
+            else:
+                self.folder.unlink(missing_ok=True)
 
     def _sealed(self) -> list[Block]:
         return [block for block in self.blocks() if block.path is not None]

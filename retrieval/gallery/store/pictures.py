@@ -158,6 +158,12 @@ class Pictures(CatalogFile):
             query = f"SELECT {self._fields} FROM images WHERE hash = ? ORDER BY id"
             return [record_of(row) for row in self._connection.execute(query, (digest,))]
 
+    def contents_of_added(self, root: int) -> set[str]:
+        """Contents of a root's pictures that were there to be described; what came as a vector has no size."""
+        with self._errors():
+            query = "SELECT hash FROM images WHERE root = ? AND row IS NOT NULL AND width IS NOT NULL"
+            return {digest for (digest,) in self._connection.execute(query, (root,))}
+
     def ids_of_hashes(self, digests: Sequence[str]) -> list[int]:
         """Ids of the pictures with a vector that have one of these contents. Raises GalleryDamaged where the catalog's index of
         contents does not lead to a picture that is there."""

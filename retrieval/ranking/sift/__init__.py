@@ -52,4 +52,6 @@ def sift(grey: npt.NDArray[np.uint8], most: int) -> Points:
     spots, pixel = spots[point], pixel[point].astype(np.float32)
     descriptors = describe(looks, spots, angle)
     place = np.stack([spots.x, spots.y], axis=1) * pixel[:, None]
-    return Points(place, spots.scale * pixel, np.degrees(angle) % 360, descriptors)
+    degrees = np.degrees(angle) % 360
+    degrees[degrees == 360] = 0  # of a tiny negative number
+    return Points(place, spots.scale * pixel, degrees, descriptors)
