@@ -233,7 +233,13 @@ def test_heat_maps_are_warm_cold_and_plain() -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", [("--explain", "why.html"), ("--sheet", "why.png", "--heat"), ("--sheet", "why.png")]
+    "wanted",
+    [
+        ("--explain", "why.html"),
+        ("--sheet", "why.png", "--heat"),
+        ("--sheet", "why.png", "--heat", "--explain", "why.html"),
+        ("--sheet", "why.png"),
+    ],
 )
 def test_long_explaining_says_how_far_it_is(
     wanted: tuple[str, ...], album: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

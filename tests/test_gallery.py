@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,12 +206,28 @@ def test_vanished_folders_and_unmounted_disks_lose_nothing(tmp_path: Path, galle
     (tmp_path / "images").mkdir()  # the empty mount point
     report = gallery.index()
     assert "not mounted" in report.warnings[0]
+    assert report.warnings[0].endswith(f"to drop them: retrieve remove {tmp_path / 'images'}")
     assert len(names(gallery)) == 60
     with pytest.raises(UsageError, match="there is no"):
         gallery.index([tmp_path / "nowhere"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may list every folder")
+def test_one_folder_needs_no_list(tmp_path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "more" / "red.png")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "more" / "red.tif")
+    monkeypatch.chdir(tmp_path)
+    assert gallery.index("more", exclude="*.tif").embedded == 1
+    assert gallery.index(tmp_path / "more").embedded == 0
+
+
+@pytest.mark.parametrize("box", [(1, 2, 3), "1,2,30,40", 7, (1, 2, 3, None), [1, 2, 3, 4, 5]])
+def test_a_box_that_is_none_is_refused(gallery: Gallery, pictures: list[Path], box: Any) -> None:
+    with pytest.raises(UsageError, match="a box is four numbers"):
+        gallery.query(pictures[0], bbox=box)
+
+
 def test_a_folder_that_cannot_be_listed_keeps_its_pictures(tmp_path: Path) -> None:
     write_pictures(tmp_path / "images" / "sub", 5)
     write_pictures(tmp_path / "images", 5, seed=1)

@@ -245,6 +245,21 @@ def test_small_galleries(count: int, tmp_path: Path) -> None:
         assert not gallery.query(texture(70, (240, 180), 60)).found
 
 
+def test_the_very_file_is_the_same_thing_though_nothing_is_on_it(tmp_path: Path) -> None:
+    hostile_pictures(tmp_path / "album")
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        for path in sorted((tmp_path / "album").iterdir()):
+            for source in (path, path.read_bytes()):
+                first = gallery.query(source).matches[0]
+                assert (Path(first.path).name, first.verdict) == (path.name, "same")
+                assert first.probability == pytest.approx(1)
+        white = tmp_path / "album" / "white.png"
+        assert not gallery.query(white, bbox=(0, 0, 300, 200)).found  # a box, even of all of it, is no file
+        shutil.copyfile(white, tmp_path / "asks.png")
+        assert gallery.query(tmp_path / "asks.png", under="album").matches[0].verdict == "same"
+
+
 def hostile_pictures(folder: Path) -> None:
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)

@@ -86,8 +86,9 @@ def test_a_match_that_was_filtered_is_not_denied(album: Path, capsys: pytest.Cap
 def test_a_folder_of_which_nothing_is_indexed_is_named(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more in ((), ("--rank", "cosine")):
         assert retrieve("query", "known.png", "unknown.png", "--under", "album07", *more) == ""
+        assert status("query", "known.png", "--under", "album07", *more) == 1
         err = capsys.readouterr().err
-        assert err.count("nothing that is indexed lies in album07") == 1
+        assert err.count("nothing that is indexed lies in album07") == 2  # once for each command
         assert "no match" not in err
     retrieve("query", "known.png", "--under", "album", "--min-score", 0.9999)
     assert "nothing that is indexed" not in capsys.readouterr().err

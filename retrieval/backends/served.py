@@ -24,7 +24,7 @@ from retrieval.errors import GalleryDamaged, GalleryMismatch, UsageError, whole_
 from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
 from retrieval.gallery.answers import Match, QueryResult
-from retrieval.gallery.folding import digest_of
+from retrieval.gallery.folding import content_that_asks
 from retrieval.gallery.in_order import answered_in_order
 from retrieval.gallery.nearest import checked_queries
 from retrieval.messages import Say, Update, no_update, say_nothing
@@ -201,7 +201,7 @@ class ServedGallery:
             raise UsageError("a gallery on a server cannot fold copies", _COPY)
 
         def find(i: int, vector: np.ndarray) -> list[Match]:
-            own = digest_of(images[i]) if exclude_self else None
+            own = content_that_asks(images[i]) if exclude_self else None
             return self.search(vector[None], k, under=under, without=own)[0]
 
         yield from answered_in_order(images, bbox, self.model, find, min_score=min_score)

@@ -199,19 +199,24 @@ def command(
             say(f"{search.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
         if failed == len(files) and failed == 1:
             return 1
+        whys = None
+        if here is not None and (heat or explain is not None):
+            from retrieval.cli.explain import Whys
+
+            whys = Whys(here, answered, piped, heat + (explain is not None), quiet)
         if sheet is not None and here is not None:
             from retrieval.cli.sheet import write_sheet
 
-            write_sheet(here, answered, sheet, piped, heat, quiet)
+            write_sheet(here, answered, sheet, piped, whys if heat else None)
             say(f"contact sheet: {safe(sheet)}", quiet)
-        if explain is not None and here is not None:
+        if explain is not None and whys is not None:
             from retrieval.cli.explain import write_explanations
 
-            write_explanations(here, answered, explain, piped, STANDARD_INPUT, quiet)
+            write_explanations(whys, answered, explain)
             say(f"why they matched: {safe(explain)}", quiet)
         if not found_any and not len(gallery):
             raise ImageError("the gallery holds no pictures yet", "Fill it with: retrieve index FOLDER.")
-    if failed:
+    if failed or empty:
         return 1
     return NO_MATCH if require_match and unmatched else 0
 

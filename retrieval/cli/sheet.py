@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.cli.common import say
 from retrieval.cli.expand import STANDARD_INPUT
-from retrieval.cli.explain import explaining_of, matches_explained
-from retrieval.errors import ImageError
-from retrieval.gallery.explaining import Explaining, PairExplaining, WhyMatched
-from retrieval.messages import SlowSteps, safe
+from retrieval.gallery.explaining import WhyMatched
 from retrieval.views.heatmap import looks
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
 if TYPE_CHECKING:
     from retrieval.backends.served import ServedGallery
+    from retrieval.cli.explain import Whys
     from retrieval.gallery.answers import Match, QueryResult
     from retrieval.gallery.gallery import Gallery
 
@@ -27,16 +24,14 @@ Cells = npt.NDArray[np.float64]
 
 
 def write_sheet(
-    gallery: Gallery | ServedGallery, results: Sequence[QueryResult], path: str, piped: bytes, heat: bool, quiet: bool
+    gallery: Gallery | ServedGallery, results: Sequence[QueryResult], path: str, piped: bytes, whys: Whys | None
 ) -> None:
-    """A line for each query. ``heat``: over the query what its cells add to the cosine with its first answer, over answers what
-    theirs add; attention, for a model that describes by its class token alone."""
-    explaining = explaining_of(gallery) if heat else None
-    slow = matches_explained(results, quiet)
+    """A line for each query. With ``whys``: over the query what its cells add to the cosine with its first answer, over answers
+    what theirs add; attention, for a model that describes by its class token alone."""
     rows = []
     for result in results:
         source: Any = piped if result.query == STANDARD_INPUT else result.query
-        found = [_why(explaining, source, match, result, slow) for match in result.matches]
+        found = [None if whys is None else whys.of(result, match) for match in result.matches]
         first = next((_cells(why)[0] for why in found if why is not None), None)
         rows.append(
             SheetRow(
@@ -50,19 +45,6 @@ def write_sheet(
             )
         )
     save_sheet(contact_sheet(rows, exif=gallery.spec.image.exif), path)
-
-
-def _why(
-    explaining: Explaining | PairExplaining | None, source: Any, match: Match, result: QueryResult, slow: SlowSteps
-) -> WhyMatched | None:
-    if explaining is None:
-        return None
-    slow.step()
-    try:
-        return explaining.explain_match(source, match, result.bbox)
-    except ImageError as error:
-        say(f"retrieve: {safe(match.path)}: {error}")
-        return None
 
 
 def _cells(why: WhyMatched) -> tuple[Cells | None, Cells | None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from retrieval.errors import ImageError, UsageError
+from retrieval.errors import BoxError, ImageError, UsageError
 from retrieval.ranking.verdicts import LIKELY, SAME
 
 
@@ -55,9 +55,13 @@ class QueryResult:
 
 
 def one_box(bbox: Sequence[float] | None, pictures: int) -> tuple[float, float, float, float] | None:
-    """A query's box (x1, y1, x2, y2) as numbers. Raises UsageError for a box beside several ``pictures``."""
+    """A query's box (x1, y1, x2, y2) as numbers. Raises UsageError for what is none, or a box beside several ``pictures``."""
     if bbox is None:
         return None
     if pictures != 1:
         raise UsageError("a box goes with one picture, not with a list")
-    return float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
+    try:
+        left, top, right, bottom = (float(edge) for edge in bbox)
+    except (TypeError, ValueError):
+        raise BoxError(f"a box is four numbers, x1, y1, x2, y2 in pixels, not {bbox!r:.60}") from None
+    return left, top, right, bottom

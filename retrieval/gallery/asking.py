@@ -18,6 +18,7 @@ from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.local.search import LocalSearch
 from retrieval.gallery.nearest import nearest, nearest_rows
 from retrieval.gallery.searched import SearchedGallery, metadata_of
+from retrieval.pictures.content import digest_of
 from retrieval.system.products import products_on_one_core
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ class AskedGallery(SearchedGallery):
         if second is not None:
             return lambda k: second.search(vector, k, source, box)
         if codes is not None:
-            return lambda k: self._weighed(vector, codes, k, under, by)
+            content = digest_of(source) if box is None else None
+            return lambda k: self._weighed(vector, codes, content, k, under, by)
         return lambda k: self.search(vector[None], k, under=under)[0]
 
     def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
@@ -205,9 +207,15 @@ class AskedGallery(SearchedGallery):
         return rank or "fused" if has else "cosine"
 
     def _weighed(
-        self, vector: np.ndarray, codes: LocalCodes, k: int, under: str | os.PathLike[str] | None, by: str
+        self,
+        vector: np.ndarray,
+        codes: LocalCodes,
+        content: str | None,
+        k: int,
+        under: str | os.PathLike[str] | None,
+        by: str,
     ) -> list[Match]:
-        """The ``k`` best for a descriptor (D,) and the local codes of the same picture."""
+        """The ``k`` best for a descriptor (D,) and the local codes of the same picture; ``content``: the hash of its file."""
         catalog = self.catalog
         blocks = self.local_blocks()  # before the catalog's state is held, see there
         with catalog.reading():
@@ -223,7 +231,7 @@ class AskedGallery(SearchedGallery):
                 ids, scores = nearest_rows(vector, most, among, catalog.rows_of(among), store)
             background = self._background(count, store)
             with products_on_one_core():
-                weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, background)
+                weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, background, content)
                 found = weigher.ranked(k, ids, among, by, scores)
             name = self.namer()
         return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import GalleryDamaged, UsageError
-from retrieval.files.digest import content_digest
 from retrieval.gallery.adding import Picture
 from retrieval.gallery.answers import Match
 from retrieval.gallery.duplicates.items import item_of
@@ -18,7 +16,7 @@ from retrieval.gallery.duplicates.looks import Looks
 from retrieval.gallery.duplicates.verification import SAME_DESCRIPTOR, Verifier
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import REPAIR
-from retrieval.pictures.content import read_content
+from retrieval.pictures.content import digest_of
 from retrieval.system.calling_off import go_on
 
 NEAR = 0.5  # cosine of two pictures below which they are not compared
@@ -34,7 +32,7 @@ class Sifter:
 
     def __init__(self, gallery: OpenedGallery, source: Picture, fold: bool, exclude_self: bool) -> None:
         self.gallery, self.fold = gallery, fold
-        self.own = digest_of(source) if exclude_self else None
+        self.own = content_that_asks(source) if exclude_self else None
         self._content: dict[int, int] = {}  # of pictures by id: their numbers in what is compared
         self._vectors: list[npt.NDArray[np.float32]] = []
         self._looks = Looks.of_gallery(gallery, [])
@@ -112,12 +110,9 @@ class Sifter:
         return self._verifier.judge([(a, b)]) == ["copy"]
 
 
-def digest_of(source: Picture) -> str:
+def content_that_asks(source: Picture) -> str:
     """The content hash of the picture that asks. Raises ImageError, UsageError for pixels."""
-    if isinstance(source, bytes):
-        digest = content_digest()
-        digest.update(source)
-        return digest.hexdigest()
-    if isinstance(source, str | os.PathLike):
-        return read_content(source)[1]
-    raise UsageError("pixels have no file to be left out", "exclude_self goes with a path or the bytes of a file.")
+    digest = digest_of(source)
+    if digest is None:
+        raise UsageError("pixels have no file to be left out", "exclude_self goes with a path or the bytes of a file.")
+    return digest

@@ -14,6 +14,7 @@ from retrieval.gallery.nearest import cosines
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.ranking import evidence
+from retrieval.ranking.verdicts import SAME
 
 CANDIDATES = 100  # from each list, or as many as are asked for
 _SAMPLE = 512  # pictures whose scores are the background
@@ -54,8 +55,16 @@ class Weigher:
     """Weighs the answers to one query: its descriptor (D,) and what its local codes share with the gallery."""
 
     def __init__(
-        self, vector: np.ndarray, local: LocalSearch, catalog: Catalog, store: VectorStore, sample: Sample
+        self,
+        vector: np.ndarray,
+        local: LocalSearch,
+        catalog: Catalog,
+        store: VectorStore,
+        sample: Sample,
+        content: str | None = None,
     ) -> None:
+        """``content``: the hash of the whole file that asks; pictures of that content are the same thing for certain."""
+        self._content = content
         self.vector, self.local, self.catalog, self.store = vector, local, catalog, store
         cosine = sample.vectors @ vector
         shared = local.similarities_of(local.numbers_of_hashes(sample.digests))
@@ -76,7 +85,8 @@ class Weigher:
         """The ``k`` best of the pictures ``ids`` (by cosine) and the best by local features, ``among`` these ids alone.
         ``by``: "fused", or "local" for the local similarity alone. Equal ones by cosine, then ascending id. ``scores``: the
         cosines of ``ids``, where they are known."""
-        records = self.catalog.by_ids(sorted({*map(int, ids), *self._found_locally(max(k, CANDIDATES), among)}))
+        found = {*map(int, ids), *self._found_locally(max(k, CANDIDATES), among), *self._identical(k, among)}
+        records = self.catalog.by_ids(sorted(found))
         if len(records) < len(ids):
             raise GalleryDamaged(f"{self.catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
         chosen = [record for record in records.values() if record.row is not None]
@@ -87,6 +97,8 @@ class Weigher:
         z_cosine = self.cosine_background.z(cosine)
         z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
         odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(numbers), self._seen)
+        identical = np.array([self._content is not None and record.hash == self._content for record in chosen], bool)
+        odds[identical] = evidence.CERTAIN
         chances = evidence.probability(odds)
         key = odds if by == "fused" else np.nan_to_num(local, nan=-1.0)
         return [
@@ -97,7 +109,7 @@ class Weigher:
                 inliers[i],
                 float(odds[i]),
                 float(chances[i]),
-                evidence.verdict(float(chances[i]), inliers[i], float(z_cosine[i])),
+                SAME if identical[i] else evidence.verdict(float(chances[i]), inliers[i], float(z_cosine[i])),
             )
             for i in np.lexsort((-cosine, -key))[:k]
         ]
@@ -114,6 +126,12 @@ class Weigher:
         """Tells by position how many points of a picture agree; once for each content."""
         of = functools.cache(lambda number: self.local.pose(number).inliers)
         return lambda i: None if numbers[i] < 0 else of(int(numbers[i]))
+
+    def _identical(self, count: int, among: np.ndarray | None) -> list[int]:
+        """Ids of so many pictures of the very content that asks."""
+        ids = [] if self._content is None else self.catalog.ids_of_hashes([self._content])
+        allowed = None if among is None else set(among.tolist())
+        return [i for i in sorted(ids) if allowed is None or i in allowed][:count]
 
     def _found_locally(self, count: int, among: np.ndarray | None) -> set[int]:
         """Ids of pictures of the best contents, at least so many where there are; contents that no picture has any more are

@@ -102,7 +102,7 @@ class Gallery(AskedGallery):
 
     def index(
         self,
-        paths: Sequence[str | os.PathLike[str]] | None = None,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         *,
         progress: Update | None = None,
         workers: int | None = None,
@@ -112,12 +112,16 @@ class Gallery(AskedGallery):
         rehash: bool = False,
         thumbnails: bool = False,
     ) -> SyncReport:
-        """Bring the gallery in line with folders and files; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
+        """Bring the gallery in line with folders and files, or one; see :func:`retrieval.gallery.sync.synchronise`. ``exclude``:
         patterns of what is left out, from now on (:mod:`retrieval.pictures.leave_out`); ``include``: of these patterns no
         longer."""
         from retrieval.gallery.sync import synchronise
 
-        self.configure_exclude(exclude, include)
+        if isinstance(paths, str | os.PathLike):
+            paths = [paths]
+        self.configure_exclude(
+            [exclude] if isinstance(exclude, str) else exclude, [include] if isinstance(include, str) else include
+        )
         return synchronise(
             self, paths, progress=progress, workers=workers, restore=restore, rehash=rehash, thumbnails=thumbnails
         )

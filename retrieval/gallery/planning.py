@@ -7,6 +7,7 @@ link to nothing or where a disk was mounted, may be a disk that is away: their p
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -171,7 +172,7 @@ class Plan:
                     folder,
                     name,
                     f"is away ({why}; is a disk not mounted?); its {kept} pictures are kept: "
-                    "to drop them, retrieve remove the folder",
+                    f"to drop them: retrieve remove {shlex.quote(show_path(os.path.join(folder, name)))}",
                 )
         self._mounts.remember(folder, prefix, scan.mounts | (unmounted.keys() & doubtful.keys()))
         return [path for path in gone if not any(lies_in(path, name) if name else True for name in doubtful)]

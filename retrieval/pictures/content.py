@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from retrieval.errors import ImageError
 from retrieval.files.digest import content_digest
@@ -20,6 +20,16 @@ def read_content(path: str | os.PathLike[str]) -> tuple[bytes | str, str]:
             return content_of(file, path)
     except OSError as error:
         raise ImageError(error.strerror or str(error), transient=True) from error
+
+
+def digest_of(source: Any) -> str | None:
+    """The content hash of a picture that is given by its path or its file's bytes; None for pixels, which have no file. Raises
+    ImageError."""
+    if isinstance(source, bytes):
+        digest = content_digest()
+        digest.update(source)
+        return digest.hexdigest()
+    return read_content(source)[1] if isinstance(source, str | os.PathLike) else None
 
 
 def content_of(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[bytes | str, str]:

@@ -36,6 +36,7 @@ _INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
 VERIFIED = 20  # first answers whose geometry is looked at
 _SLOPE, _OFFSET = 0.881, -6.735
 
+CERTAIN = 50.0  # log-odds of the very same file: no other evidence comes near
 SAME_PROBABILITY, SAME_INLIERS = 0.95, 8
 LIKELY_PROBABILITY = 0.5
 SIMILAR_COSINE = 2.0  # spreads above the background
@@ -101,7 +102,7 @@ def weigh(
 
 def probability(odds: Floats) -> npt.NDArray[np.float64]:
     """Of log-odds, in [0, 1]."""
-    result: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
+    result: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(odds, -CERTAIN, CERTAIN)))
     return result
 
 
