@@ -147,7 +147,7 @@ class Plan:
                 folder,
                 target.prefix,
                 f"holds no pictures now, the gallery {held} of it (is a disk not mounted?); "
-                "they are kept: to drop them, retrieve remove the folder",
+                f"they are kept; {_drop(os.path.join(folder, target.prefix) if target.prefix else folder)}",
             )
             return
         self._note_vanished(target.root, self._surely_gone(folder, target.prefix, scan, gone))
@@ -171,8 +171,8 @@ class Plan:
                 self._warn(
                     folder,
                     name,
-                    f"is away ({why}; is a disk not mounted?); its {kept} pictures are kept: "
-                    f"to drop them: retrieve remove {shlex.quote(show_path(os.path.join(folder, name)))}",
+                    f"is away ({why}; is a disk not mounted?); its {kept} pictures are kept; "
+                    f"{_drop(os.path.join(folder, name))}",
                 )
         self._mounts.remember(folder, prefix, scan.mounts | (unmounted.keys() & doubtful.keys()))
         return [path for path in gone if not any(lies_in(path, name) if name else True for name in doubtful)]
@@ -280,3 +280,7 @@ def _is_same(record: Record, file: Found) -> bool:
         -1 in (before, now) or before == now
         for before, now in ((record.ctime_ns, file.ctime_ns), (record.inode, file.inode))
     )
+
+
+def _drop(folder: str) -> str:
+    return f"to drop them: retrieve remove {shlex.quote(show_path(folder))}"
