@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.store import schema
@@ -44,7 +45,9 @@ class CatalogFile:
         self._turn = threading.RLock()
         self.replaced = 0
         self._former: Reader | None = None
-        self._looked_up: dict[int, Record] | None = None  # entries of the state that is being read
+        # Of the state that is being read: entries that were looked up, numbers and folders.
+        self._looked_up: dict[int, Record] | None = None
+        self._head: tuple[dict[str, str], list[tuple[Any, ...]]] | None = None
         if not create and not path.is_file():
             raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
         with self._errors():
@@ -120,11 +123,10 @@ class CatalogFile:
             self._look_again()
             self._connection.execute("BEGIN")
             try:
-                self.check_head()
-                self._looked_up = {}
+                self._looked_up, self._head = {}, self.check_head()
                 yield
             finally:
-                self._looked_up = None
+                self._looked_up = self._head = None
                 self._connection.execute("COMMIT")
 
     @contextmanager
@@ -153,12 +155,16 @@ class CatalogFile:
         with self._errors():
             self._connection.execute("REINDEX")
 
-    def check_head(self) -> None:
-        """Raises GalleryDamaged where numbers and folders are not what was written."""
+    def check_head(self) -> tuple[dict[str, str], list[tuple[Any, ...]]]:
+        """Numbers and folders. Raises GalleryDamaged where they are not what was written."""
+        if self._head is not None:
+            return self._head
         with self._errors():
-            stored, now = schema.head_crc(self._connection)
+            found = schema.head(self._connection)
+            stored, now = schema.head_crc(*found)
         if stored and stored != now:
             raise GalleryDamaged(f"{self.path} is damaged: its numbers or folders are not what was written", REPAIR)
+        return found
 
     def check_complete(self, searchable: int, entries: int | None = None) -> None:
         """Raises GalleryDamaged where these are not how many pictures have a vector, and how many there are."""
@@ -170,6 +176,8 @@ class CatalogFile:
     # -- numbers -------------------------------------------------------------------------------------------------
 
     def meta(self, key: str) -> str | None:
+        if (head := self._head) is not None:
+            return head[0].get(key)
         self._look_again()
         with self._errors():
             row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -187,6 +195,7 @@ class CatalogFile:
         return number
 
     def set_meta(self, key: str, value: str | int) -> None:
+        assert self._head is None, "a state that is being read does not change"
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
     def count_local(self, pictures: int, seconds: float) -> None:

@@ -14,9 +14,7 @@ class Folders(CatalogFile):
     """Roots, and the pictures of them that stay out."""
 
     def roots(self) -> list[Root]:
-        self.check_head()
-        with self._errors():
-            rows = self._connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
+        _, rows = self.check_head()
         if not all(
             isinstance(path, str | bytes) and "\0" not in decode_path(path) and kind in ("folder", "files", "keys")
             for _, path, kind in rows

@@ -138,13 +138,16 @@ def crc_of(entry: tuple[Any, ...]) -> int:
     return zlib.crc32(repr(entry).encode("utf-8", "surrogatepass"))
 
 
-def head_crc(connection: sqlite3.Connection) -> tuple[str | None, str]:
+def head(connection: sqlite3.Connection) -> tuple[dict[str, str], list[tuple[Any, ...]]]:
+    """A catalog's numbers by name, and its folders (id, path, kind)."""
+    numbers = connection.execute("SELECT key, value FROM meta ORDER BY key").fetchall()
+    return dict(numbers), connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
+
+
+def head_crc(numbers: dict[str, str], folders: list[tuple[Any, ...]]) -> tuple[str | None, str]:
     """The checksum of numbers and folders: as stored ("" where a change took it away, None in an earlier program's catalog), and
     as it is."""
-    numbers = connection.execute("SELECT key, value FROM meta ORDER BY key").fetchall()
-    folders = connection.execute("SELECT id, path, kind FROM roots ORDER BY id").fetchall()
-    stored = next((value for key, value in numbers if key == "check"), None)
-    return stored, str(entry_crc(*(pair for pair in numbers if pair[0] != "check"), *folders))
+    return numbers.get("check"), str(entry_crc(*(pair for pair in numbers.items() if pair[0] != "check"), *folders))
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -196,6 +199,6 @@ def _rules() -> set[tuple[str, bytes, bytes]]:
 def seal(connection: sqlite3.Connection) -> None:
     """Set the checksums that this transaction's changes took away."""
     connection.execute(f"UPDATE images SET crc = entry_crc({_ENTRY}) WHERE crc IS NULL")
-    stored, now = head_crc(connection)
+    stored, now = head_crc(*head(connection))
     if stored != now:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'check'", (now,))

@@ -39,6 +39,7 @@ class VectorStore:
         self.generation = generation
         self.row_bytes = dim * self.dtype.itemsize
         self._open: dict[Path, np.ndarray] = {}  # memory maps, kept: opening one costs more than reading some rows
+        self._parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of these, vectors and checksums of a segment
         self._paths: dict[int, tuple[Path, Path]] = {}  # kept too: every search asks for the sizes of all files
 
     def segment_path(self, segment: int) -> Path:
@@ -111,12 +112,13 @@ class VectorStore:
         out = np.empty((len(rows), self.dim), np.float32)
         segments = rows // SEGMENT_ROWS
         if len(rows) <= _FEW and (segments != segments[:1]).any():
-            for place, row in enumerate(rows.tolist()):
-                segment, offset = divmod(row, SEGMENT_ROWS)
-                vector = self._map(segment, offset + 1)[offset]
-                if check and zlib.crc32(vector) != self._keys(segment, offset + 1)["crc"][offset]:
-                    raise self._damaged(row)
-                out[place] = vector
+            for place, (segment, offset) in enumerate(
+                zip(segments.tolist(), (rows % SEGMENT_ROWS).tolist(), strict=True)
+            ):
+                vectors, crcs = self._part(segment, offset + 1)
+                if check and zlib.crc32(vectors[offset]) != crcs[offset]:
+                    raise self._damaged(int(rows[place]))
+                out[place] = vectors[offset]
             return out
         for segment in np.flatnonzero(np.bincount(segments)):
             where = np.flatnonzero(segments == segment)
@@ -195,6 +197,13 @@ class VectorStore:
 
     def _map(self, segment: int, needed: int | None = None) -> np.ndarray:
         return self._mapped(self.segment_path(segment), self.dtype, self.dim, needed)
+
+    def _part(self, segment: int, needed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Its vectors and their checksums."""
+        known = self._parts.get(segment)
+        if known is None or len(known[0]) < needed or len(known[1]) < needed:
+            known = self._parts[segment] = self._map(segment, needed), self._keys(segment, needed)["crc"]
+        return known
 
     def _keys(self, segment: int, needed: int | None = None) -> np.ndarray:
         return self._mapped(self.keys_path(segment), _KEY, 0, needed)
