@@ -18,6 +18,7 @@ _MEAN, _MOST = (
     16.0,
 )  # grey levels; JPEG of quality 8 changes 2.7 and 12, writing across a picture 0.2 and 69 (medians)
 _COLOURFUL = 6  # levels between two channels
+_MIDDLE = 1024  # pixels
 _FEW, _FEW_GREYS = 256, 32
 
 
@@ -29,7 +30,7 @@ def worth_keeping(copy: str, best: str) -> str | None:
             return "it has colours"
         if one.width * one.height < _AS_LARGE * two.width * two.height:
             return None
-        if has_few_colours(copy) != has_few_colours(best):
+        if has_few_colours(middle_of(copy)) != has_few_colours(middle_of(best)):
             return "they differ in their number of colours"
     except ImageError:
         return "it cannot be read"
@@ -44,17 +45,18 @@ def is_colourful(pixels: Pixels) -> bool:
     return bool(np.quantile(apart, 0.99) > _COLOURFUL)
 
 
-def has_few_colours(path: str) -> bool:
-    """Whether the picture's middle has so few colours that a palette may hold them. Raises ImageError."""
-    pixels = middle(imaging.load_picture(path, size=None).array)
+def has_few_colours(pixels: Pixels) -> bool:
+    """Whether an RGB picture, uint8 (H, W, 3), at its own size, has so few colours that a palette may hold them."""
     codes = pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
     return len(np.unique(codes)) <= min(_FEW if is_colourful(pixels) else _FEW_GREYS, codes.size // 64)
 
 
-def middle(pixels: Pixels, side: int = 1024) -> Pixels:
-    """What lies at most so many pixels from side to side in the middle, from a multiple of 8 on: JPEG's blocks begin there."""
-    top, left = (max(0, (length - side) // 16 * 8) for length in pixels.shape[:2])
-    return pixels[top : top + side, left : left + side]
+def middle_of(path: str) -> Pixels:
+    """At most 1,024 x 1,024 pixels in the middle of a picture as it is stored, uint8 (H, W, 3), from a multiple of 8 on, where
+    JPEG's blocks begin. Raises ImageError."""
+    pixels = imaging.load_picture(path, size=None, exif=False).array
+    top, left = (max(0, (length - _MIDDLE) // 16 * 8) for length in pixels.shape[:2])
+    return pixels[top : top + _MIDDLE, left : left + _MIDDLE]
 
 
 def _differ(one: Pixels, two: Pixels) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
-from retrieval.gallery.duplicates.edits import has_few_colours, is_colourful, middle
+from retrieval.gallery.duplicates.edits import has_few_colours, is_colourful, middle_of
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.pictures import imaging
@@ -54,13 +54,14 @@ def quality(item: Item, thumbnail: Thumbnail | None, exif: bool) -> Quality:
             reader = identify(file, Limits.from_environment())
         picture = imaging.load_picture(item.path, size=_SIDE, exif=exif)
         size = os.path.getsize(item.path)
-        lossless = reader in _LOSSLESS or reader in _PALETTES
-        blocks = lossless and blockiness(middle(imaging.load_picture(item.path, size=None, exif=False).array)) > _BLOCKY
-        damage = lossless and has_few_colours(item.path), blocks, not is_colourful(picture.array)
+        few = blocky = False
+        if reader in _LOSSLESS or reader in _PALETTES:
+            middle = middle_of(item.path)
+            few, blocky = has_few_colours(middle), blockiness(middle) > _BLOCKY
     except (ImageError, OSError):
         return UNKNOWN
     pixels = picture.width * picture.height * thumbnail.inner_share
-    inner = round(thumbnail.inner_share, 2)
+    inner, damage = round(thumbnail.inner_share, 2), (few, blocky, not is_colourful(picture.array))
     return Quality(True, pixels, sharpness(picture.array), reader in _LOSSLESS, size, inner, damage)
 
 
