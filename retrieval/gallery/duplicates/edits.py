@@ -20,6 +20,7 @@ _MEAN, _MOST = (
 _COLOURFUL = 6  # levels between two channels
 _MIDDLE = 1024  # pixels
 _FEW, _FEW_GREYS = 256, 32
+_FLAT = 0.9  # of neighbours that are equal; in photos of 16 colours 0.3 to 0.85
 
 
 def worth_keeping(copy: str, best: str) -> str | None:
@@ -30,7 +31,7 @@ def worth_keeping(copy: str, best: str) -> str | None:
             return "it has colours"
         if one.width * one.height < _AS_LARGE * two.width * two.height:
             return None
-        if has_few_colours(middle_of(copy)) != has_few_colours(middle_of(best)):
+        if lost_colours(middle_of(copy)) != lost_colours(middle_of(best)):
             return "they differ in their number of colours"
     except ImageError:
         return "it cannot be read"
@@ -45,10 +46,12 @@ def is_colourful(pixels: Pixels) -> bool:
     return bool(np.quantile(apart, 0.99) > _COLOURFUL)
 
 
-def has_few_colours(pixels: Pixels) -> bool:
-    """Whether an RGB picture, uint8 (H, W, 3), at its own size, has so few colours that a palette may hold them."""
+def lost_colours(pixels: Pixels) -> bool:
+    """Whether an RGB picture, uint8 (H, W, 3), at its own size, has so few colours that a palette may hold them, and is no
+    drawing, whose areas are flat."""
     codes = pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
-    return len(np.unique(codes)) <= min(_FEW if is_colourful(pixels) else _FEW_GREYS, codes.size // 64)
+    few = min(_FEW if is_colourful(pixels) else _FEW_GREYS, codes.size // 64)
+    return len(np.unique(codes)) <= few and bool((codes[:, 1:] == codes[:, :-1]).mean() < _FLAT)
 
 
 def middle_of(path: str) -> Pixels:

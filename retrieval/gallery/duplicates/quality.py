@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
-from retrieval.gallery.duplicates.edits import has_few_colours, is_colourful, middle_of
+from retrieval.gallery.duplicates.edits import is_colourful, lost_colours, middle_of
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.pictures import imaging
@@ -57,7 +57,7 @@ def quality(item: Item, thumbnail: Thumbnail | None, exif: bool) -> Quality:
         few = blocky = False
         if reader in _LOSSLESS or reader in _PALETTES:
             middle = middle_of(item.path)
-            few, blocky = has_few_colours(middle), blockiness(middle) > _BLOCKY
+            few, blocky = lost_colours(middle), blockiness(middle) > _BLOCKY
     except (ImageError, OSError):
         return UNKNOWN
     pixels = picture.width * picture.height * thumbnail.inner_share
