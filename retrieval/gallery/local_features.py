@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError, UsageError
+from retrieval.files.digest import content_digest
 from retrieval.files.whole import keep_derived
 from retrieval.messages import say_nothing
 from retrieval.pictures import imaging
@@ -97,7 +97,9 @@ class LocalMatcher:
 
 def _sealed(digest: str, data: bytes) -> bytes:
     """What is kept of a content: not forced to the disk, so a power cut may leave anything of it."""
-    return hashlib.blake2b(digest.encode() + data, digest_size=_SEAL).digest() + data
+    check = content_digest(_SEAL)
+    check.update(digest.encode() + data)
+    return check.digest() + data
 
 
 def _opened(digest: str, kept: bytes) -> bytes:

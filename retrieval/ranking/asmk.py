@@ -101,9 +101,7 @@ class Codebook:
                 closeness[rows, nearest] = np.finfo(np.float32).min
         return out
 
-    def aggregate(
-        self, features: OrientedFeatures, *, query: bool = False, most: int = MOST_WORDS, cores: int = 1
-    ) -> LocalCodes:
+    def aggregate(self, features: OrientedFeatures, *, query: bool = False, most: int = MOST_WORDS) -> LocalCodes:
         """Words and codes of an image's features, strongest first: three words a point for a query, one for a gallery image
         and at most ``most`` words, those of its strongest points."""
         if not len(features.points):

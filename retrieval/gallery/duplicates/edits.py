@@ -11,12 +11,10 @@ from retrieval.pictures import imaging
 Pixels = npt.NDArray[np.uint8]
 
 _SIDE = 512
-_AS_LARGE = 0.9
+AS_LARGE = 0.9  # of the pixels of the larger: no worth telling apart
 _BLUR = 2.0  # pixels: what compression changes is finer
-_MEAN, _MOST = (
-    3.0,
-    16.0,
-)  # grey levels; JPEG of quality 8 changes 2.7 and 12, writing across a picture 0.2 and 69 (medians)
+# Grey levels. JPEG of quality 8 changes 2.7 and 12, writing across a picture 0.2 and 69 (medians of 68 photos).
+_MEAN, _MOST = 3.0, 16.0
 _COLOURFUL = 6  # levels between two channels
 _MIDDLE = 1024  # pixels
 _FEW, _FEW_GREYS = 256, 32
@@ -29,7 +27,7 @@ def worth_keeping(copy: str, best: str) -> str | None:
         one, two = (imaging.load_picture(path, size=_SIDE) for path in (copy, best))
         if is_colourful(one.array) and not is_colourful(two.array):
             return "it has colours"
-        if one.width * one.height < _AS_LARGE * two.width * two.height:
+        if one.width * one.height < AS_LARGE * two.width * two.height:
             return None
         if lost_colours(middle_of(copy)) != lost_colours(middle_of(best)):
             return "they differ in their number of colours"

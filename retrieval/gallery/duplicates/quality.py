@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
-from retrieval.gallery.duplicates.edits import is_colourful, lost_colours, middle_of
+from retrieval.gallery.duplicates.edits import AS_LARGE, is_colourful, lost_colours, middle_of
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.pictures import imaging
@@ -21,7 +21,7 @@ from retrieval.pictures.readers import identify, open_file
 _SIDE = 1024
 _BLOCKS = 12  # along the longer side
 _TEXTURE = 4.0  # grey levels
-_AS_LARGE, _AS_SHARP = 0.9, 0.75  # of the most: no worth telling apart
+_AS_SHARP = 0.75  # of the most: no worth telling apart
 _SHARP = 0.6  # most photos are, few that were blurred or enlarged: what is more comes of sharpening, dithering, writing
 _BLOCKY = 1.5  # times as much from block to block as within: JPEG of quality 30 and less
 _LOSSLESS, _PALETTES = {"PNG", "TIFF", "BMP", "PPM"}, {"GIF"}
@@ -124,4 +124,4 @@ def _rest(one: Quality, place: int) -> tuple[bool, float, int, int]:
 
 
 def _alike(one: Quality, most: Quality) -> bool:
-    return one.readable == most.readable and one.pixels >= _AS_LARGE * most.pixels
+    return one.readable == most.readable and one.pixels >= AS_LARGE * most.pixels

@@ -168,8 +168,9 @@ class LocalIndex:
         """Before a run: damaged blocks and those of other codebooks go; their pictures are looked at again. Returns how many
         blocks were damaged. Raises GalleryError where one cannot be read: it may be whole, and hold what cannot be made anew."""
         healthy = {block.path for block in self._sealed()}
-        for why in self._unread.values():
-            raise GalleryError(why, "Mend that; or do without the local index (--no-local), which deletes it.")
+        if self._unread:
+            hint = "Mend that; or do without the local index (--no-local), which deletes it."
+            raise GalleryError(next(iter(self._unread.values())), hint)
         with self._writing():
             damaged = [n for n, *_ in self._now() if is_block(n) and self.folder / n not in healthy]
             for name in damaged:
