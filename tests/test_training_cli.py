@@ -73,6 +73,9 @@ def test_train_resume_and_use(classes: Path, tmp_path: Path, retrieve: Any) -> N
     }
     assert retrieve("train", "--resume", out, "-q") == (0, "", "")
     assert "this run is complete" in retrieve("train", "--resume", out)[2]
+    assert "epoch 2/2" in retrieve("train", "--resume", out, "--epochs", "2")[2]
+    assert json.loads((out / "config.json").read_text()) == {**config, "epochs": 2}
+    assert "in epoch 2 already" in retrieve("train", "--resume", out, "--epochs", "1")[2]
     status, _, said = retrieve("index", classes, "--model", out, "--index", tmp_path / "gallery", "--size", "32")
     assert status == 0, said
     status, found, _ = retrieve(

@@ -191,6 +191,28 @@ def test_a_finished_run_stays_as_it_is(finished: Path) -> None:
     assert {p: p.read_bytes() for p in finished.rglob("*.safetensors")} == before
 
 
+def test_a_finished_run_made_longer_is_one_that_was_begun_that_long(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "longer"
+    run.train(config_of(photos, ema=0.5, epochs=1), out, device="cpu")
+    with pytest.raises(UsageError, match="holds no run"):
+        run.resume(tmp_path / "nowhere", epochs=2)
+    outcome = run.resume(out, epochs=2, device="cpu")
+    assert [line["epoch"] for line in outcome.metrics] == [0, 1, 2]
+    assert figures(out) == figures(finished)
+    assert (out / "config.json").read_bytes() == (finished / "config.json").read_bytes()
+    for name in ("best.safetensors", "last/model.safetensors"):
+        found, wanted = weights(out / name), weights(finished / name)
+        assert all(torch.equal(found[k], v) for k, v in wanted.items()), name
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(UsageError, match="in epoch 2 already"):
+        run.resume(out, epochs=1, device="cpu")
+    with pytest.raises(UsageError, match="epochs must be"):
+        run.resume(out, epochs=0, device="cpu")
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
 def test_changed_data_are_refused(photos: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -30,7 +30,7 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.argument("data", required=False)
 @click.option("--model", default="auto", metavar="NAME", help="Where to start: a model's name or a checkpoint.")
 @click.option("--out", metavar="DIR", help="The folder of the run: configuration, figures, plots, checkpoints.")
-@click.option("--resume", metavar="DIR", help="Continue the run in this folder; nothing else needs to be said.")
+@click.option("--resume", metavar="DIR", help="Continue the run in this folder; --epochs alone can be changed.")
 @click.option("--config", "config_file", metavar="FILE", help="Repeat a run by its config.json; options change it.")
 @click.option(
     "--kind",
@@ -118,6 +118,7 @@ def command(
     \b
     retrieve train photos/ --out runs/a          then: retrieve index FOLDER --model runs/a
     retrieve train --resume runs/a               after an interruption
+    retrieve train --resume runs/a --epochs 40   a finished run, made longer
     torchrun --nproc-per-node 4 -m retrieval train photos/ --out runs/a
     """
     from retrieval.errors import UsageError
@@ -137,7 +138,7 @@ def command(
     }
     with _resumable(resume or out):
         if resume is not None:
-            if extra := sorted(given - {"resume"} - _OF_THE_MACHINE):
+            if extra := sorted(given - {"resume", "epochs"} - _OF_THE_MACHINE):
                 raise UsageError(
                     f"--resume continues a run as it was begun: {_option(extra[0])} cannot be changed",
                     "For another run: --config and --out.",
@@ -145,13 +146,18 @@ def command(
             from retrieval.training.copies.config import is_copies_run
 
             if is_copies_run(resume):
+                if "epochs" in given:
+                    raise UsageError(
+                        "a run of --recipe copies ends with its schedule: --epochs cannot be changed",
+                        f"Another goes on from it: --model {resume} --recipe copies --out NEW.",
+                    )
                 from retrieval.training.copies.run import resume_copies
 
                 say(f"trained: {safe(str(resume_copies(resume, **_without_boards(habits))))}", quiet)
                 return
             from retrieval.training.session import resume as continue_run
 
-            outcome = continue_run(resume, **habits)
+            outcome = continue_run(resume, epochs=options["epochs"] if "epochs" in given else None, **habits)
         else:
             if out is None:
                 raise UsageError("no folder for the run was named", "Example: retrieve train photos/ --out runs/a.")

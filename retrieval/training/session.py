@@ -88,14 +88,21 @@ def train(
 def resume(
     out: str | os.PathLike[str],
     *,
+    epochs: int | None = None,
     device: str = "auto",
     workers: int | None = None,
     tensorboard: bool = False,
     say: Say = say_nothing,
     bars: Bars = no_bars,
 ) -> Outcome:
-    """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train`."""
+    """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train`.
+
+    ``epochs``: where it ends from now on, of which the run's configuration is changed. With a schedule that does not look
+    at the end (all but cosine), a run made longer has the weights of one that was begun that long.
+    """
     folder, config = RunFolder.open(out)
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
     config.require_possible(device)
     with joined(device, workers, say, bars) as machine:
         _, facts = read_state(folder.state)
@@ -111,6 +118,8 @@ def resume(
         validation = validation_of(config, spec, held)
         trainer = Trainer(learner, data, config, folder, machine, validation=validation, observers=observers)
         trainer.resume()
+        if epochs is not None and machine.processes.first:
+            folder.write_config(config)
         return trainer.run()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, UsageError
 from retrieval.training.config import TrainingConfig
 from retrieval.training.data.augmentation import view_seed
 from retrieval.training.data.mining import MinedTuple, require_clusters
@@ -96,14 +96,15 @@ class Trainer:
         self.journal.tell(line, self.progress)
 
     def resume(self) -> None:
-        """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed."""
+        """Go back to the last checkpoint. Raises ModelError where there is none, DatasetError where the data have changed,
+        UsageError where it lies beyond the run's last epoch."""
         self.progress = self.checkpoints.load_state()
+        if (done := self.progress.epoch + (self.progress.tuples is not None)) > self.config.epochs:
+            raise UsageError(f"this run is in epoch {done} already", f"Name --epochs {done} or more.")
         self.journal.back_to(self.progress.epoch)
         self.guard.begin()
-        if self.progress.epoch >= self.config.epochs:
-            self.machine.say(
-                f"this run is complete ({self.config.epochs} epochs); another goes on from it: --model RUN --out NEW"
-            )
+        if self.progress.epoch == self.config.epochs:
+            self.machine.say(f"this run is complete ({self.config.epochs} epochs); it goes on with --epochs MORE")
         else:
             self.machine.say(f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
 

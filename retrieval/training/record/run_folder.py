@@ -54,8 +54,12 @@ class RunFolder:
         except OSError as error:
             raise ModelError(f"{folder.path} cannot be made ({error.strerror})") from error
         folder._write(folder.path / "environment.json", json.dumps(environment, indent=1) + "\n")
-        folder._write(folder.config_file, config.to_json())
+        folder.write_config(config)
         return folder
+
+    def write_config(self, config: Form) -> None:
+        """Write down what the run is asked to do, in place of what it was. Raises ModelError."""
+        self._write(self.config_file, config.to_json())
 
     def require_free(self) -> None:
         """Raises UsageError where there is a run, or anything else, in the folder."""
