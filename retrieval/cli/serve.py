@@ -102,6 +102,8 @@ def command(
         stack.enter_context(answering([gallery for gallery in galleries if isinstance(gallery, Gallery)]))
         try:
             serve(galleries, settings, listener, ready)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("ended") from None
         except OSError as error:
             raise RetrievalError(f"the server stopped: {error.strerror or error}") from error
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
 from retrieval.pictures import imaging
+from retrieval.pictures.geometry import Picture
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -21,15 +24,30 @@ _FEW, _FEW_GREYS = 256, 32
 _FLAT = 0.9  # of neighbours that are equal; in photos of 16 colours 0.3 to 0.85
 
 
-def worth_keeping(copy: str, best: str) -> str | None:
-    """Why the picture at the path ``copy`` says something that ``best`` does not, though it is the lesser copy; None: nothing."""
+class Look:
+    """What is compared of the picture at ``path``; read once, when it is asked for. Raises ImageError then."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @cached_property
+    def small(self) -> Picture:
+        return imaging.load_picture(self.path, size=_SIDE)
+
+    @cached_property
+    def lost_colours(self) -> bool:
+        return lost_colours(middle_of(self.path))
+
+
+def worth_keeping(copy: Look, best: Look) -> str | None:
+    """Why the picture ``copy`` says something that ``best`` does not, though it is the lesser copy; None: nothing."""
     try:
-        one, two = (imaging.load_picture(path, size=_SIDE) for path in (copy, best))
+        one, two = copy.small, best.small
         if is_colourful(one.array) and not is_colourful(two.array):
             return "it has colours"
         if one.width * one.height < AS_LARGE * two.width * two.height:
             return None
-        if lost_colours(middle_of(copy)) != lost_colours(middle_of(best)):
+        if copy.lost_colours != best.lost_colours:
             return "they differ in their number of colours"
     except ImageError:
         return "it cannot be read"

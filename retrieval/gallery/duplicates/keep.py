@@ -7,7 +7,7 @@ import os
 from retrieval.errors import UsageError
 from retrieval.files.digest import content_hash
 from retrieval.gallery.duplicates.answers import Duplicates, Member
-from retrieval.gallery.duplicates.edits import worth_keeping
+from retrieval.gallery.duplicates.edits import Look, worth_keeping
 from retrieval.messages import Say, say_nothing
 
 
@@ -27,7 +27,7 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
         if not _as_compared(group.best):
             warn(f"the copies of {group.best.path} are left alone: it is no file that is as it was compared")
             continue
-        best = os.path.realpath(group.best.path)
+        best, look = os.path.realpath(group.best.path), Look(group.best.path)
         new = any(member.side == "file" for member in group.members)
         for member in group.members[1:]:
             if new and member.side != "file":
@@ -35,7 +35,7 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
             if member.verified and os.path.realpath(member.path) != best:
                 if not _as_compared(member):
                     warn(f"{member.path} is left alone: it is no file that is as it was compared")
-                elif member.relation != "exact" and (why := worth_keeping(member.path, group.best.path)):
+                elif member.relation != "exact" and (why := worth_keeping(Look(member.path), look)):
                     warn(f"{member.path} is left alone beside {group.best.path}: {why}")
                 else:
                     paths.append(member.path)
