@@ -29,7 +29,7 @@ from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import UsageError
 from retrieval.gallery import local_features as local_module
-from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.local_features import SIFT, LocalMatcher
 from retrieval.gallery.opened import searchable_view
 from retrieval.gallery.second_look import RerankedSearch
 from retrieval.gallery.store.view import DerivedArrays
@@ -433,7 +433,7 @@ def test_points_are_found_once_for_each_content(
         gallery.index([scenes.root / "gallery"])
         records = dict(gallery.records())
         pictures = [(path, record.hash) for path, record in records.items()]
-        matcher = LocalMatcher(gallery.folder, pictures.__getitem__, exif=True, warn=warnings.append)
+        matcher = LocalMatcher(gallery.folder, pictures.__getitem__, kind=SIFT, exif=True, warn=warnings.append)
         query = matcher.query(scenes.root / "2.png", (40, 110, 160, 230))
         everything = np.arange(len(pictures))
         first = matcher.inliers(query, everything)
@@ -485,19 +485,20 @@ def test_pictures_that_a_writer_takes_out_meanwhile_are_passed_over(
     assert [match.rank for match in found] == list(range(1, 7))
 
 
-def test_verify_needs_pictures(truth: GroundTruth) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("verify", "sift"), ("xfeat", "xfeat")])
+def test_verification_needs_pictures(truth: GroundTruth, name: str, kind: str) -> None:
     queries, gallery = descriptors(truth)
     with pytest.raises(UsageError, match="pictures"):
-        parse_reranker("verify").prepare(gallery)
-    asked: list[tuple[int, list[int]]] = []
+        parse_reranker(name).prepare(gallery)
+    asked: list[tuple[str, int, list[int]]] = []
 
-    def matches(query: int, ids: Array) -> Array:
-        asked.append((query, list(ids)))
+    def matches(kind: str, query: int, ids: Array) -> Array:
+        asked.append((kind, query, list(ids)))
         return np.arange(len(ids)) * 6
 
-    outcome = parse_reranker("verify:n=4,minimum=12").prepare(gallery, Context(matches=matches))(queries)
+    outcome = parse_reranker(f"{name}:n=4,minimum=12").prepare(gallery, Context(matches=matches))(queries)
     raw = full_rankings(queries, gallery)
-    assert asked == [(i, list(row[:4])) for i, row in enumerate(raw)]
+    assert asked == [(kind, i, list(row[:4])) for i, row in enumerate(raw)]
     # 0, 6, 12 and 18 inliers: the last two lead, the others stay as they were.
     assert rankings_of(outcome, queries, gallery) == [[row[3], row[2], row[0], row[1], *row[4:]] for row in raw]
     assert isinstance(outcome, Reordered)

@@ -81,7 +81,7 @@ def command(
     list of path,label lines. Descriptors are kept, so a second evaluation takes seconds.
 
     \b
-    Re-rankers (--rerank): qe, alpha-qe, dba, k-reciprocal, diffusion, spectral, verify.
+    Re-rankers (--rerank): qe, alpha-qe, dba, k-reciprocal, diffusion, spectral, verify, xfeat.
     """
     from retrieval.errors import UsageError
 

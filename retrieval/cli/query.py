@@ -61,7 +61,7 @@ NO_MATCH = 3  # exit status
 @click.option(
     "--rerank",
     metavar="NAME",
-    help="Look twice: qe, alpha-qe, dba, k-reciprocal, diffusion, spectral or verify, as NAME[:key=value,...].",
+    help="Look twice: qe, alpha-qe, dba, k-reciprocal, diffusion, spectral, verify or xfeat, as NAME[:key=value,...].",
 )
 @click.option(
     "--rank",
@@ -195,7 +195,7 @@ def command(
                 answered.append(result)
         if search is not None and search.queries:
             milliseconds = 1000 * search.query_seconds / search.queries
-            once = search.prepare_seconds + search.matcher.seconds
+            once = search.prepare_seconds + search.matchers.seconds
             say(f"{search.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
         if failed == len(files) and failed == 1:
             return 1

@@ -6,6 +6,7 @@ import math
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from retrieval.errors import ModelError, UsageError
 from retrieval.models.registry import BACKBONES
@@ -31,6 +32,18 @@ class Engine(Protocol):
     batch_pixels: int
 
     def describe(self, images: np.ndarray) -> np.ndarray: ...
+
+
+Maps = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+class PointsEngine(Protocol):
+    """Several threads may call."""
+
+    def __call__(self, picture: np.ndarray) -> Maps:
+        """What the network says of one picture, uint8 (H, W, 3), sides multiples of 32: descriptors (H / 8, W / 8, 64), and
+        maps (2, H, W), as :class:`retrieval.models.xfeat.XFeat` gives them."""
+        ...
 
 
 def checked(images: np.ndarray) -> np.ndarray:

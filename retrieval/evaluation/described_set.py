@@ -19,7 +19,7 @@ from retrieval.errors import DatasetError
 from retrieval.evaluation.queries import Queries, refuse
 from retrieval.files.digest import content_hash
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.local_features import LocalMatchers
 from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.store.view import DerivedArrays, VectorView
 from retrieval.messages import Bars, no_bars
@@ -61,7 +61,7 @@ class SetContext:
     ) -> None:
         """``stored``: the vectors in use are those of the gallery, so what is computed from them is worth keeping beside it."""
         self.described = described
-        self.matcher = LocalMatcher(described.folder, described.pictures.__getitem__, exif=exif, warn=warn)
+        self.matchers = LocalMatchers(described.folder, described.pictures.__getitem__, exif=exif, warn=warn)
         if stored:
             self.context = Context(DerivedArrays(described.folder, described.gallery), self._matches)
         else:
@@ -69,13 +69,14 @@ class SetContext:
 
     def waited(self) -> float:
         """Seconds spent so far on finding local features of gallery pictures, which is done once for each."""
-        return self.matcher.seconds
+        return self.matchers.seconds
 
-    def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
+    def _matches(self, kind: str, query: int, positions: np.ndarray) -> np.ndarray:
         truth = self.described.truth
         asked = truth.queries[query]
-        features = self.matcher.query(os.path.join(truth.root, asked.image), asked.bbox)
-        return self.matcher.inliers(features, positions)
+        matcher = self.matchers.of(kind)
+        features = matcher.query(os.path.join(truth.root, asked.image), asked.bbox)
+        return matcher.inliers(features, positions)
 
 
 def describe_set(

@@ -21,8 +21,11 @@ from retrieval.evaluation.whitened import whitening_on
 from retrieval.gallery.fusing import RANKS
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import Bars, Say, no_bars, say_nothing
+from retrieval.models import registry
+from retrieval.models.weights import weights_present
 from retrieval.models.whitening import Whitening
 from retrieval.models.whitening_origin import leak, require_scales
+from retrieval.ranking.method import XFEAT
 from retrieval.ranking.methods import METHODS
 from retrieval.ranking.rerank import Reranker, parse_reranker
 
@@ -44,8 +47,9 @@ class Evaluation:
 
 
 def parse_rerankers(names: Sequence[str]) -> list[Reranker]:
-    """Re-rankers by name; ``all`` stands for each of them. Raises UsageError."""
-    chosen = [parse_reranker(name) for given in names for name in (METHODS if given == "all" else [given])]
+    """Re-rankers by name; ``all`` stands for each of them (``xfeat`` where its weights are installed). Raises UsageError."""
+    every = [name for name in METHODS if name != XFEAT or weights_present(registry.XFEAT)]
+    chosen = [parse_reranker(name) for given in names for name in (every if given == "all" else [given])]
     twice = [r.name for i, r in enumerate(chosen) if r.name in [other.name for other in chosen[:i]]]
     if twice:
         raise UsageError(f"{twice[0]} is asked for twice")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,61 @@ import numpy.typing as npt
 from retrieval.errors import ImageError, UsageError
 from retrieval.files.digest import content_digest
 from retrieval.files.whole import keep_derived
-from retrieval.messages import say_nothing
+from retrieval.messages import Say, say_nothing
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
-from retrieval.ranking.geometry import LocalFeatures, local_features, pack, unpack, verify
+from retrieval.ranking import geometry, method
+from retrieval.ranking.geometry import LocalFeatures, Verification, local_features
 
 LOCAL_FOLDER = "local"
 POINTS, SIDE = 1000, 640
 _SEAL = 16  # bytes
 
 
-class LocalMatcher:
-    """Compares queries with pictures of one gallery by their local features.
+F = TypeVar("F")
+
+
+class PointKind(Protocol[F]):
+    """One kind of local features. ``name``: of the folder that they are kept in; ``find``: those of an RGB image, uint8
+    (H, W, 3)."""
+
+    name: str
+
+    def find(self, image: npt.NDArray[np.uint8]) -> F: ...
+
+    def pack(self, features: F) -> bytes: ...
+
+    def unpack(self, data: bytes) -> F: ...
+
+    def verify(self, query: F, candidates: Sequence[F]) -> list[Verification]: ...
+
+
+class SiftPoints:
+    """Root-SIFT, see :mod:`retrieval.ranking.geometry`."""
+
+    name = f"points{POINTS}-{SIDE}"
+    pack = staticmethod(geometry.pack)
+    unpack = staticmethod(geometry.unpack)
+    verify = staticmethod(geometry.verify)
+
+    def find(self, image: npt.NDArray[np.uint8]) -> LocalFeatures:
+        return local_features(image, POINTS, SIDE)
+
+
+SIFT = SiftPoints()
+
+
+def kind_named(name: str, say: Say = say_nothing) -> PointKind[Any]:
+    """The kind of local features that :mod:`retrieval.ranking.method` calls so. ``say``: see :class:`LearnedPoints`."""
+    if name == method.SIFT:
+        return SIFT
+    from retrieval.describe.learned_points import LearnedPoints
+
+    return LearnedPoints(say)
+
+
+class LocalMatcher(Generic[F]):
+    """Compares queries with pictures of one gallery by their local features, those of ``kind``.
 
     ``picture(position)`` tells path and content hash of a picture, "" and None of one that is gone; positions are whatever the
     caller counts by.
@@ -41,23 +84,25 @@ class LocalMatcher:
         folder: Path,
         picture: Callable[[int], tuple[str, str | None]],
         *,
+        kind: PointKind[F],
         exif: bool,
         warn: Callable[[str], None] | None = None,
     ) -> None:
+        self.kind = kind
         self.within = folder
-        self.folder = folder / LOCAL_FOLDER / f"points{POINTS}-{SIDE}"
+        self.folder = folder / LOCAL_FOLDER / self.kind.name
         self.picture = picture
         self.exif = exif
         self.warn = warn or say_nothing
         self.seconds = 0.0
         self._workers = min(4, os.cpu_count() or 1)
 
-    def query(self, source: Any, bbox: Sequence[float] | None = None) -> LocalFeatures:
+    def query(self, source: Any, bbox: Sequence[float] | None = None) -> F:
         """Points of a query picture, or of its box. Raises ImageError."""
         picture = imaging.picture_of(source, size=SIDE if bbox is None else None, exif=self.exif, bbox=bbox)
-        return local_features(picture.array, POINTS, SIDE)
+        return self.kind.find(picture.array)
 
-    def inliers(self, query: LocalFeatures, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def inliers(self, query: F, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many matches of each picture agree in one homography with the query: int64, 0 for one that cannot be read."""
         with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
             pictures = [self.picture(int(position)) for position in positions]
@@ -68,16 +113,16 @@ class LocalMatcher:
             else:
                 found = list(pool.map(lambda p: self.features(*p), pictures))
         read = [other for other in found if other is not None]
-        counts = iter(verification.inliers for verification in verify(query, read))
+        counts = iter(verification.inliers for verification in self.kind.verify(query, read))
         return np.array([0 if other is None else next(counts) for other in found], np.int64)
 
-    def features(self, path: str, digest: str | None) -> LocalFeatures | None:
+    def features(self, path: str, digest: str | None) -> F | None:
         """Points of a gallery picture: as kept under its content hash, or found now; None when it is gone or cannot be read."""
         if not path:
             return None
         if digest is not None:
             try:
-                return unpack(_opened(digest, self._file(digest).read_bytes()))
+                return self.kind.unpack(_opened(digest, self._file(digest).read_bytes()))
             except (OSError, UsageError):  # not there yet, or damaged: found anew
                 pass
         try:
@@ -86,9 +131,9 @@ class LocalMatcher:
         except ImageError as error:
             self.warn(f"{path} cannot be verified: {error}")
             return None
-        features = local_features(picture.array, POINTS, SIDE)
+        features = self.kind.find(picture.array)
         if digest == now:  # still what the gallery describes
-            keep_derived(self._file(digest), _sealed(digest, pack(features)), self.within)
+            keep_derived(self._file(digest), _sealed(digest, self.kind.pack(features)), self.within)
         return features
 
     def _file(self, digest: str) -> Path:
@@ -108,3 +153,29 @@ def _opened(digest: str, kept: bytes) -> bytes:
     if _sealed(digest, data) != kept:
         raise UsageError("these bytes are not what was kept of this content")
     return data
+
+
+class LocalMatchers:
+    """Matchers of one gallery by the name of their kind, each made when it is asked for. Arguments: see :class:`LocalMatcher`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        picture: Callable[[int], tuple[str, str | None]],
+        *,
+        exif: bool,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self._arguments = folder, picture, exif, warn
+        self._made: dict[str, LocalMatcher[Any]] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Spent on finding points of the gallery's pictures."""
+        return sum(matcher.seconds for matcher in self._made.values())
+
+    def of(self, name: str) -> LocalMatcher[Any]:
+        if name not in self._made:
+            folder, picture, exif, warn = self._arguments
+            self._made[name] = LocalMatcher(folder, picture, kind=kind_named(name), exif=exif, warn=warn)
+        return self._made[name]

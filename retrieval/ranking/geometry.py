@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,22 @@ _WORKERS = 8
 _MINIMAL = 4  # point pairs that determine a homography
 _AREA_CHANGE = 100.0
 _MOST_ENLARGED = 2.0  # beyond, points of the enlarging are found
+
+
+Pairs = npt.NDArray[np.int64]
+
+
+class Points(Protocol):
+    """Points of one image, (N, 2) float32: x and y in its pixels; its ``size``, width and height."""
+
+    @property
+    def points(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+
+P = TypeVar("P", bound=Points)
 
 
 @dataclass(frozen=True)
@@ -155,6 +172,13 @@ def verify(
     view of one thing and counts as none. Cost: about 2 ms of one processor core for 1,000 points in each; the candidates
     are shared among at most 8 cores.
     """
+    return agreements(query, candidates, partial(match, ratio=ratio), threshold)
+
+
+def agreements(
+    query: P, candidates: Sequence[P], match: Callable[[P, Sequence[P]], Iterator[Pairs]], threshold: float = 4.0
+) -> list[Verification]:
+    """:func:`verify` for points of any kind, which ``match`` pairs."""
     from threadpoolctl import threadpool_limits
 
     workers = max(1, min(_WORKERS, os.cpu_count() or 1, len(candidates)))
@@ -162,7 +186,7 @@ def verify(
 
     def work(first: int) -> None:
         share = candidates[first::workers]
-        pairs = match(query, share, ratio)
+        pairs = match(query, share)
         results[first::workers] = [_fit(query, c, p, threshold) for c, p in zip(share, pairs, strict=True)]
 
     # A core works on candidates of its own: products this small lose their time where cores share one.
@@ -191,9 +215,7 @@ def similarity(query: LocalFeatures, candidate: LocalFeatures, ratio: float = 0.
     return Verification(int(mask.sum()), np.vstack([np.asarray(found, np.float64), [0.0, 0.0, 1.0]]))
 
 
-def _fit(
-    query: LocalFeatures, candidate: LocalFeatures, pairs: npt.NDArray[np.int64], threshold: float
-) -> Verification:
+def _fit(query: Points, candidate: Points, pairs: Pairs, threshold: float) -> Verification:
     import cv2
 
     nothing = Verification(0, None)

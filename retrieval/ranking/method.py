@@ -16,6 +16,8 @@ Parameters = Mapping[str, int | float]
 
 Arrays = dict[str, np.ndarray]
 
+SIFT, XFEAT = "sift", "xfeat"  # kinds of local features
+
 
 class Moved(NamedTuple):
     """Search again with these descriptors (Q, D), in these (N, D): by inner product, ties by ascending id."""
@@ -47,12 +49,12 @@ class Context:
     """What a re-ranker may use besides descriptors.
 
     ``keep(name, parameters, compute)`` returns ``compute()``, arrays by name, or what it gave before for the same gallery.
-    ``matches(query, ids)`` compares the local features of the query with this number with those of gallery images: how many
-    points of each agree in one geometry (len(ids),). Only "verify" needs it.
+    ``matches(kind, query, ids)`` compares local features of a kind, SIFT or XFEAT, of the query with this number with those of
+    gallery images: how many points of each agree in one geometry (len(ids),). Only "verify" and "xfeat" need it.
     """
 
     keep: Callable[[str, Mapping[str, Any], Callable[[], Arrays]], Arrays] = _compute
-    matches: Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.integer[Any]]] | None = None
+    matches: Callable[[str, int, npt.NDArray[np.int64]], npt.NDArray[np.integer[Any]]] | None = None
 
 
 @dataclass(frozen=True)

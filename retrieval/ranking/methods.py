@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import UsageError
-from retrieval.ranking.method import Arrays, Context, Method, Moved, Online, Outcome, Parameters, Reordered
+from retrieval.ranking.method import SIFT, XFEAT, Arrays, Context, Method, Moved, Online, Outcome, Parameters, Reordered
 from retrieval.ranking.neighbours import Floats, top_k
 
 _QUERIES_AT_ONCE = 64
@@ -133,18 +134,18 @@ def _spread(gallery: Floats, p: Parameters, graph: Any, diffused: Callable[[np.n
     return apply
 
 
-def _verified(gallery: Floats, p: Parameters, context: Context) -> Online:
+def _verified(kind: str, gallery: Floats, p: Parameters, context: Context) -> Online:
     import cv2  # noqa: F401 (now, so that the first query does not wait for it)
 
     from retrieval.ranking.geometry import rerank
 
     matches = context.matches
     if matches is None:
-        raise UsageError("verify needs the pictures, not their descriptors alone")
+        raise UsageError("verification needs the pictures, not their descriptors alone")
 
     def apply(queries: Floats) -> Outcome:
         ids, _ = top_k(queries, gallery, min(int(p["n"]), len(gallery)))
-        inliers = np.array([matches(i, answers) for i, answers in enumerate(ids)], np.int64)
+        inliers = np.array([matches(kind, i, answers) for i, answers in enumerate(ids)], np.int64)
         order = np.stack([rerank(counts, int(p["minimum"])) for counts in inliers])
         return _taken(ids, inliers, order)
 
@@ -207,7 +208,13 @@ METHODS: dict[str, Method] = {
             "verify",
             "the first n answers by how many local features agree in one geometry with the query's",
             {"n": 50, "minimum": 10},
-            _verified,
+            partial(_verified, SIFT),
+        ),
+        Method(
+            XFEAT,
+            "the same by learned local features, which find a place again at night, and no picture that is turned",
+            {"n": 50, "minimum": 12},
+            partial(_verified, XFEAT),
         ),
     )
 }

@@ -1,6 +1,6 @@
 """Re-rankers by name: ``"qe"``, ``"alpha-qe:n=20,alpha=3"``, ``"diffusion"``, ``"verify:n=50"`` ... over arrays.
 
-Each works without labels on the queries' and the gallery's descriptors; "verify" asks for local features as well. What
+Each works without labels on the queries' and the gallery's descriptors; "verify" and "xfeat" ask for local features as well. What
 can be done before a query comes is done by :meth:`Reranker.prepare`, so the cost of a query is that of the rest.
 
 Methods that follow the neighbours of a query take as many as their papers do, but of these only such as are more similar than

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Ranking = Literal["fused", "cosine", "local"]
-Rerank = Literal["qe", "alpha-qe", "k-reciprocal", "diffusion", "verify"]
+Rerank = Literal["qe", "alpha-qe", "k-reciprocal", "diffusion", "verify", "xfeat"]
 Verdict = Literal["same", "likely", "similar"]
 
 

@@ -47,7 +47,7 @@ class OpenvinoEngine:
         # What of an int8 model is not in integers, depthwise convolutions above all, would take most of its time.
         self._bf16 = precision == "bf16" or (quantised is not None and has_bf16())
         self._least_side = least_side(spec)
-        self.streams = min(_cores(), _MOST_STREAMS)
+        self.streams = min(usable_cores(), _MOST_STREAMS)
         self._source = (spec, checkpoint, quantised, say)
         self._lock = threading.Lock()
         self._calls = 0
@@ -103,6 +103,6 @@ def _asked_threads() -> int | None:
     return int(asked) if asked.isdigit() and int(asked) > 0 else None
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _asked_threads() or cores)

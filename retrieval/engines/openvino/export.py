@@ -49,7 +49,7 @@ def convert(describer: Describer) -> openvino.Model:
         simplify_gem(module)
         trace_regions(module)
     try:
-        model = _trace(describer)
+        model = traced(describer)
         _use_same_padding(model)
         off = difference(model, describer)
     except Exception as error:  # torch's tracer and OpenVINO's converter raise many kinds
@@ -59,7 +59,8 @@ def convert(describer: Describer) -> openvino.Model:
     return model
 
 
-def _trace(describer: Describer) -> openvino.Model:
+def traced(network: torch.nn.Module) -> openvino.Model:
+    """A network of one uint8 picture (1, H, W, 3), for any H and W that it takes; what Python decided by the shape is fixed."""
     # The front end itself, without the library's convert_model around it, which reports its use over the network.
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -67,9 +68,9 @@ def _trace(describer: Describer) -> openvino.Model:
     example = torch.zeros(1, *_TRACED, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(describer, example, check_trace=False)
+        script = torch.jit.trace(network, example, check_trace=False)
         front_end: Any = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=example)  # must outlive the conversion
+        decoder = TorchScriptPythonDecoder(script, example_input=example)  # must outlive the conversion
         model = front_end.convert(front_end.load(decoder))
     picture = model.inputs[0].get_node()
     picture.set_element_type(openvino.Type.u8)

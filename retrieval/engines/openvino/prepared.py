@@ -37,11 +37,11 @@ def model_key(spec: ModelSpec) -> str:
     """Names the converted model: all that decides it, so not the picture's size, its orientation and its filter."""
     rule = spec.image
     graph = replace(spec, image=ImageRule(mean=rule.mean, std=rule.std, scales=rule.scales))
-    return cache.key_of("model", _REVISION, graph.fingerprint, *_versions())
+    return cache.key_of("model", _REVISION, graph.fingerprint, *library_versions())
 
 
 @functools.cache
-def _versions() -> tuple[str, ...]:
+def library_versions() -> tuple[str, ...]:
     """Of the libraries that decide what the converted model computes."""
     return tuple(version or "none" for version in versions_of(("openvino", "torch", "torchvision", "timm")))
 
@@ -65,7 +65,7 @@ def compiled_model(
     key = model_key(spec) if given is None else _quantised_key(given)
     filtered = given is None and not bf16 and winograd.pays_here() and winograd_openvino.suits(spec)
     way = [*(["winograd"] if filtered else []), *(["bf16"] if bf16 else [])]
-    compiled_key = cache.key_of("compiled", key, openvino.get_version(), _processor(core), *way)
+    compiled_key = cache.key_of("compiled", key, openvino.get_version(), processor_key(core), *way)
     try:
         entry = cache.find(compiled_key)
         if entry is not None:
@@ -148,7 +148,7 @@ def _convert(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Sa
         return None, str(error)
 
 
-def _processor(core: openvino.Core) -> str:
+def processor_key(core: openvino.Core) -> str:
     """What a compiled model depends on beside the library: the processor and what it is able to do."""
     able = sorted(str(c) for c in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     return f"{platform.machine()} {core.get_property('CPU', 'FULL_DEVICE_NAME')} {able} {processor_flags()}"

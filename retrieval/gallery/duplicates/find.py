@@ -25,6 +25,7 @@ from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.view import VectorView
 from retrieval.messages import Bars, no_bars
+from retrieval.ranking.geometry import LocalFeatures
 from retrieval.ranking.grouping import star_groups
 from retrieval.ranking.neighbours import exact_similarities
 
@@ -122,7 +123,7 @@ class _Search:
         found = {side: Thumbnails(g.folder, g.spec.image.exif) for side, g in self.galleries.items()}
         return {**found, "file": Thumbnails(None, self.exif)}
 
-    def _matchers(self) -> dict[str, LocalMatcher]:
+    def _matchers(self) -> dict[str, LocalMatcher[LocalFeatures]]:
         found = {side: matcher_of(gallery) for side, gallery in self.galleries.items()}
         return {**found, "file": matcher_of(self.gallery)}
 

@@ -10,14 +10,14 @@ from typing import Generic, TypeVar
 from retrieval.errors import ImageError
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail, Thumbnails
-from retrieval.gallery.local_features import LocalMatcher
+from retrieval.gallery.local_features import SIFT, LocalMatcher
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.ranking.geometry import LocalFeatures
 
 
-def matcher_of(gallery: OpenedGallery) -> LocalMatcher:
+def matcher_of(gallery: OpenedGallery) -> LocalMatcher[LocalFeatures]:
     """Points of files, kept in this gallery."""
-    return LocalMatcher(gallery.folder, lambda _: ("", None), exif=gallery.spec.image.exif)
+    return LocalMatcher(gallery.folder, lambda _: ("", None), kind=SIFT, exif=gallery.spec.image.exif)
 
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Looks:
         self,
         contents: list[list[Item]],
         thumbnails: Mapping[str, Thumbnails],
-        matchers: Mapping[str, LocalMatcher],
+        matchers: Mapping[str, LocalMatcher[LocalFeatures]],
     ) -> None:
         self.contents, self._thumbnails, self._matchers = contents, thumbnails, matchers
         self.unread: dict[str, str] = {}
