@@ -9,12 +9,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery, fake_model
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from textures import texture
 
 from retrieval import Gallery, GalleryMismatch, UsageError
@@ -22,6 +23,7 @@ from retrieval.cli.main import cli
 from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.gallery.duplicates import verification
 from retrieval.gallery.duplicates.answers import Duplicates
+from retrieval.gallery.duplicates.edits import Look, worth_keeping
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.duplicates.keep import superfluous
 from retrieval.gallery.duplicates.quality import Quality, best_first, sharpness
@@ -352,13 +354,16 @@ def test_what_need_not_be_kept(gallery: Gallery, photos: list[Image.Image], tmp_
     found = gallery.duplicates()
     assert [os.path.basename(group.best.path) for group in found.groups] == ["c-photo.png"]
     everything = {f"album/{path.name}" for path in folder.iterdir()}
-    assert set(superfluous(found)) == everything - {"album/c-photo.png"}
+    alone: list[str] = []
+    # One that is blurred is no better than one from which the other was sharpened.
+    assert set(superfluous(found, alone.append)) == everything - {"album/c-photo.png", "album/b-enlarged.png"}
+    assert ["b-enlarged.png is left alone" in warning for warning in alone] == [True]
     assert {f"album/{path.name}" for path in folder.iterdir()} == everything
     (folder / "link.png").symlink_to("c-photo.png")
     (folder / "d-photo.jpg").write_bytes((folder / "d-photo.jpg").read_bytes() + b"\0")
     warnings: list[str] = []
     assert "album/d-photo.jpg" not in superfluous(found, warnings.append)
-    assert ["d-photo.jpg" in warning for warning in warnings] == [True]
+    assert ["d-photo.jpg" in warning for warning in warnings if "b-enlarged" not in warning] == [True]
     photos[1].save(folder / "c-photo.png")  # the best is another picture by now
     assert superfluous(found) == []
     with pytest.raises(UsageError, match="no copies"):
@@ -398,7 +403,114 @@ def test_a_damaged_copy_is_not_the_best(gallery: Gallery, photos: list[Image.Ima
     gallery.index(["album"])
     found = gallery.duplicates()
     assert [group.best.path for group in found.groups] == ["album/photo.jpg"]
-    assert set(superfluous(found)) == {"album/grey.png", "album/blocks.png"}
+    assert superfluous(found) == ["album/grey.png"]
+
+
+def _brought(image: Image.Image, format: str, **options: Any) -> Image.Image:
+    """As it comes out of a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return Image.open(file).convert("RGB")
+
+
+def _beside(image: Image.Image, by: int, colour: str) -> Image.Image:
+    wide = Image.new("RGB", (image.width + 2 * by, image.height + by), colour)
+    wide.paste(image, (by, 0))
+    ImageDraw.Draw(wide).text((20, image.height + 5), "a line of words below", fill="white", font_size=14)
+    return wide
+
+
+def _noisy(image: Image.Image) -> Image.Image:
+    grain = np.random.default_rng(0).normal(0, 12, (image.height, image.width, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
+
+
+def _spoiled(image: Image.Image) -> Image.Image:
+    """A patch of it is a mosaic."""
+    copy, box = image.copy(), (60, 60, 110, 110)
+    copy.paste(copy.crop(box).resize((6, 6)).resize((50, 50), Image.Resampling.NEAREST), box[:2])
+    return copy
+
+
+# What takes the place of the best, being larger, lossless or of more bytes, and is less than the photo or something else.
+WORSE = {
+    "enlarged": lambda image: sized(image, 2),
+    "enlarged and blurred": lambda image: sized(image, 2).filter(ImageFilter.GaussianBlur(3)),
+    "enlarged a little": lambda image: sized(image, 1.25),
+    "made small, then large": lambda image: sized(sized(image, 1 / 3), 6),
+    "enlarged and sharpened": lambda image: sized(image, 2).filter(ImageFilter.UnsharpMask(3, 150, 0)),
+    "enlarged and compressed": lambda image: _brought(sized(image, 3), "JPEG", quality=20),
+    "stretched": lambda image: image.resize((round(1.3 * image.width), image.height)),
+    "a part, enlarged": lambda image: sized(crop(image, 0.64), 2),
+    "compressed": lambda image: _brought(image, "JPEG", quality=25),
+    "words below": lambda image: _beside(image, 30, "black"),
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "slanted": lambda image: image.rotate(5, Image.Resampling.BICUBIC, expand=True),
+    "sharpened a little": lambda image: image.filter(ImageFilter.UnsharpMask(1, 60, 0)),
+    "colours": lambda image: ImageEnhance.Color(image).enhance(1.8),
+    "grain": _noisy,
+    "a patch": _spoiled,
+    "bordered": lambda image: ImageOps.expand(image, 25, "black"),
+}
+
+
+@pytest.mark.parametrize("way", WORSE)
+def test_nothing_that_is_less_or_else_takes_the_place_of_a_photo(
+    photos: list[Image.Image], tmp_path: Path, way: str
+) -> None:
+    for i, photo in enumerate(photos[:3]):
+        photo.save(tmp_path / "photo.jpg", quality=92)
+        seen = Image.open(tmp_path / "photo.jpg").convert("RGB")
+        WORSE[way](seen).save(tmp_path / "other.png")
+        assert worth_keeping(Look(str(tmp_path / "photo.jpg")), Look(str(tmp_path / "other.png"))), (i, way)
+
+
+@pytest.mark.parametrize("way", ["half", "compressed", "as WebP", "grey", "bordered"])
+def test_plain_lesser_copies_need_not_be_kept(photos: list[Image.Image], tmp_path: Path, way: str) -> None:
+    for i, photo in enumerate(photos[:3]):
+        photo.save(tmp_path / "photo.png")
+        if way == "as WebP":
+            photo.save(tmp_path / "copy.webp", quality=80)
+            copy = "copy.webp"
+        else:
+            lesser = {
+                "half": lambda: sized(photo, 0.5),  # noqa: B023
+                "compressed": lambda: photo,  # noqa: B023
+                "grey": lambda: photo.convert("L"),  # noqa: B023
+                "bordered": lambda: ImageOps.expand(photo, 20, "white"),  # noqa: B023
+            }[way]()
+            lesser.save(tmp_path / "copy.jpg", quality=75 if way == "compressed" else 95)
+            copy = "copy.jpg"
+        assert worth_keeping(Look(str(tmp_path / copy)), Look(str(tmp_path / "photo.png"))) is None, (i, way)
+
+
+def test_frames_transparency_and_depth_are_worth_keeping(photos: list[Image.Image], tmp_path: Path) -> None:
+    first, second = photos[0], photos[1].resize(photos[0].size)
+    first.save(tmp_path / "still.png")
+    first.save(tmp_path / "moving.png", save_all=True, append_images=[second], duration=100)
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=[second])
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
+    through = first.convert("RGBA")
+    through.putalpha(Image.linear_gradient("L").resize(first.size))
+    through.save(tmp_path / "through.png")
+    opaque = first.convert("RGBA")
+    opaque.save(tmp_path / "opaque.png")
+    deep = np.asarray(first.convert("L")).astype(np.uint16) * 257 + 3
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    first.convert("L").save(tmp_path / "flat.png")
+
+    def why(copy: str, best: str) -> str | None:
+        return worth_keeping(Look(str(tmp_path / copy)), Look(str(tmp_path / best)))
+
+    for moving in ("moving.png", "moving.gif", "pages.tif"):
+        assert why(moving, "still.png") == "it has 2 frames"
+    assert why("still.png", "moving.png") is None
+    assert why("through.png", "still.png") == "it is transparent in parts"
+    assert why("opaque.png", "still.png") is None
+    assert why("deep.png", "flat.png") == "it has 16 bits a colour"
+    assert why("flat.png", "deep.png") is None
+    (tmp_path / "torn.png").write_bytes((tmp_path / "still.png").read_bytes()[:2000])
+    assert why("torn.png", "still.png") == "it cannot be read"
 
 
 def test_the_best_is_the_largest_then_the_sharpest_then_the_better_format() -> None:
@@ -453,17 +565,21 @@ def test_the_command_prints_groups_and_writes_lists(
         ("1", "album/same.png", "false"),
     ]
     before = sorted(os.listdir("album"))
+
+    def listed(*names: str) -> str:
+        return "".join(f"{tmp_path / 'album' / name}\n" for name in names)
+
     table = run("--sheet", "sheet.jpg", "--keep", "best", "--out", "list.txt")
     assert "album/half.png" in table
     assert [line.split()[1] for line in table.splitlines() if line.startswith("  * ")] == ["best", "best"]
-    assert (tmp_path / "list.txt").read_text() == "album/same.png\nalbum/half.png\n"
+    assert (tmp_path / "list.txt").read_text() == listed("same.png", "half.png")
     assert load_picture("sheet.jpg").width > 300
     shutil.copy("album/2.png", "album/0\n.png")  # as lines: a path that is no picture's
     gallery.index(["album"])
     run("--keep", "best", "--out", "again.txt")
     assert (tmp_path / "again.txt").read_text() in (
-        "album/same.png\nalbum/half.png\n",
-        "album/2.png\nalbum/same.png\nalbum/half.png\n",
+        listed("same.png", "half.png"),
+        listed("2.png", "same.png", "half.png"),
     )
     os.unlink("album/0\n.png")
     assert sorted(os.listdir("album")) == before

@@ -21,6 +21,7 @@ pytest.importorskip("httpx", reason="the page is tested with httpx")
 from web_album import SIZE, asked, known, make_album, png
 
 from retrieval import Gallery, load_model
+from retrieval.gallery.duplicates.keep import superfluous
 from retrieval.gallery.explaining import Explaining
 from retrieval.web import maps, state
 from retrieval.web.settings import WebLimits
@@ -247,8 +248,14 @@ def test_duplicates_come_in_the_background(client: Any, gallery: Gallery) -> Non
             break
         time.sleep(0.05)
     assert told["state"] == "done"
-    own = [{m.id for m in g.members} for g in gallery.duplicates("copies").groups]
-    assert [{m["id"] for m in g["members"]} for g in told["groups"]] == own
+    found = gallery.duplicates("copies")
+    assert [{m["id"] for m in g["members"]} for g in told["groups"]] == [
+        {m.id for m in g.members} for g in found.groups
+    ]
+    # What the page leaves for the list is what the command lists.
+    left = {m["id"] for g in told["groups"] for m in g["members"] if not m["best"] and m["kept"] is None}
+    paths = superfluous(found)
+    assert left == {m.id for g in found.groups for m in g.members if m.path in paths}
     assert told["groups"][0]["members"][0]["best"] is True
     assert client.get("/api/duplicates", params={"first": 1}).json()["groups"] == []
 

@@ -110,7 +110,7 @@ def command(
                 if "\n" in path:  # half of its name could be another file's
                     warn(f"{path} is left out of the list: its name has a line break")
                 else:
-                    paths.append(path)
+                    paths.append(os.path.abspath(path))  # the list is used later, and elsewhere
             try:
                 write_whole(out, "".join(f"{path}\n" for path in paths))
             except OSError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.gallery.duplicates.answers import Duplicates, Level
+from retrieval.gallery.duplicates.keep import reasons_to_keep
 from retrieval.messages import Update, log
 from retrieval.web.errors import as_api_error
 from retrieval.web.served import Served
@@ -54,7 +55,9 @@ class CopiesSearch:
 
     def _work(self, level: Level, version: int) -> None:
         try:
-            found = self._told(self.served.gallery.duplicates(level, bars=self._bars))
+            duplicates = self.served.gallery.duplicates(level, bars=self._bars)
+            with self._bars("which to keep") as update:
+                found = self._told(duplicates, reasons_to_keep(duplicates, update))
         except RetrievalError as error:
             found = {"state": "failed", "level": level, "message": as_api_error(error).message, "groups": []}
         except Exception as error:
@@ -78,7 +81,7 @@ class CopiesSearch:
 
         yield update
 
-    def _told(self, found: Duplicates) -> dict[str, Any]:
+    def _told(self, found: Duplicates, kept: dict[str, str]) -> dict[str, Any]:
         served = self.served
         ids = [member.id for group in found.groups for member in group.members if member.id is not None]
         with served.gallery.catalog.reading():
@@ -93,6 +96,7 @@ class CopiesSearch:
                     "relation": m.relation,
                     "verified": m.verified,
                     "best": m.best,
+                    "kept": kept.get(m.path),
                 }
                 for m in group.members
                 if m.id in records

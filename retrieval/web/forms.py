@@ -146,6 +146,7 @@ class MemberForm(WholePictureForm):
     relation: Literal["exact", "copy", "scene"]
     verified: bool
     best: bool
+    kept: str | None = Field(None, description="Why it is kept beside the best one; null: it need not be")
 
 
 class GroupForm(BaseModel):

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from retrieval.errors import ImageError
+from retrieval.gallery.duplicates.header import Header, header_of
+from retrieval.gallery.duplicates.thumbnails import inner_box
 from retrieval.pictures import imaging
-from retrieval.pictures.geometry import Picture
 
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 _SIDE = 512
 AS_LARGE = 0.9  # of the pixels of the larger: no worth telling apart
+_FRAME = 0.02  # of the ratio of the sides
+_WITHOUT = 0.98  # of the picture lies within plain borders: there are none
 _BLUR = 2.0  # pixels: what compression changes is finer
 # Grey levels. JPEG of quality 8 changes 2.7 and 12, writing across a picture 0.2 and 69 (medians of 68 photos).
 _MEAN, _MOST = 3.0, 16.0
+_HUES_BLUR = 8.0
+_HUES_MEAN, _HUES_MOST = 3.0, 10.0
+_WINDOWS = 16  # along the longer side
+_TEXTURE = 4.0  # grey levels
+_GRAIN = 0.5  # levels of noise that say nothing
+_LITTLE, _MUCH = 1.1, 1.25  # times as much detail, in half of the windows and in a tenth
+_BLURRED, _SOFTER = 0.3, 0.75  # between them, sharpening and softening look alike
+_BLOCKY, _TRACES, _BLOCKS = 1.1, 1.08, 1.3
+_LARGER = 1.04
+_PROOF = 0.33
+_APART = 9.0  # grey levels, root mean square
+_PART, _PARTS = 6.0, 3.0
+_NOISE = 4.0
 _COLOURFUL = 6  # levels between two channels
 _MIDDLE = 1024  # pixels
 _FEW, _FEW_GREYS = 256, 32
@@ -31,28 +50,144 @@ class Look:
         self.path = path
 
     @cached_property
-    def small(self) -> Picture:
-        return imaging.load_picture(self.path, size=_SIDE)
+    def header(self) -> Header:
+        return header_of(self.path)
+
+    @cached_property
+    def whole(self) -> Pixels:
+        """Every pixel, upright, uint8 (H, W, 3)."""
+        return imaging.load_picture(self.path, size=None).array
+
+    @cached_property
+    def inner(self) -> Pixels:
+        """What lies within plain borders."""
+        import cv2
+
+        left, top, right, bottom = inner_box(np.asarray(cv2.cvtColor(self.whole, cv2.COLOR_RGB2GRAY), np.uint8))
+        return self.whole[top:bottom, left:right]
+
+    @cached_property
+    def colourful(self) -> bool:
+        return is_colourful(self.whole)
 
     @cached_property
     def lost_colours(self) -> bool:
         return lost_colours(middle_of(self.path))
 
+    @cached_property
+    def blockiness(self) -> float:
+        return blockiness(middle_of(self.path))
+
 
 def worth_keeping(copy: Look, best: Look) -> str | None:
-    """Why the picture ``copy`` says something that ``best`` does not, though it is the lesser copy; None: nothing."""
+    """Why the picture ``copy`` says something that ``best`` does not, though it is the lesser copy; None: nothing.
+
+    Only what is seen to be no more than ``best`` is nothing: the same frame, the same look, at its own size no detail that is
+    not there too, and of two sizes the larger one with more detail. In doubt there is a reason."""
     try:
-        one, two = copy.small, best.small
-        if is_colourful(one.array) and not is_colourful(two.array):
+        if (more := _more_in(copy.header, best.header)) is not None:
+            return more
+        if copy.colourful and not best.colourful:
             return "it has colours"
-        if one.width * one.height < AS_LARGE * two.width * two.height:
-            return None
-        if copy.lost_colours != best.lost_colours:
-            return "they differ in their number of colours"
+        laid = _one_on_the_other(copy, best)
+        return laid if isinstance(laid, str) else _more_detail(copy, best, *laid)
     except ImageError:
         return "it cannot be read"
-    alike = abs(one.array.shape[0] * two.array.shape[1] / (one.array.shape[1] * two.array.shape[0]) - 1) < 0.02
-    return "it looks different" if alike and _differ(one.array, two.array) else None
+
+
+def _more_in(copy: Header, best: Header) -> str | None:
+    if copy.frames > best.frames:
+        return f"it has {copy.frames} frames"
+    if copy.transparent and not best.transparent:
+        return "it is transparent in parts"
+    return "it has 16 bits a colour" if copy.deep and not best.deep else None
+
+
+def _one_on_the_other(copy: Look, best: Look) -> tuple[Pixels, Pixels] | str:
+    """What of both shows the same, within borders or without; or why nothing does."""
+    framed = False
+    for one in (copy.whole, copy.inner):
+        for two in (best.whole, best.inner):
+            if abs(one.shape[0] * two.shape[1] / (one.shape[1] * two.shape[0]) - 1) > _FRAME:
+                continue
+            framed = True
+            if _differ(one, two, colours=copy.colourful):
+                continue
+            if one.size >= _WITHOUT * copy.whole.size and two.size < _WITHOUT * best.whole.size:
+                return "it has no border"
+            if one.size >= AS_LARGE * two.size and copy.lost_colours != best.lost_colours:
+                return "they differ in their number of colours"
+            return one, two
+    return "it looks different" if framed else "it is framed differently"
+
+
+def _more_detail(copy: Look, best: Look, one: Pixels, two: Pixels) -> str | None:
+    """``one`` of the copy and ``two`` of the best one show the same."""
+    ours, theirs = _grey(one), _grey(two)
+    laid = _resized(theirs, ours.shape[1], ours.shape[0])
+    windows = _windows(ours, laid)
+    shares = windows.detail
+    middle, high = np.quantile(shares, (0.5, 0.9)) if len(shares) else (1.0, 1.0)
+    if (middle > _LITTLE or high > _MUCH) and copy.blockiness < _BLOCKS * best.blockiness:
+        return "it has finer detail"
+    if _BLURRED < middle < _SOFTER:
+        return "one of them is sharpened, or the other is blurred"
+    if np.square(ours - laid).mean() > _APART**2 or windows.apart.max() > _PART + _PARTS * np.median(windows.apart):
+        return "it looks different close by"
+    if len(windows.noise) and np.median(windows.noise) > _NOISE:
+        return "it has less noise"
+    if best.blockiness > max(_BLOCKY, _TRACES * copy.blockiness):
+        return "it shows less of JPEG"
+    if theirs.size > _LARGER * ours.size:
+        # What the larger one has beyond the smaller one's pixels, by what that one has in its own finest octave.
+        beyond = theirs - _resized(laid, theirs.shape[1], theirs.shape[0])
+        half = _resized(ours, max(1, ours.shape[1] // 2), max(1, ours.shape[0] // 2))
+        finest = ours - _resized(half, ours.shape[1], ours.shape[0])
+        if beyond.std() < _PROOF * finest.std():
+            return "the other may be an enlargement of it"
+    return None
+
+
+class _Windows(NamedTuple):
+    """Of two grey pictures, by windows. ``detail``: how much of what is fine the first has for that of the second, where
+    both have some texture; ``apart``: how far they are apart, root mean square; ``noise``: by how much the second deviates more
+    where the first is flat."""
+
+    detail: npt.NDArray[np.float64]
+    apart: npt.NDArray[np.float64]
+    noise: npt.NDArray[np.float64]
+
+
+def _windows(one: Floats, two: Floats) -> _Windows:
+    import cv2
+
+    side = max(8, max(one.shape) // _WINDOWS)
+    detail, apart, noise = [], [], []
+    fine = [cv2.Laplacian(grey, cv2.CV_32F) for grey in (one, two)]
+    for top in range(0, max(1, one.shape[0] - side + 1), side):
+        for left in range(0, max(1, one.shape[1] - side + 1), side):
+            window = np.s_[top : top + side, left : left + side]
+            ours, theirs = float(one[window].std()), float(two[window].std())
+            apart.append(float(np.sqrt(np.square(one[window] - two[window]).mean())))
+            if min(ours, theirs) > _TEXTURE:
+                a, b = (float(np.sqrt(np.square(laplacian[window]).mean())) for laplacian in fine)
+                detail.append((a + _GRAIN) / (b + _GRAIN))
+            elif ours <= _TEXTURE:
+                noise.append(theirs - ours)
+    return _Windows(np.array(detail), np.array(apart), np.array(noise))
+
+
+def _grey(pixels: Pixels) -> Floats:
+    import cv2
+
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def _resized(pixels: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
+    """By Lanczos's filter, as wide as the change of size: what most programs make small copies with."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def is_colourful(pixels: Pixels) -> bool:
@@ -78,11 +213,32 @@ def middle_of(path: str) -> Pixels:
     return pixels[top : top + _MIDDLE, left : left + _MIDDLE]
 
 
-def _differ(one: Pixels, two: Pixels) -> bool:
+def blockiness(pixels: Pixels) -> float:
+    """Of an RGB picture, uint8 (H, W, 3): how much more neighbours differ across the edges of JPEG's blocks than within; about 1
+    where it never was one."""
     import cv2
 
-    size = one.shape[1], one.shape[0]
-    ours, theirs = (cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) for pixels in (one, two))
-    laid = theirs if ours.shape == theirs.shape else cv2.resize(theirs, size, interpolation=cv2.INTER_AREA)
-    apart = np.abs(cv2.GaussianBlur(ours - laid, (0, 0), _BLUR))
-    return bool(apart.mean() > _MEAN or apart.max() > _MOST)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    found = []
+    for turned in (grey, grey.T):
+        steps = np.abs(np.diff(turned[:, : turned.shape[1] // 8 * 8], axis=1)).mean(axis=0)
+        if len(steps) < 15:
+            return 1.0
+        found.append(float(steps[7::8].mean() + 1e-3) / float(np.delete(steps, np.s_[7::8]).mean() + 1e-3))
+    return min(found)
+
+
+def _differ(one: Pixels, two: Pixels, *, colours: bool) -> bool:
+    """Whether two pictures of one frame look different at 512 pixels and coarser; ``colours``: in their colours too."""
+    import cv2
+
+    factor = min(1.0, _SIDE / max(one.shape[:2]))
+    width, height = (max(1, round(side * factor)) for side in (one.shape[1], one.shape[0]))
+    ours, theirs = (
+        cv2.cvtColor(_resized(pixels, width, height), cv2.COLOR_RGB2YCrCb).astype(np.float32) for pixels in (one, two)
+    )
+    apart = np.abs(cv2.GaussianBlur(ours[..., 0] - theirs[..., 0], (0, 0), _BLUR))
+    if apart.mean() > _MEAN or apart.max() > _MOST:
+        return True
+    hues = np.abs(cv2.GaussianBlur(ours[..., 1:] - theirs[..., 1:], (0, 0), _HUES_BLUR)).max(axis=2)
+    return colours and bool(hues.mean() > _HUES_MEAN or hues.max() > _HUES_MOST)

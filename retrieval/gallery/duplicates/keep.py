@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from retrieval.errors import UsageError
 from retrieval.files.digest import content_hash
-from retrieval.gallery.duplicates.answers import Duplicates, Member
+from retrieval.gallery.duplicates.answers import Duplicates, Group, Member
 from retrieval.gallery.duplicates.edits import Look, worth_keeping
-from retrieval.messages import Say, say_nothing
+from retrieval.messages import Say, Update, say_nothing
+
+_CHANGED = "it is no file that is as it was compared"
 
 
 def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
-    """Paths of all verified copies but the best of each group.
+    """Paths of all verified copies but the best of each group, and but those that are worth keeping, which are told.
 
     Each file is read again: a group whose best is no file, or not the content that was compared, is left alone, and so is a
-    copy that changed, that is not there, that is the best one itself by another name (a link), or that looks different and is
-    about as large: an edit is no lesser copy, and which of two is the original cannot be known. Where single files were looked
-    for in a gallery, they alone are named: what is indexed already stays, if it is the lesser copy too. Raises UsageError for
-    groups of scenes, which hold different pictures.
+    copy that changed, that is not there, that is the best one itself by another name (a link), or that says anything the best
+    does not (:func:`retrieval.gallery.duplicates.edits.worth_keeping`). Where single files were looked for in a gallery, they
+    alone are named: what is indexed already stays, if it is the lesser copy too. Raises UsageError for groups of scenes, which
+    hold different pictures.
     """
     if found.level == "scenes":
         raise UsageError("other shots of a scene are no copies", "Ask for exact copies or copies.")
     paths: list[str] = []
     for group in found.groups:
         if not _as_compared(group.best):
-            warn(f"the copies of {group.best.path} are left alone: it is no file that is as it was compared")
+            warn(f"the copies of {group.best.path} are left alone: {_CHANGED}")
             continue
-        best, look = os.path.realpath(group.best.path), Look(group.best.path)
         new = any(member.side == "file" for member in group.members)
-        for member in group.members[1:]:
-            if new and member.side != "file":
+        for member, why in _looked_at(group):
+            if not member.verified or (new and member.side != "file") or _same_file(member, group.best):
                 continue
-            if member.verified and os.path.realpath(member.path) != best:
-                if not _as_compared(member):
-                    warn(f"{member.path} is left alone: it is no file that is as it was compared")
-                elif member.relation != "exact" and (why := worth_keeping(Look(member.path), look)):
-                    warn(f"{member.path} is left alone beside {group.best.path}: {why}")
-                else:
-                    paths.append(member.path)
+            if why is None:
+                paths.append(member.path)
+            elif why == _CHANGED:
+                warn(f"{member.path} is left alone: {why}")
+            else:
+                warn(f"{member.path} is left alone beside {group.best.path}: {why}")
     return paths
+
+
+def reasons_to_keep(found: Duplicates, update: Update = lambda done, total: None) -> dict[str, str]:
+    """Why a picture is kept beside the best of its group, by path: all but the best ones and such as need not be kept."""
+    kept: dict[str, str] = {}
+    for done, group in enumerate(found.groups, 1):
+        if not _as_compared(group.best):
+            kept |= {member.path: f"the best one: {_CHANGED}" for member in group.members[1:]}
+            continue
+        for member, why in _looked_at(group):
+            if member.relation == "scene":
+                kept[member.path] = "it is another shot"
+            elif not member.verified:
+                kept[member.path] = "it was compared by its descriptor alone"
+            elif _same_file(member, group.best):
+                kept[member.path] = "it is the best one by another name"
+            elif why is not None:
+                kept[member.path] = why
+        update(done, len(found.groups))
+    return kept
+
+
+def _looked_at(group: Group) -> Iterator[tuple[Member, str | None]]:
+    """Members but the best, each with why it is worth keeping; None where nothing speaks for it."""
+    look = Look(group.best.path)
+    for member in group.members[1:]:
+        if member.relation == "scene" or not member.verified:
+            yield member, None
+        elif not _as_compared(member):
+            yield member, _CHANGED
+        else:
+            yield member, None if member.relation == "exact" else worth_keeping(Look(member.path), look)
+
+
+def _same_file(member: Member, best: Member) -> bool:
+    return os.path.realpath(member.path) == os.path.realpath(best.path)
 
 
 def _as_compared(member: Member) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
-from retrieval.gallery.duplicates.edits import AS_LARGE, is_colourful, lost_colours, middle_of
+from retrieval.gallery.duplicates.edits import AS_LARGE, blockiness, is_colourful, lost_colours, middle_of
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.pictures import imaging
@@ -82,21 +82,6 @@ def sharpness(pixels: npt.NDArray[np.uint8]) -> float:
                 block = laplacian[top : top + side, left : left + side]
                 found.append(float(np.sqrt((block * block).mean())) / deviation)
     return float(np.median(found)) if found else 0.0
-
-
-def blockiness(pixels: npt.NDArray[np.uint8]) -> float:
-    """Of an RGB picture, uint8 (H, W, 3): how much more neighbours differ across the edges of JPEG's blocks than within; about 1
-    where it never was one."""
-    import cv2
-
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    found = []
-    for turned in (grey, grey.T):
-        steps = np.abs(np.diff(turned[:, : turned.shape[1] // 8 * 8], axis=1)).mean(axis=0)
-        if len(steps) < 15:
-            return 1.0
-        found.append(float(steps[7::8].mean() + 1e-3) / float(np.delete(steps, np.s_[7::8]).mean() + 1e-3))
-    return min(found)
 
 
 def best_first(qualities: Sequence[Quality]) -> list[int]:

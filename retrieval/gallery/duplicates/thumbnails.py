@@ -67,10 +67,10 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnail:
     import cv2
 
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
-    return Thumbnail(grey, _inner_box(grey))
+    return Thumbnail(grey, inner_box(grey))
 
 
-def _inner_box(grey: Grey) -> tuple[int, int, int, int]:
+def inner_box(grey: Grey) -> tuple[int, int, int, int]:
     """What is left when lines of one grey level are taken off each side, as long as they have that of the outermost."""
     height, width = grey.shape
     top, bottom = _plain(grey), height - _plain(grey[::-1])
@@ -117,7 +117,7 @@ class Thumbnails:
         if magic != _MAGIC or len(pixels) != width * height or not pixels:
             return None
         grey = np.frombuffer(pixels, np.uint8).reshape(height, width)
-        return Thumbnail(grey, _inner_box(grey))
+        return Thumbnail(grey, inner_box(grey))
 
     def _keep(self, digest: str, grey: Grey) -> None:
         assert self.folder is not None

@@ -43,7 +43,7 @@ async function load() {
   if (told.state === "failed") { $("duplicates").replaceChildren(...head(), note("wrong", "The search failed", told.message)); return; }
   groups.push(...told.groups);
   total = told.total;
-  for (const group of told.groups) for (const member of group.members) kept.set(member.id, member.best || !member.verified);
+  for (const group of told.groups) for (const member of group.members) kept.set(member.id, member.best || Boolean(member.kept));
   draw();
 }
 
@@ -57,7 +57,7 @@ function head() {
 function draw() {
   const page = $("duplicates");
   if (!groups.length) { page.replaceChildren(...head(), note("", "No duplicates", "No two pictures here are the same.")); return; }
-  page.replaceChildren(...head(), h("p", { className: "soft" }, "The best of each group is marked to be kept: by resolution, sharpness and format. Nothing is deleted: the list names the files that are not kept."), h("div", { className: "groups" }, groups.map(panel)));
+  page.replaceChildren(...head(), h("p", { className: "soft" }, "Marked to be kept: the best of each group, by resolution, sharpness and format, and whatever shows anything that the best does not. Nothing is deleted: the list names the files that are not kept."), h("div", { className: "groups" }, groups.map(panel)));
   if (groups.length < total) page.append(h("button", { type: "button", onclick: (event) => { event.target.disabled = true; load(); } }, `Show more (${number(total - groups.length)} groups)`));
   tally();
 }
@@ -84,7 +84,7 @@ function member(group, one) {
   item.append(view, h("div", { className: "about" },
     h("label", {}, box, "keep", one.best ? h("span", { className: "badge same" }, "best") : h("span", { className: "badge" }, RELATIONS[one.relation])),
     h("div", { className: "name", title: one.name }, one.name), h("div", { className: "folder", title: one.folder }, one.folder),
-    h("div", { className: "soft" }, `${one.width ? `${one.width} × ${one.height}, ` : ""}${bytes(one.bytes)}${one.verified ? "" : ", by descriptor alone"}`)));
+    h("div", { className: "soft" }, `${one.width ? `${one.width} × ${one.height}, ` : ""}${bytes(one.bytes)}${one.verified ? "" : ", by descriptor alone"}`), one.kept ? h("div", { className: "soft" }, `kept: ${one.kept}`) : null));
   return item;
 }
 
