@@ -16,7 +16,7 @@ from retrieval.ranking import asmk
 from retrieval.ranking.asmk import Codebook, LocalCodes, places, similarity, standard_codebook
 from retrieval.ranking.geometry import OrientedFeatures, local_features
 from retrieval.ranking.inverted import invert
-from retrieval.ranking.pose import estimate
+from retrieval.ranking.pose import Agreement, estimate
 
 RNG = np.random.default_rng(3)
 
@@ -175,6 +175,27 @@ def test_a_pose_is_found_among_wrong_pairs(turn: float, scale: float) -> None:
     assert found.agreeing[right:].sum() <= 4
     assert found.affinity is not None
     np.testing.assert_allclose(found.affinity[:, :2], 0.6 * linear, atol=0.05)
+
+
+def test_points_that_agree_by_themselves_at_one_place_were_laid_over() -> None:
+    rng = np.random.default_rng(2)
+    photo = rng.integers(0, 256, (200, 4)).astype(np.uint8)
+    photo[:, 1] //= 2  # the upper half
+    bar = rng.integers(0, 256, (40, 4)).astype(np.uint8)
+    bar[:, 1] = 200 + bar[:, 1] % 30
+    places = np.concatenate([photo, bar])
+
+    def over(agree: np.ndarray, moved: int = 0, count: int | None = None) -> bool:
+        theirs = agree.copy()
+        theirs[:, 0] += np.uint8(moved)
+        return Agreement(len(agree) if count is None else count, places, agree, theirs).laid_over()
+
+    assert over(bar)
+    assert over(bar[:20])
+    assert not over(bar[:10], count=7)  # too few to tell
+    assert not over(bar, moved=20)  # elsewhere: no part of the page
+    assert not over(places[rng.permutation(240)[:60]])  # a copy: every fourth point, wherever it lies
+    assert not over(places)
 
 
 def test_unrelated_pairs_have_no_pose() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from retrieval.ranking import evidence
-from retrieval.ranking.evidence import Background, background, log_odds, probability, verdict
+from retrieval.ranking.evidence import Background, background, log_odds, probability, verdict, weigh
 
 PRIOR = (0.5, 0.1)
 
@@ -56,12 +58,40 @@ def test_probabilities_and_verdicts() -> None:
 def test_a_gallery_that_shows_little_background_says_little_by_local_scores() -> None:
     far, none = np.array([50.0]), np.zeros(1, np.int64)
     few, more, many = (log_odds(np.zeros(1), far, none, seen)[0] for seen in (1, 50, 100_000))
-    assert few < more < many == pytest.approx(log_odds(np.zeros(1), far, none)[0])
+    assert few < more < many == pytest.approx(log_odds(np.zeros(1), far, none)[0], abs=0.01)
     base = log_odds(np.zeros(1), np.zeros(1), none)[0]
     # One picture and a prior that counts as 30: a score beyond them all is rarer than one in 31, and hardly more is known.
     assert 0.7 * np.log(31) < few - base < 1.7 * np.log(31)
     order = log_odds(np.zeros(30), np.linspace(0, 60, 30), np.zeros(30, np.int64), 1)
     assert (np.diff(order[2:]) > 0).all()  # the greater is still the better
+
+
+def test_no_local_score_alone_makes_a_match_in_a_gallery_of_one() -> None:
+    z = np.array([3.0]), np.array([300.0])
+    assert probability(log_odds(*z, np.zeros(1, np.int64), 1))[0] < evidence.LIKELY_PROBABILITY
+    assert probability(log_odds(*z, np.zeros(1, np.int64), 500))[0] > evidence.LIKELY_PROBABILITY
+
+
+@dataclass
+class Looked:
+    inliers: int
+    over: bool
+
+    def laid_over(self) -> bool:
+        return self.over
+
+
+def test_what_was_laid_over_both_pictures_is_no_evidence_unless_they_are_alike_besides() -> None:
+    def odds(cosine: float, over: bool) -> tuple[float, list[int | None]]:
+        found, inliers = weigh(np.array([cosine]), np.array([20.0]), lambda i: Looked(30, over))
+        return float(found[0]), inliers
+
+    plain = float(log_odds(np.array([1.0]), np.zeros(1), np.zeros(1, np.int64))[0])
+    assert odds(1.0, True) == (plain, [30])  # what was counted is told
+    assert odds(1.0, False)[0] > plain + 10
+    assert odds(4.0, True) == odds(4.0, False)
+    found, inliers = weigh(np.array([1.0]), np.array([np.nan]), lambda i: None)
+    assert (float(found[0]), inliers) == (plain, [None])
 
 
 def test_the_cosine_alone_never_makes_a_match() -> None:

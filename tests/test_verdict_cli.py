@@ -69,7 +69,7 @@ def test_the_table_and_csv_say_it_too(album: Path) -> None:
 
 def test_no_match_is_said(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = retrieve("query", "unknown.png", "-k", 2)
-    assert "no match: nothing here shows what is on unknown.png" in capsys.readouterr().err
+    assert "no match: nothing here is sure to show what is on unknown.png" in capsys.readouterr().err
     assert len(table.splitlines()) == 2
     assert retrieve("query", "unknown.png", "--min-probability", 0.5) == ""
     retrieve("query", "known.png")
@@ -79,7 +79,7 @@ def test_no_match_is_said(album: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_match_that_was_filtered_is_not_denied(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     retrieve("query", "known.png", "--min-score", 0.9999)
     err = capsys.readouterr().err
-    assert "nothing here shows" not in err
+    assert "nothing here is sure" not in err
     assert "no match for known.png that --min-score and --min-probability let through" in err
 
 

@@ -108,4 +108,4 @@ def no_match(result: QueryResult) -> str:
     rest = " The pictures that come nearest:" if result.matches else ""
     if result.filtered:
         return f"no match for {safe(result.query)} that --min-score and --min-probability let through.{rest}"
-    return f"no match: nothing here shows what is on {safe(result.query)}.{rest}"
+    return f"no match: nothing here is sure to show what is on {safe(result.query)}.{rest}"

@@ -135,7 +135,8 @@ class Explaining:
         number = int(search.numbers_of([record.hash])[0])
         if number < 0:
             return None
-        pairs = search.agreeing(number)
+        found = search.geometry(number)
+        pairs = found.ours, found.theirs
         return np.concatenate([_places(pairs[0], ours), _places(pairs[1], theirs)], axis=1)
 
 

@@ -96,7 +96,7 @@ class Weigher:
         local = self.local.similarities_of(numbers)
         z_cosine = self.cosine_background.z(cosine)
         z_local = self.local_background.z(local) if self._comparable else np.full(len(local), np.nan)
-        odds, inliers = evidence.weigh(z_cosine, z_local, self._inliers(numbers), self._seen)
+        odds, inliers = evidence.weigh(z_cosine, z_local, self._geometry(numbers), self._seen)
         identical = np.array([self._content is not None and record.hash == self._content for record in chosen], bool)
         odds[identical] = evidence.CERTAIN
         chances = evidence.probability(odds)
@@ -122,9 +122,9 @@ class Weigher:
         found[new] = cosines(self.vector, self.store, rows)
         return found
 
-    def _inliers(self, numbers: np.ndarray) -> Callable[[int], int | None]:
-        """Tells by position how many points of a picture agree; once for each content."""
-        of = functools.cache(lambda number: self.local.pose(number).inliers)
+    def _geometry(self, numbers: np.ndarray) -> Callable[[int], evidence.Geometry | None]:
+        """Tells by position how a picture's points agree; once for each content."""
+        of = functools.cache(self.local.geometry)
         return lambda i: None if numbers[i] < 0 else of(int(numbers[i]))
 
     def _identical(self, count: int, among: np.ndarray | None) -> list[int]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ _PRIOR_WEIGHT = 30
 _COSINE_MOST, _COSINE_BEYOND = 4.0, 0.3
 _LOCAL_LEAST, _LOCAL_MOST, _LOCAL_BEYOND, _LOCAL_WEIGHT = 2.0, 8.0, 0.05, 0.6
 _INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
+_OVERLAY_COSINE = 3.0  # spreads above the background
 VERIFIED = 20  # first answers whose geometry is looked at
 _SLOPE, _OFFSET = 0.881, -6.735
 
@@ -40,6 +42,15 @@ CERTAIN = 50.0  # log-odds of the very same file: no other evidence comes near
 SAME_PROBABILITY, SAME_INLIERS = 0.95, 8
 LIKELY_PROBABILITY = 0.5
 SIMILAR_COSINE = 2.0  # spreads above the background
+
+
+class Geometry(Protocol):
+    """How many points of two pictures agree, and whether these are but what was laid over both: a caption, a logo."""
+
+    @property
+    def inliers(self) -> int: ...
+
+    def laid_over(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -82,22 +93,32 @@ def log_odds(
     total = np.clip(z, -1, _COSINE_MOST) + _COSINE_BEYOND * np.log1p(np.maximum(z - _COSINE_MOST, 0))
     above = np.maximum(np.nan_to_num(np.asarray(local, np.float64), nan=0.0) - _LOCAL_LEAST, 0)
     most = min(_LOCAL_MOST, math.log(seen + _PRIOR_WEIGHT) / _LOCAL_WEIGHT)
-    total += _LOCAL_WEIGHT * np.minimum(above, most) + _LOCAL_BEYOND * np.maximum(above - most, 0)
+    beyond = _LOCAL_BEYOND / (1 + _PRIOR_WEIGHT / seen) if seen else 0.0
+    total += _LOCAL_WEIGHT * np.minimum(above, most) + beyond * np.maximum(above - most, 0)
     total += _INLIERS_WEIGHT * np.maximum(np.minimum(inliers, _INLIERS_MOST) - _INLIERS_LEAST, 0)
     return _SLOPE * total + _OFFSET
 
 
 def weigh(
-    cosine: Floats, local: Floats, inliers_of: Callable[[int], int | None], seen: float = math.inf
+    cosine: Floats, local: Floats, look: Callable[[int], Geometry | None], seen: float = math.inf
 ) -> tuple[npt.NDArray[np.float64], list[int | None]]:
-    """Log-odds (N,) as :func:`log_odds`, once the geometry of the first 20 is looked at: ``inliers_of`` a position says how many
-    points agree, None where nothing can be compared. Also the inliers of each, None where they were not looked at."""
+    """Log-odds (N,) as :func:`log_odds`, once the geometry of the first 20 is looked at: ``look`` tells that of a position, None
+    where nothing can be compared. Also the inliers of each, None where they were not looked at.
+
+    What was laid over both pictures (a caption, a logo, a window) is no evidence: where it is all that agrees, and they are not
+    very much alike besides, cosine alone counts."""
     counts = np.zeros(len(cosine), np.int64)
+    shared = np.array(local, np.float64)
     inliers: list[int | None] = [None] * len(cosine)
     for i in np.argsort(-log_odds(cosine, local, counts, seen), kind="stable")[:VERIFIED].tolist():
-        inliers[i] = inliers_of(i)
-        counts[i] = inliers[i] or 0
-    return log_odds(cosine, local, counts, seen), inliers
+        if (found := look(i)) is None:
+            continue
+        inliers[i] = found.inliers
+        if cosine[i] < _OVERLAY_COSINE and found.laid_over():
+            shared[i] = min(shared[i], 0.0)
+        else:
+            counts[i] = found.inliers
+    return log_odds(cosine, shared, counts, seen), inliers
 
 
 def probability(odds: Floats) -> npt.NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.ranking.asmk import CODE_BYTES, SHORTEST, WEIGHTS, LocalCodes, count_ones, normalised
-from retrieval.ranking.pose import Pose, estimate
+from retrieval.ranking.pose import Agreement, estimate
 
 MOST_PICTURES = 1 << 14  # in one inverted file: their numbers fit two bytes, and writing one takes 100 MB of memory
 _FARTHEST = 64 - SHORTEST
@@ -96,9 +96,11 @@ class InvertedCodes:
         totals = np.bincount(hits.pictures, WEIGHTS[hits.distances], minlength=len(self))
         return normalised(totals, len(query), self.counts.astype(np.int64))
 
-    def pose(self, query: LocalCodes, hits: Hits, picture: int) -> Pose:
-        """How a query lies in the picture of this number, from what they share, most alike first."""
-        return estimate(*self.pairs(query, hits, picture))
+    def geometry(self, query: LocalCodes, hits: Hits, picture: int) -> Agreement:
+        """How many points of a query and of the picture of this number agree, and where."""
+        ours, theirs = self.pairs(query, hits, picture)
+        found = estimate(ours, theirs)
+        return Agreement(found.inliers, query.places, ours[found.agreeing], theirs[found.agreeing])
 
     def pairs(self, query: LocalCodes, hits: Hits, picture: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Places of what a query shares with the picture of this number, in both, uint8 (M, 4) each, most alike first."""

@@ -18,6 +18,10 @@ _NEARER = 8.0  # and with the refined one
 _SCALE = 16.0  # and by a factor of two in size (16ths of a doubling)
 _TURN = 24.0  # and by 34 degrees in orientation (256ths of a turn)
 _ROUNDS = 3
+_OVERLAID = 8  # points, from which on it can be told
+_STILL = 4.0  # 256ths of the longest side: at the same place
+_NEIGHBOURS = 5
+_ALONE = 0.2
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,34 @@ class Pose:
     inliers: int
     affinity: npt.NDArray[np.float64] | None
     agreeing: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """``inliers``: points that agree; ``places``: of all points of the query, uint8 (W, 4); ``ours``, ``theirs``: of those that
+    agree, uint8 (M, 4)."""
+
+    inliers: int
+    places: npt.NDArray[np.uint8]
+    ours: npt.NDArray[np.uint8]
+    theirs: npt.NDArray[np.uint8]
+
+    def laid_over(self) -> bool:
+        """Whether the points that agree lie at the same place in both pictures, and by themselves: their neighbours agree far
+        oftener than points of the query do. A caption, a logo or a window is so; of a copy, or of the same thing, points agree
+        that lie among others which do not."""
+        if self.inliers < _OVERLAID:
+            return False
+        ours, theirs = (places[:, :2].astype(np.float64) for places in (self.ours, self.theirs))
+        if np.median(np.hypot(*(ours - theirs).T)) > _STILL:
+            return False
+        points = np.unique(self.places[:, :2], axis=0)
+        codes, those = (places[:, 0].astype(np.int64) * 256 + places[:, 1] for places in (points, self.ours))
+        agree = np.isin(codes, those)
+        apart = np.square(points[:, None].astype(np.int64) - points[None]).sum(axis=2)
+        np.fill_diagonal(apart, np.iinfo(np.int64).max)
+        near = np.argsort(apart[agree], axis=1, kind="stable")[:, :_NEIGHBOURS]
+        return bool(agree[near].mean() - agree.mean() > _ALONE)
 
 
 def estimate(query: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> Pose:

@@ -133,7 +133,7 @@ def _scores(
     local = inverted.similarities(query, hits)
     z_cosine = evidence.background(cosine, evidence.PRIOR_COSINE).z(cosine)
     z_local = evidence.background(local, evidence.PRIOR_LOCAL).z(local)
-    odds, _ = evidence.weigh(z_cosine, z_local, lambda i: inverted.pose(query, hits, i).inliers)
+    odds, _ = evidence.weigh(z_cosine, z_local, lambda i: inverted.geometry(query, hits, i))
     return local, odds
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from retrieval.files.digest import HASH_BYTES
 from retrieval.gallery.local.block import Block
 from retrieval.ranking.asmk import LocalCodes
-from retrieval.ranking.pose import Pose, estimate
+from retrieval.ranking.pose import Agreement
 
 
 class LocalSearch:
@@ -60,20 +60,10 @@ class LocalSearch:
         found[numbers >= 0] = self.similarities[numbers[numbers >= 0]]
         return found
 
-    def pose(self, number: int) -> Pose:
-        """How the query lies in a content."""
-        return estimate(*self._pairs(number))
-
-    def agreeing(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Places of the pairs of points that agree in one pose, in the query and in a content, uint8 (M, 4) each, see
-        :func:`retrieval.ranking.asmk.places`."""
-        ours, theirs = self._pairs(number)
-        inside = estimate(ours, theirs).agreeing
-        return ours[inside], theirs[inside]
-
-    def _pairs(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    def geometry(self, number: int) -> Agreement:
+        """How many points of the query and of a content agree, and where."""
         block, inside = self._place(number)
-        return self.blocks[block].inverted.pairs(self.query, self._hits[block], inside)
+        return self.blocks[block].inverted.geometry(self.query, self._hits[block], inside)
 
     def _place(self, number: int) -> tuple[int, int]:
         """A content's block, and its number there."""

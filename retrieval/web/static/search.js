@@ -178,7 +178,7 @@ function filtered(here, anew = false) {
     $("status").textContent = `${number(kept.length)} ${kept.length === 1 ? "picture" : "pictures"}${told}${left ? `, ${number(left)} hidden by the filter` : ""}`;
     const filtering = answer.filtered || left;
     if (!kept.length) $("notice").replaceChildren(note("quiet", "No answer", filtering ? "The filters let none through." : "The gallery has no picture to answer with.", filtering ? h("button", { type: "button", onclick: () => $("filters").reset() }, "Reset the filters") : null));
-    else if (answer.found === false) $("notice").replaceChildren(note("quiet", "No match", answer.filtered ? "None of what the filters let through shows the same thing." : "No picture here shows what is on the query. The nearest:"));
+    else if (answer.found === false) $("notice").replaceChildren(note("quiet", "No match", answer.filtered ? "None of what the filters let through shows the same thing." : "No picture here is sure to show what is on the query. The nearest:"));
     else $("notice").replaceChildren();
   }
   if (query) {
