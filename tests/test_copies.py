@@ -288,6 +288,22 @@ def test_an_interrupted_run_ends_with_the_very_same_weights(album, tmp_path, mon
     assert [line["step"] for line in lines] == [1, 4]
 
 
+def test_a_folder_is_free_until_the_first_checkpoint(album, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.training.copies.trainer.write_state", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_copies(settings(album), tmp_path / "run", workers=1)
+    assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
+    with pytest.raises(ModelError, match="Begin it again"):
+        resume_copies(tmp_path / "run", workers=1)
+    train_copies(settings(album, steps=1), tmp_path / "run", workers=1)
+    with pytest.raises(UsageError, match="holds a run already"):
+        train_copies(settings(album, steps=1), tmp_path / "run", workers=1)
+
+
 def test_statistics_that_came_with_weights_stay(album, tmp_path) -> None:  # type: ignore[no-untyped-def]
     train_copies(settings(album, steps=2), tmp_path / "first", workers=1)
     further = settings(album, steps=2, lr=1e-2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from retrieval.training.machine import Machine
 from retrieval.training.network import whitening_layer
 from retrieval.training.network.learner import Learner
 from retrieval.training.network.live import LiveEngine, describe_pictures
+from retrieval.training.record.checkpoints import Checkpoints
 from retrieval.training.record.observers import Observers
 from retrieval.training.record.run_folder import RunFolder
 from retrieval.training.record.state import read_state
@@ -214,8 +216,6 @@ def test_a_finished_run_made_longer_is_one_that_was_begun_that_long(
 
 
 def test_changed_data_are_refused(photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(photos, data)
     run.train(config_of(data, epochs=1, queries=2), tmp_path / "run", device="cpu")
@@ -233,6 +233,88 @@ def test_a_run_is_not_written_over(photos: Path, finished: Path, tmp_path: Path)
         run.train(config_of(photos), tmp_path, device="cpu")
     with pytest.raises(UsageError, match="holds no run"):
         run.resume(tmp_path, device="cpu")
+
+
+def cut_off(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """A run that ends before its first checkpoint: where its models are to be saved, or its state."""
+
+    def interrupted(self: Checkpoints, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, at, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(config_of(photos), out, device="cpu")
+    (out / ".0123456789abcdef.tmp").write_text("half a file of a process that was killed")
+    (out / "last" / ".fedcba9876543210.tmp").write_text("another")
+
+
+@pytest.mark.parametrize("at", ["save_models", "save_state"])
+def test_a_folder_is_free_until_the_first_checkpoint(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    out = tmp_path / "run"
+    cut_off(photos, out, monkeypatch, at)
+    (out / "left_out.json").write_text('{"pictures": ["of the first try"]}')
+    (out / "left_out_bench.jpg").write_bytes(b"a sheet of the first try")
+    with pytest.raises(ModelError, match=f"Begin it again: .*--config {out}/config.json --out {out}"):
+        run.resume(out, device="cpu")
+    run.train(config_of(photos, epochs=1, seed=5), out, device="cpu")
+    assert TrainingConfig.load(out / "config.json").seed == 5
+    assert [line["epoch"] for line in figures(out)] == [0, 1]
+    assert {path.name for path in out.iterdir()} == {
+        "best.safetensors", "config.json", "curves.png", "environment.json", "last", "metrics.jsonl",
+    }  # fmt: skip
+    assert len(list((out / "last").iterdir())) == 2
+    with pytest.raises(UsageError, match="holds a run already"):
+        run.train(config_of(photos), out, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["note.txt", "last/mine.npy", "left_out_notes.txt", "curves.png", ".hidden", "sub/x"])
+def test_what_is_not_of_an_unbegun_run_keeps_its_folder_from_being_free(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    cut_off(photos, tmp_path / "run", monkeypatch, "save_state")
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=f"not an empty folder: it holds {name.removesuffix('/x')}"):
+        run.train(config_of(photos), tmp_path / "run", device="cpu")
+    with pytest.raises(ModelError, match=r"nothing to resume.*another --out"):
+        run.resume(tmp_path / "run", device="cpu")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "gone", [["last/state.safetensors"], ["last/state.safetensors", "metrics.jsonl", "curves.png"]]
+)
+def test_a_finished_run_without_its_state_is_not_written_over(
+    photos: Path, finished: Path, tmp_path: Path, gone: list[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
+    for name in gone:
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(UsageError, match="not an empty folder"):
+        run.train(config_of(photos), tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == (finished / "best.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("names", [["config.json"], ["environment.json"], ["config.json", "environment.json"]])
+def test_files_that_only_have_the_names_of_a_run_s_are_kept(photos: Path, tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match="not an empty folder"):
+        run.train(config_of(photos), tmp_path, device="cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_folder_in_which_a_run_is_being_prepared_is_not_free(photos: Path, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", config_of(photos), {})
+    with pytest.raises(UsageError, match="another process is preparing a run"):
+        RunFolder(tmp_path / "run").require_free()
+    folder.close()
+    RunFolder(tmp_path / "run").require_free()
 
 
 # ---------------------------------------------------------------- two processes
@@ -318,8 +400,6 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
 
 
 def test_a_picture_that_breaks_while_training_costs_its_tuples_only(photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(photos, data)
     (data / "class7" / "3.png").write_bytes(b"broken from the start")
@@ -355,8 +435,6 @@ def test_a_picture_that_breaks_while_training_costs_its_tuples_only(photos: Path
 
 
 def test_an_epoch_of_broken_pictures_is_an_error(photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(photos, data)
     said: list[str] = []

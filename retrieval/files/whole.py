@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""The name of a file that is being written, or was when its process was killed."""
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -65,7 +68,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed processes left of files that were to be whole."""
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\.[0-9a-f]{16}\.tmp", path.name) and path.is_file():
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

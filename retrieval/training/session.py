@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def train(
     """
     folder, config = RunFolder(Path(out)), config.anchored()
     config.require_possible(device)
-    with joined(device, workers, say, bars) as machine:
+    with joined(device, workers, say, bars) as machine, ExitStack() as held_open:
         processes, say = machine.processes, machine.say
         if processes.first:
             folder.require_free()
@@ -65,6 +66,7 @@ def train(
         say(f"validation: {validation.about if validation else 'none, so the last epoch is kept as the best'}")
         if processes.first:
             folder = RunFolder.create(folder.path, config, {**environment(), "processes": processes.count})
+            held_open.callback(folder.close)
         data = avoid_leaks(data, config, model, folder, machine)
         network = build_network(model.spec, model.checkpoint)
         if config.size != model.spec.image.size:
@@ -101,6 +103,7 @@ def resume(
     at the end (all but cosine), a run made longer has the weights of one that was begun that long.
     """
     folder, config = RunFolder.open(out)
+    folder.require_begun()
     if epochs is not None:
         config = replace(config, epochs=epochs)
     config.require_possible(device)

@@ -90,8 +90,8 @@ class Trainer:
         self.guard.begin()
         self.progress.best = self._validated()
         line = {"epoch": 0, "mAP": self.progress.best, "p": self.learner.exponent()}
+        self.journal.begin(line)  # before any model: what is there is of no epoch
         self.checkpoints.save_models(best=True)
-        self.journal.begin(line)
         self.checkpoints.save_state(self.progress)
         self.journal.tell(line, self.progress)
 

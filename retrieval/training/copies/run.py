@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,12 +55,14 @@ def train_copies(
     things = read_things([config.data, *config.also])
     say(f"{len(things.single):,} pictures, and {len(things.groups)} groups of views")
     network = build_network(model.spec, model.checkpoint)
-    folder = RunFolder.create(folder.path, config, environment())
-    trainer = CopiesTrainer(network, model.spec, things, config, folder, _machine(workers, say, bars), teacher=teacher)
-    if preview is not None:
-        preview_pairs(trainer.feed, trainer.steps, preview)
-    trainer.save()
-    return trainer.run()
+    with closing(RunFolder.create(folder.path, config, environment())) as folder:
+        machine = _machine(workers, say, bars)
+        trainer = CopiesTrainer(network, model.spec, things, config, folder, machine, teacher=teacher)
+        if preview is not None:
+            preview_pairs(trainer.feed, trainer.steps, preview)
+        folder.write_metrics([])  # before any model: what is there is of no step
+        trainer.save()
+        return trainer.run()
 
 
 def resume_copies(
@@ -68,6 +71,7 @@ def resume_copies(
     """Continue the run in ``out`` from its last checkpoint to its end. Errors are those of :func:`train_copies`."""
     folder = RunFolder(Path(out))
     config = CopiesConfig.load(folder.config_file)
+    folder.require_begun()
     require_half_precision(config.amp)
     _, facts = read_state(folder.state)
     spec = ModelSpec.from_dict(facts["spec"])
