@@ -76,6 +76,7 @@ def test_train_resume_and_use(classes: Path, tmp_path: Path, retrieve: Any) -> N
     assert "epoch 2/2" in retrieve("train", "--resume", out, "--epochs", "2")[2]
     assert json.loads((out / "config.json").read_text()) == {**config, "epochs": 2}
     assert "in epoch 2 already" in retrieve("train", "--resume", out, "--epochs", "1")[2]
+    assert retrieve("index", classes, "--model", out / "last", "--index", tmp_path / "last", "--size", "32")[0] == 0
     status, _, said = retrieve("index", classes, "--model", out, "--index", tmp_path / "gallery", "--size", "32")
     assert status == 0, said
     status, found, _ = retrieve(
@@ -168,6 +169,28 @@ def test_who_interrupts_is_told_how_it_goes_on(
     assert status == 130
     assert said.splitlines()[-1] == f"retrieve: interrupted; it goes on with: retrieve train --resume {out}"
     assert "trained at 32 pixels; the model will describe at 1024" in said
+
+
+@pytest.mark.parametrize(
+    ("scores", "best_epoch", "ending"),
+    [
+        ([0.5, 0.25, 0.75, 0.625], 2, "best: mAP 75.00 at epoch 2, 50.00 before training: {out}"),
+        (
+            [0.75, 0.25, 0.5],
+            0,
+            "best: mAP 75.00 before training, and no epoch was better: {out} is the model as it was; "
+            "the last epoch's (mAP 50.00) is {out}/last",
+        ),
+    ],
+)
+def test_the_end_says_whether_training_was_worth_it(
+    tmp_path: Path, retrieve: Any, monkeypatch: pytest.MonkeyPatch, scores: list[float], best_epoch: int, ending: str
+) -> None:
+    lines = [{"epoch": epoch, "mAP": score} for epoch, score in enumerate(scores)]
+    monkeypatch.setattr(run, "train", lambda *_, **__: Outcome(lines, max(scores), best_epoch))
+    status, _, said = retrieve("train", "d", "--out", tmp_path / "o")
+    assert status == 0
+    assert said.splitlines()[-1] == ending.format(out=tmp_path / "o")
 
 
 @pytest.mark.parametrize("recipe", ["tuples", "copies"])

@@ -18,6 +18,7 @@ from retrieval.messages import progress_bar, safe
 if TYPE_CHECKING:
     from retrieval.training.config import TrainingConfig
     from retrieval.training.copies.config import CopiesConfig
+    from retrieval.training.trainer import Outcome
 
 _COPIES_ONLY = {
     *("also", "steps", "hours", "pairs", "view_share", "last_size", "temperature", "koleo", "head", "dark", "chunk"),
@@ -179,13 +180,24 @@ def command(
             from retrieval.training.session import train
 
             outcome = train(config, out, preview=preview, **habits)
-    folder = resume or out
+    say(_ending(outcome, str(resume or out)), quiet)
+
+
+def _ending(outcome: Outcome, folder: str) -> str:
+    """What came of a run, and where it lies."""
     if outcome.best is None:
-        say(f"trained: {safe(str(folder))}", quiet)
-    else:
-        start = outcome.metrics[0]["mAP"] if outcome.metrics else None
-        before = "" if start is None else f", {100 * start:.2f} before training"
-        say(f"best: mAP {100 * outcome.best:.2f} at epoch {outcome.best_epoch}{before}: {safe(str(folder))}", quiet)
+        return f"trained: {folder}"
+    best = f"best: mAP {100 * outcome.best:.2f}"
+    if outcome.best_epoch == 0:
+        last = outcome.metrics[-1]["mAP"] if len(outcome.metrics) > 1 else None
+        now = "" if last is None else f" (mAP {100 * last:.2f})"
+        return (
+            f"{best} before training, and no epoch was better: {folder} is the model as it was; "
+            f"the last epoch's{now} is {Path(folder) / 'last'}"
+        )
+    start = outcome.metrics[0]["mAP"] if outcome.metrics else None
+    before = "" if start is None else f", {100 * start:.2f} before training"
+    return f"{best} at epoch {outcome.best_epoch}{before}: {folder}"
 
 
 @contextmanager
