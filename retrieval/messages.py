@@ -62,9 +62,9 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def count_of(number: int, thing: str) -> str:
-    """ASCII: ``1 picture``, ``2 pictures``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def count_of(number: int, thing: str, things: str | None = None) -> str:
+    """ASCII: ``1 picture``, ``2,000 pictures``; ``things`` where an s does not make it several."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def human_bytes(size: float) -> str:

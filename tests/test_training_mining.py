@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from retrieval.errors import DatasetError, UsageError
 from retrieval.ranking.neighbours import rounding_bound
 from retrieval.training.data import mining
-from retrieval.training.data.mining import EpochDraw, draw_epoch, mine, require_clusters
+from retrieval.training.data.enough import require_clusters
+from retrieval.training.data.mining import EpochDraw, draw_epoch, mine
 from retrieval.training.data.training_set import TrainingSet
 
 
@@ -164,7 +166,7 @@ def test_mined_tuples_are_those_of_a_plain_search(problem) -> None:
                 mine(data, draw, queries, pool, negatives=negatives)
             return
         if None in expected:
-            with pytest.raises(UsageError, match="clusters that are not the query's, too few"):
+            with pytest.raises(UsageError, match="beside the query's, too few"):
                 mine(data, draw, queries, pool, negatives=negatives)
             return
         mined = mine(data, draw, queries, pool, negatives=negatives)
@@ -303,7 +305,10 @@ def test_the_other_view_is_never_replaced() -> None:
 def test_too_few_clusters_are_told_before_and_during_mining() -> None:
     data = made([0, 0, 0, 1, 1, 2])
     require_clusters(data, 2)
-    with pytest.raises(UsageError, match=r"made has 2 other clusters for a query: too few for 3 negatives.*Ask for 2"):
+    with pytest.raises(
+        UsageError,
+        match=r"made has 2 other clusters .*for 3 negatives, one of each\. Name --negatives 2, or take",
+    ):
         require_clusters(data, 3)
     with pytest.raises(UsageError, match="at least 1 negative"):
         require_clusters(data, 0)
@@ -312,8 +317,26 @@ def test_too_few_clusters_are_told_before_and_during_mining() -> None:
         require_clusters(made([0, 0]), 1)
     draw = EpochDraw(np.array([[0, 1]]), np.array([1, 2, 3, 4]))
     vectors = unit(np.random.default_rng(0), 6, 3)
-    with pytest.raises(UsageError, match=r"pool of 4 pictures holds 1 clusters that are not the query's.*larger pool"):
+    with pytest.raises(UsageError, match=r"pool of 4 pictures holds 1 cluster beside the query's.*larger --pool"):
         mine(data, draw, vectors[:1], vectors[1:5], negatives=2)
+
+
+def test_too_few_classes_are_told_with_what_was_held_out() -> None:
+    whole = replace(made([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]), cluster_names=tuple("abcdef"))
+    held = np.repeat([False, False, False, False, True, True], 2)
+    left, out = whole.subset(~held), whole.subset(held)
+    require_clusters(left, 3, out)
+    with pytest.raises(UsageError) as four:
+        require_clusters(left, 5, out)
+    assert str(four.value) == (
+        "made has 3 other classes for a query: too few for 5 negatives, one of each (4 of 6 classes are left, 2 are held out "
+        "for validation). Name --negatives 3, or --validate none, or take more data."
+    )
+    with pytest.raises(
+        UsageError, match=r"Name --negatives 3, or --validate none with --negatives 5, or take more data"
+    ):
+        require_clusters(left, 9, out)
+    require_clusters(whole, 5)  # as it says
 
 
 def test_descriptors_that_do_not_fit_are_refused() -> None:

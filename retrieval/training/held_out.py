@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.errors import UsageError
-from retrieval.messages import Say
+from retrieval.messages import Say, count_of
 from retrieval.training.config import TrainingConfig
 from retrieval.training.data.training_set import TrainingSet
 
@@ -40,8 +40,8 @@ def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, T
     others = len(numbers) - count + int((data.clusters < 0).sum())
     if len(choice) - count < 1 or others < 2:
         raise UsageError(
-            f"{data.name} has {len(choice)} clusters to ask for: too few to hold out {count}",
-            "Hold out less, take more data, or judge by a ground truth of its own.",
+            f"{data.name} has {count_of(len(choice), *data.cluster_word)} to ask for: too few to hold out {count}",
+            "Hold out less (--validate none), take more data, or judge by a ground truth (--validate GT.json).",
         )
     drawn = np.random.default_rng([seed, 0x401D]).choice(choice, count, replace=False)
     held = np.isin(data.clusters, drawn)

@@ -17,7 +17,7 @@ from retrieval.models.spec import ModelSpec
 from retrieval.system.environment import environment
 from retrieval.training.avoiding import avoid_leaks
 from retrieval.training.config import TrainingConfig
-from retrieval.training.data.mining import require_clusters
+from retrieval.training.data.enough import require_clusters
 from retrieval.training.data.sources import read_training_set
 from retrieval.training.held_out import split
 from retrieval.training.machine import joined
@@ -61,7 +61,7 @@ def train(
             config = replace(config, model=model.spec.name)
         _require_trainable(model.spec, config)
         data, held = split(data, config, say)
-        require_clusters(data, config.negatives)
+        require_clusters(data, config.negatives, held)
         validation = validation_of(config, model.spec, held)
         say(f"validation: {validation.about if validation else 'none, so the last epoch is kept as the best'}")
         if processes.first:

@@ -17,7 +17,8 @@ import torch
 from retrieval.errors import DatasetError, UsageError
 from retrieval.training.config import TrainingConfig
 from retrieval.training.data.augmentation import view_seed
-from retrieval.training.data.mining import MinedTuple, require_clusters
+from retrieval.training.data.enough import require_clusters
+from retrieval.training.data.mining import MinedTuple
 from retrieval.training.data.pictures import Pictures, Unreadable, ahead
 from retrieval.training.data.training_set import TrainingSet
 from retrieval.training.losses import create_loss

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retrieval.errors import DatasetError, UsageError
+from retrieval.messages import count_of
 from retrieval.ranking.neighbours import exact_similarities, rounding_bound
 from retrieval.training.data.training_set import TrainingSet
 
@@ -147,19 +148,6 @@ def mine(
     )
 
 
-def require_clusters(data: TrainingSet, negatives: int) -> None:
-    """Raises UsageError where the whole set has too few clusters for ``negatives`` a query, at most one of each: known
-    before anything is described."""
-    if negatives < 1:
-        raise UsageError(f"a tuple needs at least 1 negative, not {negatives}")
-    others = len(np.unique(data.clusters[data.clusters >= 0])) - 1 + int((data.clusters < 0).sum())
-    if others < negatives:
-        raise UsageError(
-            f"{data.name} has {others} other clusters for a query: too few for {negatives} negatives, one of each",
-            f"Ask for {others} or take more data." if others > 0 else "Take more data.",
-        )
-
-
 class _Miner:
     """The pool, grouped by cluster."""
 
@@ -193,10 +181,11 @@ class _Miner:
         best = np.maximum.reduceat(scores[self._order], self._starts)  # of each cluster
         others = int(np.isfinite(best).sum())
         if others < self.negatives:
+            one, several = self.data.cluster_word
             raise UsageError(
-                f"the pool of {len(self.pool):,} pictures holds {others} clusters that are not the query's, too few for "
-                f"{self.negatives} negatives, one of each",
-                "Take a larger pool, fewer negatives, or data with more clusters.",
+                f"the pool of {count_of(len(self.pool), 'picture')} holds {count_of(others, one, several)} beside the "
+                f"query's, too few for {count_of(self.negatives, 'negative')}, one of each",
+                f"Take a larger --pool, fewer --negatives, or data with more {several}.",
             )
         # What truly belongs to the hardest lies within two rounding errors of the last one found; there float64 decides.
         floor = np.partition(best, -self.negatives)[-self.negatives] - 2 * self._bound * float(np.linalg.norm(query))

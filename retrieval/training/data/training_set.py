@@ -36,6 +36,13 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def cluster_word(self) -> tuple[str, str]:
+        """What a person calls a cluster of these data: one, and several of them."""
+        if self.two_views:
+            return "picture", "pictures"
+        return ("class", "classes") if self.cluster_names else ("cluster", "clusters")
+
     def subset(self, keep: np.ndarray) -> TrainingSet:
         """The pictures where ``keep``, bool (N,), is true; clusters keep their numbers, pairs that lost an end are dropped."""
         keep = np.asarray(keep)
