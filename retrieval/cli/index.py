@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("index")
-@click.argument("paths", nargs=-1, type=Name(), metavar="PATH...")
+@click.argument("paths", nargs=-1, type=Name(), metavar="[PATH]...")
 @index_option
 @model_options
 @tokens_option
