@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from fakes import fake_gallery, write_pictures
 
-from retrieval.cli.main import main
+from retrieval.cli.lazy import _WORDS
+from retrieval.cli.main import COMMANDS, main
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -19,9 +20,39 @@ def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("word", "meant"), [("indx", "index"), ("search", "query"), ("duplicate", "duplicates")])
-def test_a_command_that_is_meant_is_named(word, meant, monkeypatch, capsys):
-    assert f"did you mean {meant}?" in refused([word, "x"], monkeypatch, capsys)
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("indx", "index"),
+        ("search", "query"),
+        ("duplicate", "duplicates"),
+        ("rm", "remove"),
+        ("list", "info"),
+        ("web", "serve"),
+        ("compare", "benchmark pooling, or retrieve evaluate --compare"),
+        ("benchmark pool", "benchmark pooling"),
+    ],
+)
+def test_a_command_that_is_meant_is_named(words, meant, monkeypatch, capsys):
+    assert f"(did you mean retrieve {meant}?)" in refused([*words.split(), "x"], monkeypatch, capsys)
+
+
+def test_every_word_leads_to_a_command_and_is_none():
+    assert {meant.split()[0] for meant in _WORDS.values()} <= set(COMMANDS)
+    assert not set(_WORDS) & set(COMMANDS)
+
+
+def test_a_word_for_another_groups_command_is_not_offered(monkeypatch, capsys):
+    assert "did you mean" not in refused(["benchmark", "ui"], monkeypatch, capsys)
+
+
+def test_a_question_ends_with_its_mark_alone(monkeypatch, capsys):
+    said = refused(["query", "--zebra", "x.jpg"], monkeypatch, capsys)
+    assert ". See: retrieve query --help" in said
+    said = refused(["query", "--bbx", "1,2,3,4", "x.jpg"], monkeypatch, capsys)
+    assert "--bbox" in said
+    assert "?." not in said
+    assert "See: retrieve query --help" in said
 
 
 def test_another_models_name_is_refused_before_its_weights_are_fetched(tmp_path, monkeypatch, capsys):

@@ -8,14 +8,22 @@ from typing import Any
 
 import click
 
-# What other tools call our commands.
+# What people try, and what does it here: a command, and where it is an option or a part of one, the words to say.
 _WORDS = {
     "search": "query",
     "find": "query",
     "add": "index",
     "build": "index",
     "dedup": "duplicates",
+    "dedupe": "duplicates",
     "delete": "remove",
+    "rm": "remove",
+    "list": "info",
+    "status": "info",
+    "server": "serve",
+    "web": "serve",
+    "ui": "serve",
+    "compare": "benchmark pooling, or retrieve evaluate --compare",
 }
 
 
@@ -46,6 +54,7 @@ class LazyGroup(click.Group):
             from difflib import get_close_matches
 
             likely = _WORDS.get(args[0]) or next(iter(get_close_matches(args[0], self.lazy, 1)), None)
-            meant = f" (did you mean {likely}?)" if likely in self.lazy else ""
+            known = likely is not None and likely.split()[0] in self.lazy
+            meant = f" (did you mean {ctx.command_path} {likely}?)" if known else ""
             raise click.UsageError(f"there is no command {args[0]!r}{meant}; there are: {', '.join(self.lazy)}")
         return super().resolve_command(ctx, args)

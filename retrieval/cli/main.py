@@ -99,7 +99,8 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "retrieve"
-        _fail(f"{error.format_message().rstrip('.')}. See: {command} --help", 2, verbose)
+        message = error.format_message().rstrip(".")
+        _fail(f"{message}{'' if message.endswith('?') else '.'} See: {command} --help", 2, verbose)
     except (KeyboardInterrupt, click.Abort) as error:
         _fail(str(error.__cause__ or error) or "interrupted", 130, verbose)  # click makes an Abort of Ctrl-C
     except MemoryError:
