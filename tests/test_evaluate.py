@@ -622,7 +622,9 @@ def test_names_with_spaces_and_names_that_several_pictures_have(tmp_path: Path) 
 # -- comparing -------------------------------------------------------------------------------------------------------
 
 
-def test_comparison_of_two_saved_results(truth: GroundTruth, tmp_path: Path, engine: FakeEngine) -> None:
+def test_comparison_of_two_saved_results(
+    truth: GroundTruth, tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluate(truth, tmp_path, "--save", tmp_path / "a.json")
     rng = np.random.default_rng(3)
     rankings, before = by_hand(truth)
@@ -673,6 +675,9 @@ def test_comparison_of_two_saved_results(truth: GroundTruth, tmp_path: Path, eng
     assert f"{100 * compared['medium'].difference.mean:.2f} [" in line
     told = json.loads(retrieve("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--format", "json"))
     assert told["protocols"]["hard"]["losses"] == compared["hard"].losses
+    retrieve("evaluate", "--compare", tmp_path / "b.json", tmp_path / "a.json", "--sheet", tmp_path / "none.png")
+    assert "no query got worse under the medium protocol: no sheet written" in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_reports_of_different_sets_or_damaged_ones_are_refused(

@@ -121,7 +121,7 @@ def _print_json(final: dict[str, Any], measured: list[Measured], resamples: int)
 
 
 def print_comparison(paths: tuple[str, str], sheet: str | None, form: str, resamples: int, quiet: bool) -> None:
-    """Two saved results, by query; ``sheet``: where the contact sheet of the worst regressions goes."""
+    """Two saved results, by query; ``sheet``: where the contact sheet of the worst regressions goes, if there are any."""
     from retrieval.evaluation.report import compare_reports, load_report, regression_rows, regressions
 
     a, b = (load_report(path) for path in paths)
@@ -160,7 +160,10 @@ def print_comparison(paths: tuple[str, str], sheet: str | None, form: str, resam
             print(f"\nWorst regressions ({chosen}), average precision in A and B:")
             for lost in worst:
                 print(f"  {100 * lost.before:6.2f} {100 * lost.after:6.2f}  {safe(lost.image)}")
-    if sheet is not None:
+    if sheet is not None and not worst:
+        under = f" under the {chosen} protocol" if chosen not in ("", "original") else ""
+        say(f"no query got worse{under}: no sheet written", quiet)
+    elif sheet is not None:
         from retrieval.views.sheet import contact_sheet, save_sheet
 
         exif = a["settings"].get("model", {}).get("image", {}).get("exif", True)
