@@ -130,7 +130,7 @@ BAD_QUERIES: dict[str, dict[str, Any]] = {
     "bbox: expected four numbers .* '1 2 3 4'": {"bbox": "1 2 3 4"},
     "easy: expected a list of paths": {"easy": A},
     "junk: expected a list of paths": {"junk": [3]},
-    "image: expected an object with the path": {"image": None},
+    "image: expected the path of the query's picture, not None": {"image": None},
     "image: '' is not a path": {"image": ""},
     "unknown field 'esay'": {"esay": []},
 }
@@ -140,6 +140,20 @@ BAD_QUERIES: dict[str, dict[str, Any]] = {
 def test_a_wrong_query_is_named(tmp_path: Path, message: str) -> None:
     with pytest.raises(DatasetError, match=rf"toy\.json: queries\[1\].*{message}"):
         load(tmp_path, form(**BAD_QUERIES[message]))
+
+
+def test_a_missing_key_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    wrong = form()
+    wrong["queries"][0]["img"] = wrong["queries"][0].pop("image")
+    with pytest.raises(DatasetError) as query:
+        load(tmp_path, wrong)
+    keys = ", ".join(sorted(wrong["queries"][0]))
+    assert str(query.value).endswith(f'toy.json: queries[0] has no "image"; it has: {keys}')
+    assert "img" in keys
+    images = form()
+    images["images"] = images.pop("gallery")
+    with pytest.raises(DatasetError, match=r'toy\.json has no "gallery"; it has: .*images.*queries'):
+        load(tmp_path, images)
 
 
 BAD_SETS: dict[str, Any] = {

@@ -97,14 +97,21 @@ class GroundTruth:
         """
         if not isinstance(form, dict):
             raise DatasetError(f"{source}: expected an object with 'name', 'gallery' and 'queries'")
+        for key in ("gallery", "queries"):
+            _require_key(form, key, source)
         gallery = _strings(form.get("gallery"), f"{source}: gallery")
         if not isinstance(form.get("queries"), list):
             raise DatasetError(f"{source}: queries: expected a list")
         queries = []
         for i, entry in enumerate(form["queries"]):
             where = f"{source}: queries[{i}]"
-            if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-                raise DatasetError(f"{where}, image: expected an object with the path of the query's picture")
+            if not isinstance(entry, dict):
+                raise DatasetError(f"{where}: expected an object, not {entry!r:.80}")
+            _require_key(entry, "image", where)
+            if not isinstance(entry["image"], str):
+                raise DatasetError(
+                    f"{where}, image: expected the path of the query's picture, not {entry['image']!r:.80}"
+                )
             if unknown := set(entry) - _QUERY_FIELDS:
                 raise DatasetError(
                     f"{where}: unknown field {min(unknown)!r:.200}",
@@ -149,6 +156,13 @@ class GroundTruth:
             for q in self.queries
         )
         return replace(self, gallery=move(self.gallery), queries=queries)
+
+
+def _require_key(form: dict[str, Any], key: str, where: str) -> None:
+    """Raises DatasetError where it is not there, with what is: mostly it is the same under another name."""
+    if key not in form:
+        there = ", ".join(sorted(form)) or "nothing"
+        raise DatasetError(f'{where} has no "{key}"; it has: {there:.200}')
 
 
 def _strings(value: Any, where: str) -> tuple[str, ...]:
