@@ -137,18 +137,59 @@ def test_copies_in_the_gallery_tie_by_their_order(truth: GroundTruth, tmp_path: 
 
 
 def test_leave_one_out_of_labelled_folders(tmp_path: Path, engine: FakeEngine) -> None:
+    truth = load_groundtruth(labelled_folder(tmp_path))
+    cached_gallery(tmp_path / "cache")
+    out = retrieve("evaluate", tmp_path / "labelled", "--gallery", tmp_path / "cache", "--format", "json")
+    check_hand = means(by_hand(truth)[1])
+    assert json.loads(out)["protocols"]["medium"]["mAP"] == pytest.approx(check_hand["medium"]["mAP"], abs=1e-9)
+    assert engine.described == len(truth.gallery)  # queries are gallery pictures: nothing is described twice
+
+
+def labelled_folder(tmp_path: Path) -> Path:
     made = make_set(tmp_path / "made")
     for path in made.gallery:
         if "easy" in path or "hard" in path:
             label = path.split("-")[1]
             (tmp_path / "labelled" / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(made.root / path, tmp_path / "labelled" / label)
-    truth = load_groundtruth(tmp_path / "labelled")
+    return tmp_path / "labelled"
+
+
+def test_of_a_folder_what_cannot_be_read_is_left_out_with_one_warning(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = labelled_folder(tmp_path)
+    sound = load_groundtruth(folder)
+    (folder / "0" / "broken.png").write_text("no picture")
+    whole = folder / sound.gallery[0]
+    (folder / "2" / "half.png").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     cached_gallery(tmp_path / "cache")
-    out = retrieve("evaluate", tmp_path / "labelled", "--gallery", tmp_path / "cache", "--format", "json")
-    check_hand = means(by_hand(truth)[1])
-    assert json.loads(out)["protocols"]["medium"]["mAP"] == pytest.approx(check_hand["medium"]["mAP"], abs=1e-9)
-    assert engine.described == len(truth.gallery)  # queries are gallery pictures: nothing is described twice
+    for _ in range(2):  # another time it is the same, though the gallery has seen them
+        out = json.loads(retrieve("evaluate", folder, "--gallery", tmp_path / "cache", "--format", "json"))
+        (warned,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+        total = len(sound.gallery) + 2
+        assert warned.startswith(f"warning: 2 of {total} pictures left out, which cannot be used: '0/broken.png' (")
+        assert "'2/half.png' (" in warned
+        expected = by_hand(sound)[1]["medium"]["mAP"]
+        assert out["protocols"]["medium"]["AP"] == pytest.approx(expected, abs=1e-9)
+    assert engine.described == len(sound.gallery)
+    # Where nothing is left to ask for, and where someone listed the pictures, they are named and nothing is measured.
+    for name in sound.gallery:
+        (folder / name).write_text("no picture")
+    with pytest.raises(
+        DatasetError, match=r"labelled: \d+ pictures cannot be used: .* Mend them or .* out of the folder"
+    ):
+        retrieve("evaluate", folder, "--gallery", tmp_path / "cache")
+
+
+def test_of_a_list_what_cannot_be_read_is_refused(tmp_path: Path, engine: FakeEngine) -> None:
+    folder = labelled_folder(tmp_path)
+    lines = [f"{name},{name.split('/')[0]}" for name in load_groundtruth(folder).gallery]
+    (folder / "0" / "broken.png").write_text("no picture")
+    (folder / "list.csv").write_text("\n".join([*lines, "0/broken.png,0"]) + "\n")
+    cached_gallery(tmp_path / "cache")
+    with pytest.raises(DatasetError, match=r"1 picture cannot be used: '0/broken.png' .* out of the ground truth"):
+        retrieve("evaluate", folder / "list.csv", "--gallery", tmp_path / "cache")
 
 
 def test_memory_mapped_vectors_in_any_order(tmp_path: Path, truth: GroundTruth) -> None:

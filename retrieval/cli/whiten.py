@@ -131,7 +131,7 @@ def _learn(
         truth = load_truth(source, data, images)
     with open_gallery(truth, source, gallery, ModelChoice(model, size, scales), engine, tell) as cache:
         check_whitenable(cache.spec, Path(out) / FILE_NAME)
-        described = describe_set(truth, cache, bars=lambda label: progress_bar(label, quiet))
+        described = describe_set(truth, cache, say=tell, bars=lambda label: progress_bar(label, quiet))
         vectors, pairs = matching_pairs(described)
         whitening = fit_pairs(vectors, pairs, dim) if kind == "lw" else fit_pca(vectors, dim, shrinkage)
         return cache.model, whitening, learned_on(truth.name, described.hashes)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
@@ -48,7 +48,8 @@ class GroundTruth:
 
     ``original`` marks the protocol of the first Oxford5k and Paris6k: one class of right answers, kept in
     ``easy``. A query without any right answer is allowed (means leave it out), a set of nothing but such
-    queries is not.
+    queries is not. ``of_folder`` marks a set that is whatever lies in a folder of classes: nobody listed its
+    pictures, so those that cannot be used may be left out.
     """
 
     name: str
@@ -56,6 +57,7 @@ class GroundTruth:
     gallery: tuple[str, ...]
     queries: tuple[Query, ...]
     original: bool = False
+    of_folder: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -71,6 +73,21 @@ class GroundTruth:
             raise UsageError(f"names must be one of {', '.join(_LISTS)}, not {names!r}")
         listed = getattr(self.queries[query] if isinstance(query, int) else query, names)
         return np.fromiter((self._position[path] for path in listed), np.int64, len(listed))
+
+    def without(self, pictures: Collection[str]) -> GroundTruth:
+        """The same without these pictures: not asked for, not in the gallery, no right answers. Raises DatasetError
+        where too little is left to be a set."""
+        gone = set(pictures)
+
+        def kept(paths: Iterable[str]) -> tuple[str, ...]:
+            return tuple(path for path in paths if path not in gone)
+
+        queries = tuple(
+            replace(q, easy=kept(q.easy), hard=kept(q.hard), junk=kept(q.junk))
+            for q in self.queries
+            if q.image not in gone
+        )
+        return replace(self, gallery=kept(self.gallery), queries=queries)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form (a dict): name, gallery, queries, and ``original`` where it is true."""
@@ -214,13 +231,13 @@ def _check(truth: GroundTruth) -> None:
         _check_path(query.image, f"queries[{i}], image", inside=False)
         _box(query.bbox, f"{where}, bbox")
         listed: dict[str, str] = {}
-        for field in _LISTS:
-            for path in getattr(query, field):
+        for kind in _LISTS:
+            for path in getattr(query, kind):
                 if path not in known:
-                    raise DatasetError(f"{where}, {field}: {path!r:.200} is not in the gallery")
+                    raise DatasetError(f"{where}, {kind}: {path!r:.200} is not in the gallery")
                 if path in listed:
-                    raise DatasetError(f"{where}, {field}: {path!r:.200} is listed in {listed[path]} already")
-                listed[path] = field
+                    raise DatasetError(f"{where}, {kind}: {path!r:.200} is listed in {listed[path]} already")
+                listed[path] = kind
     if not any(query.easy or query.hard for query in truth.queries):
         raise DatasetError("queries: no query has a right answer ('easy' and 'hard' are empty throughout)")
 

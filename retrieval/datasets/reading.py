@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def load_groundtruth(
         root, images = images, None
     base = base if root is None else Path(root)
     if path.is_dir():
-        return _leave_one_out(path.resolve().name, str(path), base, labelled.read_folders(path))
+        found = _leave_one_out(path.resolve().name, str(path), base, labelled.read_folders(path))
+        return replace(found, of_folder=True)
     kind = path.suffix.lower()
     if kind not in (".json", ".pkl", ".csv", ".txt"):
         raise UsageError(

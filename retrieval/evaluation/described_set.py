@@ -16,13 +16,13 @@ import numpy as np
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.placing import check_files
 from retrieval.errors import DatasetError
-from retrieval.evaluation.queries import Queries, refuse
+from retrieval.evaluation.queries import Queries, named, refuse
 from retrieval.files.digest import content_hash
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local_features import LocalMatchers
 from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.store.view import DerivedArrays, VectorView
-from retrieval.messages import Bars, no_bars
+from retrieval.messages import Bars, Say, count_of, no_bars, say_nothing
 from retrieval.models.whitening import Whitening
 from retrieval.ranking.method import Context
 
@@ -84,13 +84,15 @@ def describe_set(
     gallery: Gallery,
     *,
     distractors: bool = False,
+    say: Say = say_nothing,
     bars: Bars = no_bars,
 ) -> DescribedSet:
     """Describe what ``gallery`` does not hold yet of the set's pictures, and its queries, each cropped to its box.
 
     ``distractors``: all other pictures of the gallery are ranked too, except the queries' own. All files must be there before
     anything is described. Each is opened once, the queries first; what cannot be used, and boxes that reach out of their
-    pictures, are named together. Raises DatasetError.
+    pictures, are named together. Raises DatasetError. A set that is whatever lies in a folder goes on without what cannot be
+    used, which ``say`` is told: ``truth`` of the result is what is left.
     """
     check_files(truth)
     paths = [os.path.abspath(os.path.join(truth.root, path)) for path in truth.gallery]
@@ -103,7 +105,9 @@ def describe_set(
         with bars(truth.name) as update:
             gallery.index(todo, progress=update)
     records = dict(gallery.records())
-    _check_described(truth, paths, records, gallery)
+    if troubles := _troubles(truth, paths, records, gallery):
+        truth = _without(truth, troubles, say)
+        return describe_set(truth, gallery, distractors=distractors, say=say, bars=bars)
     chosen = [(path, records[path]) for path in paths]
     queries.take_whole(whole, [str(records[queries.paths[i]].hash) for i in whole])
     query_hashes = queries.hashes
@@ -154,15 +158,31 @@ def _known(gallery: Gallery, paths: list[str]) -> set[str]:
     return known
 
 
-def _check_described(truth: GroundTruth, paths: list[str], records: dict[str, Record], gallery: Gallery) -> None:
+def _troubles(
+    truth: GroundTruth, paths: list[str], records: dict[str, Record], gallery: Gallery
+) -> list[tuple[str, str]]:
+    """The set's pictures (path, reason) that could not be described."""
     folders = {root.id: gallery.folder_of(root) for root in gallery.catalog.roots()}
     reasons = {os.path.join(folders[r.root], r.path): r.error or "" for r in gallery.catalog.troubled()}
-    troubles = [
+    return [
         (name, reasons.get(path) or "not described")
         for name, path in zip(truth.gallery, paths, strict=True)
         if path not in records or path in reasons
     ]
-    refuse(truth, troubles)
+
+
+def _without(truth: GroundTruth, troubles: list[tuple[str, str]], say: Say) -> GroundTruth:
+    """What is left of a folder's set. Raises DatasetError where the pictures were listed by someone, or too few are left."""
+    if not truth.of_folder:
+        refuse(truth, troubles)
+    try:
+        left = truth.without([name for name, _ in troubles])
+    except DatasetError:
+        refuse(truth, troubles)
+        raise
+    of = count_of(len(truth.gallery), "picture")
+    say(f"warning: {len(troubles):,} of {of} left out, which cannot be used: {named(troubles)}")
+    return left
 
 
 def whitened_vectors(described: DescribedSet, whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:

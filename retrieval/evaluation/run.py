@@ -98,7 +98,7 @@ def evaluate(
     ``dataset``: a ground truth, its path, a folder with a sub-folder a class, a list, or the name of a downloaded set.
     ``model``: a name or path (default: auto). ``gallery``: a folder that keeps the descriptors (default: in the user's cache),
     or an open gallery, which is closed; with ``distractors`` its other pictures are ranked too. ``exif`` None: the model's
-    rule, off for published sets.
+    rule, off for published sets. Of a folder of classes, pictures that cannot be used are left out with a warning.
     ``rank``: what rankings follow, "cosine", "local" (the local index) or "fused" (both, as queries are answered).
     Raises UsageError, DatasetError, ModelError, GalleryError.
     """
@@ -129,7 +129,8 @@ def evaluate(
             raise UsageError(
                 str(leaks[0]), "Its figures would mean nothing; --allow-leak computes and marks them all the same."
             )
-        described = describe_set(truth, cache, distractors=distractors, bars=bars)
+        described = describe_set(truth, cache, distractors=distractors, say=say, bars=bars)
+        truth = described.truth
         rule = cache.spec.image
         context = SetContext(described, exif=rule.exif, stored=learned is None, warn=say)
         if learned is None:

@@ -31,7 +31,7 @@ def whitening_on(
         with open_cache(
             cache_folder(truth, cache.model), cache.model, engine=cache.model.engine_name, warn=say
         ) as other:
-            described = describe_set(truth, other, bars=bars)
+            described = describe_set(truth, other, say=say, bars=bars)
             vectors, pairs = matching_pairs(described)
             learned, origin = fit_pairs(vectors, pairs, dim), learned_on(truth.name, described.hashes)
     return learned, {"kind": learned.kind, "dim": len(learned.projection), "learned_on": origin}
