@@ -447,7 +447,7 @@ def test_unreadable_and_missing_pictures_are_named(model: Model, truth: GroundTr
     with pytest.raises(DatasetError, match=r"other-3\.png"):
         benchmark_pooling(model, load_groundtruth(tmp_path / "truth.json"), methods=("avg",))
     (tmp_path / "other-3.png").unlink()
-    with pytest.raises(DatasetError, match="1 of 40 pictures are missing"):
+    with pytest.raises(DatasetError, match="1 of 40 pictures is missing"):
         benchmark_pooling(model, load_groundtruth(tmp_path / "truth.json"), methods=("avg",))
     with pytest.raises(UsageError, match="one scale"):
         benchmark_pooling(load_model(MODEL, size=96, scales=(1, 0.5)), truth, methods=("avg",))

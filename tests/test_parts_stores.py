@@ -191,7 +191,7 @@ def test_commands(tmp_path, photos):
     told = json.loads(run("index", "--status", "memory://b/parts", "--format", "json"))
     assert (told["done"], told["shards"], told["missing"]) == (2, 4, [1, 3])
     run("describe", photos, "--out", "memory://b/parts", *model)
-    assert "4 of 4 shards are done (12 pictures" in run("index", "--status", "memory://b/parts")
+    assert "4 of 4 shards done (12 pictures" in run("index", "--status", "memory://b/parts")
     out = run("index", "memory://b/parts", "--index", tmp_path / "gallery", "--engine", "torch", "-q")
     assert out.startswith("12 pictures in")
 

@@ -283,7 +283,7 @@ def test_an_interrupted_run_looks_unfinished_and_is_taken_up(tmp_path: Path) -> 
 def test_a_set_that_lost_pictures_is_reported(tmp_path: Path) -> None:
     truth = make_synthetic(tmp_path, **TINY)  # type: ignore[arg-type]
     (tmp_path / truth.gallery[0]).unlink()
-    with pytest.raises(DatasetError, match=r"1 of 10 pictures are missing.*Remove"):
+    with pytest.raises(DatasetError, match=r"1 of 10 pictures is missing.*Remove"):
         make_synthetic(tmp_path, **TINY)  # type: ignore[arg-type]
 
 

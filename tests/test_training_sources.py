@@ -75,7 +75,7 @@ def test_a_list_with_repetitions_and_another_folder(tmp_path: Path) -> None:
     file.write_text("path,label\na.jpg,cat\n./b.jpg,dog\nb.jpg,dog\n\nc.jpg,\nd.jpg,cat\n")
     data = read_training_set(file, images=tmp_path / "pictures")
     assert named(data, tmp_path / "pictures") == {"a.jpg": 0, "b.jpg": 1, "c.jpg": -1, "d.jpg": 0}
-    assert data.notes == ("1 pictures are listed twice and count once",)
+    assert data.notes == ("1 picture listed twice: counted once",)
     file.write_text("a.jpg,cat\na.jpg,dog\nb.jpg,cat\n")
     assert "'a.jpg' is in two classes, 'cat' and 'dog'" in refusal(file, images=tmp_path / "pictures")
 
@@ -108,7 +108,7 @@ def test_pairs_without_clusters_connect_pictures(tmp_path: Path) -> None:
         "g.jpg": 2,
     }
     assert pairs_of(data) == [("a.jpg", "b.jpg"), ("c.jpg", "d.jpg"), ("b.jpg", "e.jpg"), ("f.jpg", "g.jpg")]
-    assert data.notes == ("1 pairs are listed twice and count once",)
+    assert data.notes == ("1 pair listed twice: counted once",)
     assert (data.name, data.two_views) == ("pairs", False)
 
 
@@ -248,7 +248,7 @@ def test_unlabelled_pictures_are_their_own_match(tmp_path: Path) -> None:
     assert [path.name for path in data.paths] == ["a.jpg", "alike.jpg", "b.jpg"]
     assert data.two_views
     assert data.clusters.tolist() == [0, 1, 2]
-    assert data.notes[0] == "1 pictures are copies of others and count once"
+    assert data.notes[0] == "1 picture is a copy of another: counted once"
     (tmp_path / "sub").mkdir()
     touch(tmp_path / "sub", "d.jpg", "e.jpg", "f.jpg", "g.jpg")
     assert not read_training_set(tmp_path).two_views  # sub-folders are classes unless it is said

@@ -115,7 +115,7 @@ def test_index_without_and_with(album: Path) -> None:
     assert json.loads(retrieve("info", "--format", "json"))["local"] is None
     with pytest.raises(UsageError, match="no local index"):
         retrieve("query", "known.png", "--rank", "fused")
-    assert "6 known pictures were looked at for the local index" in retrieve("index", "--local")
+    assert "looked at for the local index: 6 known pictures" in retrieve("index", "--local")
     local = json.loads(retrieve("info", "--format", "json"))["local"]
     assert local["pictures"] == 6
     assert 0 < local["milliseconds"] < 1000

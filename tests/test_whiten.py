@@ -249,7 +249,7 @@ def test_requests_that_make_no_sense(world: Path, tmp_path: Path) -> None:
         (("--model", MODEL), "--from"),
         (("--scales", "1,0.5"), "--from"),
         (("--from", "x.json", "--shrinkage", 0.5), "--kind pca"),
-        (("--from", "x.json"), "there is no x.json"),
+        (("--from", "x.json"), "there is no file, folder or set 'x.json'"),
         (("--derive", world / "photos"), "not empty"),
     ):
         with pytest.raises((UsageError, GalleryError), match=named):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import print_json, say
-from retrieval.messages import bar_size, safe
+from retrieval.messages import bar_size, count_of, safe
 
 if TYPE_CHECKING:
     from retrieval.datasets.published.sets import PublishedSet
@@ -52,7 +52,9 @@ def list_sets(directory: str, form: str) -> None:
             )
             continue
         size = "size not published" if item.megabytes is None else f"about {item.megabytes:,.0f} MB"
-        print(f"{item.name}: {item.title}\n  {state}; {size}; {len(item.files)} files\n  {item.layout}\n  {item.terms}")
+        print(
+            f"{item.name}: {item.title}\n  {state}; {size}; {count_of(len(item.files), 'file')}\n  {item.layout}\n  {item.terms}"
+        )
 
 
 def _state(item: PublishedSet, directory: str) -> str:
@@ -107,7 +109,7 @@ def verify(name: str, directory: str, quick: bool, quiet: bool) -> int:
     if len(outcome.problems) > 20:
         print(f"and {len(outcome.problems) - 20} more")
     if outcome.problems:
-        say(f"{name}: {len(outcome.problems)} problems in {outcome.files} files", quiet)
+        say(f"{name}: {count_of(len(outcome.problems), 'problem')} in {count_of(outcome.files, 'file')}", quiet)
         return 1
     if outcome.compared == outcome.files:
         how = "all compared with what was downloaded"
@@ -115,7 +117,7 @@ def verify(name: str, directory: str, quick: bool, quiet: bool) -> int:
         how = f"{outcome.compared} compared with what was downloaded, the others are there"
     else:
         how = "all there; contents were not compared"
-    print(f"{name}: {outcome.files} files, {how}")
+    print(f"{name}: {count_of(outcome.files, 'file')}, {how}")
     return 0
 
 
@@ -141,7 +143,7 @@ def convert(source: str, out: str, images: str | None) -> None:
         check_files(truth)
     except DatasetError as error:
         say(f"note: {safe(error.message)}")
-    print(f"{out}: {len(truth.gallery)} pictures, {len(truth.queries)} queries")
+    print(f"{out}: {count_of(len(truth.gallery), 'picture')}, {count_of(len(truth.queries), 'query', 'queries')}")
 
 
 @command.command("make-synthetic")
@@ -168,7 +170,9 @@ def make_synthetic(out: str, objects: int, train_objects: int | None, size: int,
 
     with progress_bar("draw", quiet) as update:
         truth = make(Path(out), objects=objects, train_objects=train_objects, size=size, seed=seed, progress=update)
-    print(f"{len(truth.gallery)} pictures and {len(truth.queries)} queries in {safe(out)}")
+    print(
+        f"{count_of(len(truth.gallery), 'picture')} and {count_of(len(truth.queries), 'query', 'queries')} in {safe(out)}"
+    )
 
 
 @contextmanager

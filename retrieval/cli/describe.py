@@ -16,7 +16,7 @@ from retrieval.cli.common import (
     tokens_option,
     verbosity_options,
 )
-from retrieval.messages import progress_bar, safe
+from retrieval.messages import count_of, progress_bar, safe
 
 
 class Share(click.ParamType):
@@ -144,8 +144,8 @@ def command(
     else:
         before = report.shards - report.described - len(report.failed)
         print(
-            f"{report.described} of {report.shards} shards described into {safe(out)} ({report.pictures} pictures), "
-            f"{before} done before"
+            f"{report.described} of {count_of(report.shards, 'shard')} described into {safe(out)} "
+            f"({count_of(report.pictures, 'picture')}), {before} done before"
         )
     for shard, why in report.failed.items():
         say(f"retrieve: shard {shard} failed: {safe(why)}")

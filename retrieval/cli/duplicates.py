@@ -13,7 +13,7 @@ import click
 
 from retrieval.cli.common import Name, engine_option, index_option, print_json, say, verbosity_options
 from retrieval.cli.streams import write_path
-from retrieval.messages import human_bytes, progress_bar, safe
+from retrieval.messages import count_of, human_bytes, progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.gallery.duplicates.answers import Duplicates, Group, Member
@@ -98,9 +98,8 @@ def command(
         _show(found, form)
         counts = Counter(group.kind for group in found.groups)
         told = ", ".join(f"{counts[kind]} of {kind}" for kind in ("exact", "copies", "scenes") if counts[kind])
-        groups = "group" if len(found.groups) == 1 else "groups"
         of = f" ({told})" if told else ""
-        say(f"{len(found.groups)} {groups}{of} among {found.pictures} pictures", quiet)
+        say(f"{count_of(len(found.groups), 'group')}{of} among {count_of(found.pictures, 'picture')}", quiet)
         if sheet is not None:
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)

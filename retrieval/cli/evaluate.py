@@ -10,7 +10,7 @@ import click
 
 from retrieval.cli.common import engine_option, model_options, say, verbosity_options
 from retrieval.gallery.address import is_served
-from retrieval.messages import progress_bar, safe
+from retrieval.messages import count_of, progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.backends.copied import CopiedGallery
@@ -135,7 +135,7 @@ def command(
         say(f"saved: {safe(save)}", quiet)
     alone = None if len(result.measured) > 1 or result.settings.get("rerank") else result.settings.get("rank")
     ranked = "" if alone is None else f"ranked by {alone}, "
-    counts = f"{len(result.truth.queries)} queries, {len(result.pictures)} pictures"
+    counts = f"{count_of(len(result.truth.queries), 'query', 'queries')}, {count_of(len(result.pictures), 'picture')}"
     title = f"{result.truth.name}: {counts}, {ranked}{result.title}"
     print_results(final, result.measured, title, form, bootstrap)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from retrieval.cli.common import index_option, verbosity_options
-from retrieval.messages import safe
+from retrieval.messages import count_of, safe
 
 
 @click.command("export")
@@ -21,4 +21,4 @@ def command(file: str, index: str | None, quiet: bool, verbose: int) -> None:
 
     with Gallery.open(index) as gallery:
         count = gallery.export(file)
-        print(f"{safe(file)}: {count} descriptors of {gallery.spec.dim} dimensions")
+        print(f"{safe(file)}: {count_of(count, 'descriptor')} of {gallery.spec.dim} dimensions")

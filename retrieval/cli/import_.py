@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from retrieval.cli.common import index_option, model_options, say, verbosity_options
-from retrieval.messages import safe
+from retrieval.messages import count_of, safe
 
 
 @click.command("import")
@@ -43,4 +43,4 @@ def command(
         gallery = Gallery.create(folder, asked.load(say=tell))
     with gallery:
         count = gallery.import_(file)
-        print(f"{count} descriptors added to {safe(str(folder))}, which holds {len(gallery)}")
+        print(f"{count_of(count, 'descriptor')} added to {safe(str(folder))}, which holds {len(gallery)}")

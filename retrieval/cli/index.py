@@ -214,7 +214,7 @@ def command(
             )
         missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
-            raise UsageError(f"there is no {safe(missing[0])}")
+            raise UsageError(f"there is no file or folder '{safe(missing[0])}'")
         chosen = asked.load(engine, tell)
         if tokens:
             tell_saving(chosen.spec, tell)
@@ -252,18 +252,19 @@ def command(
         where, what = safe(show_path(os.path.abspath(folder))), ", ".join(parts) or "nothing to do"
         print(f"{count_of(images, 'picture')} in {where}: {what} ({report.seconds:.1f} s)")
         if report.local > report.embedded:
-            print(f"{report.local - report.embedded} known pictures were looked at for the local index")
+            print(f"looked at for the local index: {count_of(report.local - report.embedded, 'known picture')}")
         if troubles:
             print(f"{troubles} could not be read; `retrieve info` says which and why")
         if not (images or troubles):
-            print(f"no pictures among {report.ignored} files" if report.ignored else "no files were found")
+            print(f"no pictures among {count_of(report.ignored, 'file')}" if report.ignored else "no files were found")
         if report.stayed_out:
             print(
-                f"{report.stayed_out} were taken out of the gallery before and stay out (--restore takes them in again)"
+                f"stay out, for they were taken out of the gallery before: {report.stayed_out} (--restore takes them in again)"
             )
         if report.left_out:
             print(
-                f"{report.left_out} files and folders were left out (--exclude, .nomedia, what other programs leave behind)"
+                f"left out: {count_of(report.left_out, 'file or folder', 'files and folders')} "
+                "(--exclude, .nomedia, what other programs leave behind)"
             )
         for line in () if quiet else passed_over(report.foreign):
             print(line)

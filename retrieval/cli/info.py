@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import index_option, print_json, say, verbosity_options
-from retrieval.messages import human_bytes, safe
+from retrieval.messages import count_of, human_bytes, safe
 
 if TYPE_CHECKING:
     from retrieval.gallery.facts import GalleryInfo
@@ -163,10 +163,10 @@ def _local_line(info: GalleryInfo) -> str:
     if not local.pictures:
         return "empty until the next retrieve index"
     lacking = max(info.vectors - local.pictures, 0)
-    beside = f"; {lacking} pictures are not in it" if lacking else ""
+    beside = f"; not in it: {count_of(lacking, 'picture')}" if lacking else ""
     each = human_bytes(local.bytes // local.pictures)
     took = "" if local.milliseconds is None else f" and {local.milliseconds:.0f} ms of a core"
-    return f"{local.pictures} pictures, {human_bytes(local.bytes)}, {each}{took} a picture{beside}"
+    return f"{count_of(local.pictures, 'picture')}, {human_bytes(local.bytes)}, {each}{took} a picture{beside}"
 
 
 def _search_line(info: GalleryInfo) -> str:
@@ -179,11 +179,13 @@ def _search_line(info: GalleryInfo) -> str:
     several = f" in {len(note.shards)} files" if len(note.shards) > 1 else ""
     parts = [f"{name}, {human_bytes(note.bytes)}{several}"]
     if note.queries:
-        parts.append(f"recall@{K} {note.recall:.3f} (target {note.target:g}, {note.queries} queries)")
+        parts.append(
+            f"recall@{K} {note.recall:.3f} (target {note.target:g}, {count_of(note.queries, 'query', 'queries')})"
+        )
     if note.milliseconds is not None:
         parts.append(f"{note.milliseconds:.2g} ms a query")
     if info.changes:
-        parts.append(f"{info.changes} changes beside it")
+        parts.append(f"{count_of(info.changes, 'change')} beside it")
     return "; ".join(parts)
 
 

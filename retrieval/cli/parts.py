@@ -13,7 +13,7 @@ from retrieval.gallery.address import holds_gallery
 from retrieval.gallery.description import precision_of
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.same_model import require_same_dtype, require_same_model
-from retrieval.messages import Say, progress_bar, safe
+from retrieval.messages import Say, count_of, progress_bar, safe
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import MergeReport, merge_parts
 from retrieval.parts.part import check_pyarrow
@@ -97,7 +97,7 @@ def _show(part: str, report: MergeReport, folder: object, images: int, form: str
         return
     words = ("added", "changed", "unchanged", "unreadable", "stayed_out")
     counts = [f"{n} {word.replace('_', ' ')}" for word in words if (n := getattr(report, word))]
-    print(f"{images} pictures in {safe(str(folder))}: {', '.join(counts) or 'nothing to do'}")
+    print(f"{count_of(images, 'picture')} in {safe(str(folder))}: {', '.join(counts) or 'nothing to do'}")
     _tell_lacking(part, report.missing, report.bad)
 
 
@@ -125,8 +125,9 @@ def tell_status(parts: Sequence[str], form: str) -> int:
             )
             continue
         print(
-            f"{safe(part)}: {len(status.done)} of {len(manifest.shards)} shards are done ({status.pictures} pictures, "
-            f"{status.errors} of them unreadable), {len(status.missing)} missing, {len(status.bad)} bad"
+            f"{safe(part)}: {len(status.done)} of {count_of(len(manifest.shards), 'shard')} done "
+            f"({count_of(status.pictures, 'picture')}, {status.errors} of them unreadable), "
+            f"{len(status.missing)} missing, {len(status.bad)} bad"
         )
         _tell_lacking(part, status.missing, status.bad)
     return 1 if lacking else 0

@@ -47,7 +47,7 @@ def command(
                     "Names are as `retrieve query` prints them; nothing was taken out.",
                 )
             if selection.kind != "picture":
-                say(f"{safe(name)} is a {selection.kind} of {len(selection.records)} pictures", quiet)
+                say(f"{safe(name)} is a {selection.kind} of {count_of(len(selection.records), 'picture')}", quiet)
         for root in roots:  # all are known before anything is taken out
             gallery.remove_root(root, dry_run=True)
         gone = dict.fromkeys(path for root in roots for path in gallery.remove_root(root, dry_run=dry_run))

@@ -10,7 +10,7 @@ from retrieval.cli.common import print_json, say
 from retrieval.describe.choice import ModelChoice
 from retrieval.errors import GalleryMissing
 from retrieval.gallery.same_model import require_same_model
-from retrieval.messages import progress_bar, safe
+from retrieval.messages import count_of, progress_bar, safe
 
 _MOST_NAMED = 10
 
@@ -44,7 +44,7 @@ def index_served(
         counts = [
             f"{n} {word}" for word in ("added", "changed", "removed", "unchanged") if (n := getattr(report, word))
         ]
-        print(f"{images} pictures in {safe(gallery.folder)}: {', '.join(counts) or 'nothing to do'}")
+        print(f"{count_of(images, 'picture')} in {safe(gallery.folder)}: {', '.join(counts) or 'nothing to do'}")
         for path, why in list(report.troubles.items())[:_MOST_NAMED]:
             print(f"could not be read: {safe(path)}: {safe(why)}")
         if len(report.troubles) > _MOST_NAMED:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.common import engine_option, index_option, model_options, say, verbosity_options
-from retrieval.messages import progress_bar, safe
+from retrieval.messages import count_of, progress_bar, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,13 +88,13 @@ def command(
     model = whitened_model(base, whitening, origin, out)
     print(
         f"{safe(out)}: {whitening.kind} from {base.spec.dim} to {model.spec.dim} dimensions, learned on "
-        f"{origin['pictures']} pictures of {safe(origin['name'])}, fingerprint {model.fingerprint}"
+        f"{count_of(origin['pictures'], 'picture')} of {safe(origin['name'])}, fingerprint {model.fingerprint}"
     )
     if own is not None:
         with own:
             if derive is not None:
                 with derive_gallery(own, whitening, model, derive) as made:
-                    print(f"{safe(derive)}: {made.catalog.searchable_count()} pictures, whitened")
+                    print(f"{safe(derive)}: {count_of(made.catalog.searchable_count(), 'picture')}, whitened")
 
 
 def _learn(

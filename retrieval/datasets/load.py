@@ -22,5 +22,6 @@ def load_truth(dataset: str, data: str = "data", images: str | None = None) -> G
             raise UsageError("--images goes with a ground truth's path", f"{dataset} is looked for in --data.")
         return published_groundtruth(dataset, data)
     raise UsageError(
-        f"there is no {safe(dataset)}", f"Name a ground truth, a folder, a list, or one of: {', '.join(SETS)}."
+        f"there is no file, folder or set '{safe(dataset)}'",
+        f"Name a ground truth, a folder, a list, or one of: {', '.join(SETS)}.",
     )

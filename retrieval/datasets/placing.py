@@ -6,6 +6,7 @@ import os
 
 from retrieval.datasets.groundtruth import Box, GroundTruth
 from retrieval.errors import DatasetError, ImageError
+from retrieval.messages import count_of
 from retrieval.pictures.imaging import picture_size
 
 _BORDER = 1.0  # pixels by which an annotated box may reach over the border: annotators round
@@ -20,8 +21,11 @@ def check_files(truth: GroundTruth) -> None:
         names = ", ".join(f"{path!r:.200}" for path in missing[:5]) + (
             f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         )
+        lacking = (
+            f"{len(missing):,} of {count_of(len(wanted), 'picture')} {'is' if len(missing) == 1 else 'are'} missing"
+        )
         raise DatasetError(
-            f"{truth.name}: {len(missing)} of {len(wanted)} pictures are missing under {truth.root}: {names}",
+            f"{truth.name}: {lacking} under {truth.root}: {names}",
             "Check where the pictures lie",
         )
 

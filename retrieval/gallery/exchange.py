@@ -55,7 +55,7 @@ def import_descriptors(gallery: OpenedGallery, path: str | os.PathLike[str]) -> 
     try:
         about, rows, vectors = _read_parquet(path) if path.suffix == ".parquet" else _read_npy(path)
     except FileNotFoundError as error:
-        raise UsageError(f"there is no {error.filename}") from error
+        raise UsageError(f"there is no file '{error.filename}'") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read as descriptors with names ({first_line(error)})") from error
     fingerprint = about.get("fingerprint")

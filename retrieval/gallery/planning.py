@@ -171,8 +171,8 @@ class Plan:
                 self._warn(
                     folder,
                     name,
-                    f"is away ({why}; is a disk not mounted?); its {kept} pictures are kept; "
-                    f"{_drop(os.path.join(folder, name))}",
+                    f"is away ({why}; is a disk not mounted?); its {count_of(kept, 'picture')} "
+                    f"{'is' if kept == 1 else 'are'} kept; {_drop(os.path.join(folder, name))}",
                 )
         self._mounts.remember(folder, prefix, scan.mounts | (unmounted.keys() & doubtful.keys()))
         return [path for path in gone if not any(lies_in(path, name) if name else True for name in doubtful)]

@@ -19,7 +19,7 @@ from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.targets import targets_of
 from retrieval.gallery.thumbnails import ThumbnailCache
 from retrieval.gallery.work import SyncReport
-from retrieval.messages import no_update
+from retrieval.messages import count_of, no_update
 
 
 def synchronise(
@@ -80,8 +80,8 @@ def _local_index(gallery: OpenedGallery, catalog: Catalog) -> LocalIndex | None:
         unwanted = LocalIndex(gallery.folder)
         if unwanted.bytes_on_disk():
             gallery.warn(
-                f"The local index of {len(unwanted)} pictures is removed: answers come without verdicts, for all folders of this "
-                "gallery (--local makes it anew)."
+                f"The local index of {count_of(len(unwanted), 'picture')} is removed: answers come without "
+                "verdicts, for all folders of this gallery (--local makes it anew)."
             )
         unwanted.remove()
     else:

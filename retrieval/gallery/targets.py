@@ -38,7 +38,7 @@ def targets_of(
     for path in absolute:
         if not os.path.lexists(path):
             raise UsageError(
-                f"there is no {show_path(path)}",
+                f"there is no file or folder '{show_path(path)}'",
                 "Nothing was changed. To take pictures out: retrieve remove PATTERN.",
             )
     own = os.path.realpath(gallery.folder)

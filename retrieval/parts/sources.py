@@ -80,7 +80,9 @@ def look_at(source: str) -> Source:
         return _single(place, source)
     if glob.has_magic(source) and (found := sorted(map(os.path.abspath, glob.glob(source, recursive=True)))):
         return _several(place, found)
-    raise UsageError(f"there is no {source}", "A folder, .tar or .parquet files, or a .txt with a path a line.")
+    raise UsageError(
+        f"there is no file or folder '{source}'", "A folder, .tar or .parquet files, or a .txt with a path a line."
+    )
 
 
 def _hidden(relative: str) -> bool:

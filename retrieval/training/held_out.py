@@ -21,7 +21,7 @@ def split(data: TrainingSet, config: TrainingConfig, say: Say) -> tuple[Training
     if data.two_views:
         raise UsageError("unlabelled pictures have nothing to validate on", "Name a ground truth with --validate.")
     kept, held = hold_out(data, share, config.seed)
-    say(f"training on {len(kept):,} pictures; {len(held):,} are held out for validation")
+    say(f"training on {count_of(len(kept), 'picture')}; {len(held):,} are held out for validation")
     return kept, held
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from retrieval.errors import DatasetError, UsageError
+from retrieval.messages import count_of
 from retrieval.training.config import TrainingConfig
 from retrieval.training.data.augmentation import view_seed
 from retrieval.training.data.enough import require_clusters
@@ -105,7 +106,9 @@ class Trainer:
         self.journal.back_to(self.progress.epoch)
         self.guard.begin()
         if self.progress.epoch == self.config.epochs:
-            self.machine.say(f"this run is complete ({self.config.epochs} epochs); it goes on with --epochs MORE")
+            self.machine.say(
+                f"this run is complete ({count_of(self.config.epochs, 'epoch')}); it goes on with --epochs MORE"
+            )
         else:
             self.machine.say(f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
@@ -125,7 +128,7 @@ class Trainer:
         patience = self.config.patience
         if patience is None or self.validation is None or self.progress.epoch - self.progress.best_epoch < patience:
             return False
-        self.machine.say(f"stopping: no better mAP in {patience} epochs")
+        self.machine.say(f"stopping: no better mAP in {count_of(patience, 'epoch')}")
         return True
 
     # ------------------------------------------------------------ an epoch
@@ -162,7 +165,8 @@ class Trainer:
                 update(progress.trained * (2 + config.negatives), len(tuples) * (2 + config.negatives))
         if progress.lost > _MOST_LOST * len(tuples):
             raise DatasetError(
-                f"{progress.lost} of {len(tuples)} tuples of epoch {progress.epoch + 1} have pictures that cannot be read",
+                f"{progress.lost} of {count_of(len(tuples), 'tuple')} of epoch {progress.epoch + 1} have pictures "
+                "that cannot be read",
                 "Mend the training set and continue with --resume.",
             )
 

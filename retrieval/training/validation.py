@@ -15,6 +15,7 @@ from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError
 from retrieval.evaluation.evaluator import labels_of, protocols_of
 from retrieval.evaluation.protocol import Labels, evaluate_vectors
+from retrieval.messages import count_of
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.pictures import imaging
 from retrieval.training.config import TrainingConfig
@@ -44,7 +45,7 @@ class HeldOut:
     @property
     def about(self) -> str:
         clusters = len(np.unique(self.data.clusters[self.data.clusters >= 0]))
-        return f"{len(self.data):,} held-out pictures of {clusters:,} classes"
+        return f"{count_of(len(self.data), 'held-out picture')} of {count_of(clusters, *self.data.cluster_word)}"
 
     def mean_average_precision(self, engine: LiveEngine, rule: ImageRule, machine: Machine) -> float:
         """mAP with the trapezoidal average precision; raises DatasetError where nothing held out has a match."""

@@ -11,7 +11,7 @@ import torch
 
 from retrieval.describe.model import Model, load_model
 from retrieval.errors import UsageError
-from retrieval.messages import Bars, Say, no_bars, say_nothing
+from retrieval.messages import Bars, Say, count_of, no_bars, say_nothing
 from retrieval.models.loading import build_network, empty_network
 from retrieval.models.spec import ModelSpec
 from retrieval.system.environment import environment
@@ -53,7 +53,7 @@ def train_copies(
     if model.spec.whitening is not None:
         raise UsageError(f"{config.model} is whitened", "Train the model that it was made of, and whiten the result.")
     things = read_things([config.data, *config.also])
-    say(f"{len(things.single):,} pictures, and {len(things.groups)} groups of views")
+    say(f"{count_of(len(things.single), 'picture')}, and {count_of(len(things.groups), 'group')} of views")
     network = build_network(model.spec, model.checkpoint)
     with closing(RunFolder.create(folder.path, config, environment())) as folder:
         machine = _machine(workers, say, bars)

@@ -13,6 +13,7 @@ import numpy as np
 
 from retrieval.datasets.labelled import read_list
 from retrieval.errors import DatasetError
+from retrieval.messages import count_of
 from retrieval.pictures.imaging import is_picture_name
 
 _VIEW = re.compile(r"(.+)__(\d+)\.[A-Za-z]+$")
@@ -64,7 +65,7 @@ def read_things(sources: Sequence[str | os.PathLike[str]]) -> Things:
             known.add(content)
             kept.append(path)
     if len(kept) < 2:
-        raise DatasetError(f"{len(kept)} different pictures: too few to learn from")
+        raise DatasetError(f"{count_of(len(kept), 'different picture')}: too few to learn from")
     named: dict[tuple[str, str], list[tuple[int, int]]] = {}
     single = []
     for i, path in enumerate(kept):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from retrieval.describe.model import Model
 from retrieval.errors import DatasetError, ImageError, ModelError, RetrievalError
+from retrieval.messages import count_of
 from retrieval.models.checkpoint import save_checkpoint
 from retrieval.models.network import Describer, RetrievalNetwork, l2_normalise
 from retrieval.models.spec import ModelSpec
@@ -116,7 +117,7 @@ class CopiesTrainer:
             left = 3600 * self.config.hours - (time.monotonic() - started)
             self.steps = last + max(1, math.floor(left / (a_step * (2 + longer) / 3)))
             self.machine.say(
-                f"{self.config.hours:g} hours are {self.steps:,} steps; the same again: --steps {self.steps}"
+                f"{self.config.hours:g} hours are {count_of(self.steps, 'step')}; the same again: --steps {self.steps}"
             )
 
     def _train(self, made: list[np.ndarray | ImageError]) -> dict[str, Any]:

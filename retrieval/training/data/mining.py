@@ -75,7 +75,7 @@ def draw_epoch(data: TrainingSet, *, queries: int, pool: int, seed: int, epoch: 
     if not len(pairs):
         raise DatasetError(f"{data.name}: no two pictures match", "Training needs two pictures of a class at least.")
     if len(pairs) < queries:
-        notes.append(f"{len(pairs):,} queries an epoch, not {queries:,}: the set has no more")
+        notes.append(f"{count_of(len(pairs), 'query', 'queries')} an epoch, not {queries:,}: the set has no more")
     drawn = np.sort(stream(_POOL).choice(len(data), min(pool, len(data)), replace=False))
     return EpochDraw(pairs.astype(np.int64), drawn.astype(np.int64), tuple(notes))
 

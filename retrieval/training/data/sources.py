@@ -18,6 +18,7 @@ from retrieval.datasets.lists import PairList, looks_like_pairs, read_pairs, rea
 from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.digest import content_hash
+from retrieval.messages import count_of
 from retrieval.pictures.imaging import is_picture_name
 from retrieval.training.data.training_set import TrainingSet
 
@@ -126,7 +127,7 @@ def _of_labels(name: str, root: Path, pictures: labelled.Labelled) -> TrainingSe
         plain = os.path.normpath(os.path.join(root, path))
         if label_of.setdefault(plain, label) != label:
             raise DatasetError(f"{name}: {path!r} is in two classes, {label_of[plain]!r} and {label!r}")
-    notes = _repeated(len(pictures) - len(label_of), "pictures are listed twice and count once")
+    notes = _repeated(len(pictures) - len(label_of), "picture listed twice", "pictures listed twice")
     none = np.zeros((0, 2), np.int64)
     names = tuple(dict.fromkeys(label for label in label_of.values() if label is not None))
     return TrainingSet(name, _paths(label_of), _numbered(label_of.values()), none, notes=notes, cluster_names=names)
@@ -139,8 +140,8 @@ def _of_pairs(name: str, root: Path, listed: PairList) -> TrainingSet:
     if itself := [a for a, b in pairs if a == b]:
         raise DatasetError(f"{name}: {list(rows)[itself[0]]!r} is paired with itself")
     table = np.array(pairs, np.int64).reshape(-1, 2)
-    notes = _repeated(len(listed.paths) - len(rows), "pictures are listed twice and count once")
-    notes += _repeated(len(listed.pairs) - len(pairs), "pairs are listed twice and count once")
+    notes = _repeated(len(listed.paths) - len(rows), "picture listed twice", "pictures listed twice")
+    notes += _repeated(len(listed.pairs) - len(pairs), "pair listed twice", "pairs listed twice")
     if listed.clusters is None:
         return TrainingSet(name, _paths(rows), _connected(len(rows), table), table, notes=notes)
     cluster_of: dict[int, Hashable] = {}
@@ -171,7 +172,7 @@ def _of_folder(folder: Path) -> TrainingSet:
         path = folder / file.path
         key: Hashable = _digest(path) if alike[file.size] > 1 else ("alone", file.size)
         first.setdefault(key, path)
-    notes = _repeated(len(found) - len(first), "pictures are copies of others and count once")
+    notes = _repeated(len(found) - len(first), "picture is a copy of another", "pictures are copies of others")
     notes += ("no labels: each picture is taken to differ from all others, and photos of one thing will be told apart",)
     paths = tuple(first.values())
     none = np.zeros((0, 2), np.int64)
@@ -207,8 +208,8 @@ def _digest(path: Path) -> str:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _repeated(count: int, what: str) -> tuple[str, ...]:
-    return (f"{count:,} {what}",) if count else ()
+def _repeated(count: int, one: str, several: str) -> tuple[str, ...]:
+    return (f"{count_of(count, one, several)}: counted once",) if count else ()
 
 
 # ---------------------------------------------------------------- whether it will do
@@ -219,7 +220,8 @@ def _present(data: TrainingSet, skip_missing: bool) -> TrainingSet:
     gone = [path for path, is_here in zip(data.paths, here, strict=True) if not is_here]
     if not gone:
         return data
-    summary = f"{len(gone):,} of {len(data):,} pictures are missing: {_some([str(path) for path in gone])}"
+    lacking = f"{len(gone):,} of {count_of(len(data), 'picture')} {'is' if len(gone) == 1 else 'are'} missing"
+    summary = f"{lacking}: {_some([str(path) for path in gone])}"
     if not skip_missing:
         raise DatasetError(f"{data.name}: {summary}", "Say where the pictures lie, or leave the missing ones out.")
     if not here.any():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from retrieval.errors import UsageError
+from retrieval.messages import count_of
 from retrieval.models.network import RetrievalNetwork
 from retrieval.models.spec import ModelSpec
 from retrieval.models.whitening import fit_pairs
@@ -52,7 +53,9 @@ def add_whitening_layer(
         network.fc.weight.copy_(torch.from_numpy(learned.projection))
         network.fc.bias.copy_(torch.from_numpy(learned.bias))
     machine.processes.share(network.fc.parameters())
-    machine.say(f"a whitening layer to {config.whiten_layer} dimensions starts from {int(fine.sum()):,} pairs")
+    machine.say(
+        f"a whitening layer to {config.whiten_layer} dimensions starts from {count_of(int(fine.sum()), 'pair')}"
+    )
     return replace(
         spec, dim=config.whiten_layer, whitening={"kind": "fc", "dim": config.whiten_layer, "normalised": True}
     )
