@@ -97,7 +97,7 @@ def test_a_picture_that_a_limit_refused_is_tried_again_with_a_higher_one(
 def test_foreign_files_are_counted_by_kind(tmp_path: Path) -> None:
     album = tmp_path / "album"
     (good,) = write_pictures(album, 1)
-    for name in ("a.dng", "b.CR2", "sub/c.NEF", "d.jxl", "e.mov", "f.txt", ".hidden.dng", "._g.dng", "no suffix"):
+    for name in ("a.dng", "b.CR2", "sub/c.NEF", "d.jxl", "e.mov", "f.txt", ".hidden.dng", "._g.dng", "h.dat"):
         (album / name).parent.mkdir(exist_ok=True)
         shutil.copy(good, album / name)
     scan = walk(str(album))

@@ -106,7 +106,8 @@ def _wanted(
 
 def _drop_vanished(gallery: ServedGallery, folder: str, scan: Scan, report: ServedSync) -> None:
     """Take out what is no longer there. A folder that is suddenly empty, or cannot be listed, loses nothing."""
-    there = {storable(os.path.join(folder, found.path)) for found in scan.files}
+    found = [found.path for found in scan.files]
+    there = {storable(os.path.join(folder, name)) for name in (*found, *scan.unopened)}
     stored = {name for place in (folder, local_uri(folder)) for name in gallery.backend.names(place)}
     away = [os.path.join(folder, name) for name in (*scan.unreadable, *scan.away)]
     unsure = [start for path in away for start in (f"{path}/", f"{local_uri(path)}/")]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.errors import DatasetError
-from retrieval.pictures.imaging import is_picture_name
+from retrieval.pictures.unnamed import is_picture_file
 
 _PATH_HEADINGS = {"path", "image", "img", "file", "filename", "file_name", "filepath", "image_path"}
 _LABEL_HEADINGS = {"label", "class", "class_id", "class_name", "category", "target"}
@@ -30,9 +30,9 @@ def read_folders(root: Path) -> Labelled:
     """
     found: Labelled = []
     for folder, names in _walk(root):
-        label = folder.replace(os.sep, "/") or None
+        label, whole = folder.replace(os.sep, "/") or None, os.path.join(root, folder)
         for name in names:
-            if is_picture_name(name):
+            if is_picture_file(whole, name):
                 found.append((f"{label}/{name}" if label else name, label))
     if not found:
         raise DatasetError(

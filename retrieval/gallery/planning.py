@@ -174,6 +174,9 @@ class Plan:
                     f"is away ({why}; is a disk not mounted?); its {count_of(kept, 'picture')} "
                     f"{'is' if kept == 1 else 'are'} kept; {_drop(os.path.join(folder, name))}",
                 )
+        for path in filter(scan.unopened.__contains__, gone):
+            self._warn(folder, path, f"could not be opened ({scan.unopened[path]}); it is kept")
+            doubtful[path] = scan.unopened[path]
         self._mounts.remember(folder, prefix, scan.mounts | (unmounted.keys() & doubtful.keys()))
         return [path for path in gone if not any(lies_in(path, name) if name else True for name in doubtful)]
 

@@ -113,21 +113,25 @@ def _regular(status: os.stat_result) -> None:
         raise ImageError(f"not a regular file ({kinds.get(stat.S_IFMT(status.st_mode), 'device')})")
 
 
+def reader_of(head: bytes) -> str | None:
+    """The format that is read here of which a file begins with ``head``, 64 bytes of it or more; else None."""
+    return next((name for pattern, name in _SIGNATURES.items() if re.match(pattern, head, re.DOTALL)), None)
+
+
 def identify(stream: BinaryIO, limits: Limits) -> str:
     """The format, by its signature; a file of more bytes than any picture needs is refused here too. Reads 256 bytes."""
     head = stream.read(256)
     if not head:
         raise ImageError("empty file")
-    for pattern, name in _SIGNATURES.items():
-        if re.match(pattern, head, re.DOTALL):
-            stream.seek(0, os.SEEK_END)
-            length = stream.tell()
-            # Some readers take a whole file into memory before they know the picture's size.
-            if length > limits.file_bytes:
-                raise ImageError(f"{length / 1e9:.1f} GB in one file are more than a picture needs")
-            if name == "WebP" and length < 7 + int.from_bytes(head[4:8], "little"):
-                raise ImageError(_EARLY)
-            return name
+    if (name := reader_of(head)) is not None:
+        stream.seek(0, os.SEEK_END)
+        length = stream.tell()
+        # Some readers take a whole file into memory before they know the picture's size.
+        if length > limits.file_bytes:
+            raise ImageError(f"{length / 1e9:.1f} GB in one file are more than a picture needs")
+        if name == "WebP" and length < 7 + int.from_bytes(head[4:8], "little"):
+            raise ImageError(_EARLY)
+        return name
     for pattern, reason in _OTHERS.items():
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
             raise ImageError(reason)

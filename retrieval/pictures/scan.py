@@ -1,4 +1,4 @@
-"""Which pictures lie in a folder. Walks once, opens nothing, and is at a loss for nothing it may meet there."""
+"""Which pictures lie in a folder. Walks once, opens only files whose names leave it open, is at a loss for nothing it meets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
+from retrieval.errors import ImageError
 from retrieval.pictures.foreign import foreign_suffix
 from retrieval.pictures.imaging import is_picture_name
 from retrieval.pictures.leave_out import MARKER, LeaveOut
+from retrieval.pictures.unnamed import begins_as_picture, may_be_picture
 
 
 class Found(NamedTuple):
-    """A file with a picture's name. ``problem`` is set where it is no regular file that could be opened.
+    """A file with a picture's name or beginning. ``problem`` is set where it is no regular file that could be opened.
 
     ``ctime_ns`` and ``inode`` change where size and time of a file were kept although it became another.
     """
@@ -34,15 +36,16 @@ class Found(NamedTuple):
 class Scan:
     """What a walk found, in a fixed order; ``unreadable``: sub-folders (relative) that could not be listed; ``away``: those
     that hold nothing at all, and links to nothing: a disk may not be mounted there; ``mounts``: those that lie on another
-    device than the folder they are in; ``passed``: those that were passed over by rule; ``ignored``: how many files have no
-    picture's name, and of them by suffix in ``foreign`` those that ``foreign.py`` knows; ``left_out``: how many files and
-    folders were passed over by rule."""
+    device than the folder they are in; ``passed``: those that were passed over by rule; ``unopened``: files that may be
+    pictures by their names and could not be read, and why; ``ignored``: how many files are taken for none, and of them by
+    suffix in ``foreign`` those that ``foreign.py`` knows; ``left_out``: how many files and folders were passed over by rule."""
 
     files: list[Found] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
     mounts: set[str] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
+    unopened: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
     ignored: int = 0
     foreign: Counter[str] = field(default_factory=Counter)
@@ -67,7 +70,8 @@ def device(path: str, status: os.stat_result) -> int:
 
 
 def walk(folder: str, leave_out: LeaveOut | None = None, skip: Collection[tuple[int, int]] = ()) -> Scan:
-    """All pictures below ``folder`` by their names' suffixes, sorted by path. Names that begin with a dot are passed
+    """All pictures below ``folder`` by their names' suffixes, and where these leave it open (``unnamed.py``) by their first
+    bytes, sorted by path. Names that begin with a dot are passed
     over, and so is what ``leave_out`` says (default: what other programs leave behind) and folders of the identities in
     ``skip``. Links are followed, but not upwards; a folder that can be reached by several ways is walked once, by its own
     name if it lies inside. A folder with a picture's name is reported and walked like any other."""
@@ -208,7 +212,7 @@ class Walk:
                 self._links.append((entry.path, relative))
             else:
                 steps.append((name + "/", (entry.path, relative)))
-        elif not wanted:
+        elif not (wanted or (stat.S_ISREG(status.st_mode) and self._begins_as_picture(entry, relative))):
             scan.ignored += 1
             if (suffix := foreign_suffix(name)) is not None:
                 scan.foreign[suffix] += 1
@@ -216,6 +220,13 @@ class Walk:
             steps.append((name, _regular(relative, status)))
         else:
             steps.append((name, look(entry.path, relative)))
+
+    def _begins_as_picture(self, entry: os.DirEntry[str], relative: str) -> bool:
+        try:
+            return may_be_picture(entry.name) and begins_as_picture(entry.path)
+        except ImageError as error:
+            self.scan.unopened[relative] = error.message
+            return False
 
 
 def _regular(relative: str, status: os.stat_result) -> Found:
