@@ -49,6 +49,18 @@ class Name(click.ParamType):
         return str(value)
 
 
+class OutputFile(Name):
+    """A file to write text or numbers into; no picture is lost to it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = super().convert(value, param, ctx)
+        if os.path.exists(name):
+            from retrieval.pictures.replacing import spare_pictures
+
+            spare_pictures(name)
+        return name
+
+
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import print_json, say
+from retrieval.cli.common import OutputFile, print_json, say
 from retrieval.messages import bar_size, count_of, safe
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def verify(name: str, directory: str, quick: bool, quiet: bool) -> int:
 
 @command.command("convert")
 @click.argument("source", metavar="IN", type=click.Path())
-@click.argument("out", metavar="OUT.json", type=click.Path())
+@click.argument("out", metavar="OUT.json", type=OutputFile())
 @click.option("--images", type=click.Path(), help="The folder of the pictures, where it is not found by itself.")
 def convert(source: str, out: str, images: str | None) -> None:
     """Turn a ground truth into the project's JSON.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import Name, engine_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.common import Name, OutputFile, engine_option, index_option, print_json, say, verbosity_options
 from retrieval.cli.streams import write_path
 from retrieval.messages import count_of, human_bytes, progress_bar, safe
 
@@ -47,7 +47,12 @@ _COLUMNS = ("path", "id", "side", "width", "height", "bytes", "score", "relation
     type=click.Choice(["best"]),
     help="With --out: list the files that need not be kept where the best one is (resolution, sharpness, format).",
 )
-@click.option("--out", metavar="FILE", help="Where --keep writes its list, one path a line. Nothing is deleted.")
+@click.option(
+    "--out",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Where --keep writes its list, one path a line. Nothing is deleted.",
+)
 @engine_option
 @verbosity_options
 def command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.common import engine_option, model_options, say, verbosity_options
+from retrieval.cli.common import OutputFile, engine_option, model_options, say, verbosity_options
 from retrieval.gallery.address import is_served
 from retrieval.messages import count_of, progress_bar, safe
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bootstrap", type=click.IntRange(0), default=10_000, show_default=True, help="Resamples; 0: no intervals."
 )
-@click.option("--save", metavar="FILE", help="Save the result as JSON.")
+@click.option("--save", type=OutputFile(), metavar="FILE", help="Save the result as JSON.")
 @click.option("--compare", nargs=2, metavar="A.json B.json", help="Compare two saved results.")
 @click.option(
     "--sheet", metavar="FILE", help="With --compare: the worst regressions as a contact sheet (.jpg or .png)."

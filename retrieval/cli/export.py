@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import index_option, verbosity_options
+from retrieval.cli.common import OutputFile, index_option, verbosity_options
 from retrieval.messages import count_of, safe
 
 
 @click.command("export")
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=OutputFile(), metavar="FILE")
 @index_option
 @verbosity_options
 def command(file: str, index: str | None, quiet: bool, verbose: int) -> None:

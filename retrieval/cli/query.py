@@ -13,6 +13,7 @@ import click
 from retrieval.cli.common import (
     Name,
     NumberList,
+    OutputFile,
     engine_option,
     index_option,
     model_options,
@@ -57,7 +58,9 @@ NO_MATCH = 3  # exit status
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
 @click.option("--heat", is_flag=True, help="On the sheet: in colours, what each place adds to the similarity.")
-@click.option("--explain", metavar="FILE.html", help="Also write a page that shows why each answer matched.")
+@click.option(
+    "--explain", type=OutputFile(), metavar="FILE.html", help="Also write a page that shows why each answer matched."
+)
 @click.option(
     "--rerank",
     metavar="NAME",

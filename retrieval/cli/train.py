@@ -164,6 +164,10 @@ def command(
                 raise UsageError("no folder for the run was named", "Example: retrieve train photos/ --out runs/a.")
             if preview is not None and not Path(preview).absolute().parent.is_dir():
                 raise UsageError(f"the folder of {preview} does not exist")
+            if preview is not None:
+                from retrieval.pictures.replacing import spare_photos
+
+                spare_photos(preview)
             if recipe == "copies" or (config_file is not None and _recipe_of(config_file) == "copies"):
                 from retrieval.training.copies.run import train_copies
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.whole import whole_file
+from retrieval.pictures.replacing import spare_pictures
 
 Box = tuple[float, float, float, float]
 Names = Literal["easy", "hard", "junk"]
@@ -146,9 +147,10 @@ class GroundTruth:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON file, whole or not at all. Its paths are relative to its own folder, so it goes into
-        the root or a folder above it (UsageError otherwise); saved in the root, it loads as exactly this
-        ground truth."""
+        the root or a folder above it (UsageError otherwise, and for a picture, which would be lost); saved
+        in the root, it loads as exactly this ground truth."""
         path = Path(path)
+        spare_pictures(path)
         prefix = os.path.relpath(self.root.resolve(), path.resolve().parent).replace(os.sep, "/")
         if prefix.split("/")[0] == "..":
             raise UsageError(

@@ -19,6 +19,7 @@ from retrieval.evaluation.evaluator import Measured
 from retrieval.evaluation.protocol import ProtocolResult
 from retrieval.evaluation.statistics import Comparison, Interval, bootstrap_interval, compare
 from retrieval.files.whole import write_json
+from retrieval.pictures.replacing import spare_pictures
 from retrieval.system.environment import environment
 from retrieval.views.sheet import SheetCell, SheetRow
 
@@ -102,8 +103,9 @@ def report_form(
 
 
 def save_report(form: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a report, whole or not at all. Raises DatasetError."""
+    """Write a report, whole or not at all. Raises UsageError for a picture, which would be lost, and DatasetError."""
     path = Path(path)
+    spare_pictures(path)
     try:
         write_json(path, form)  # names that are not UTF-8 survive as JSON escapes of lone surrogates
     except OSError as error:

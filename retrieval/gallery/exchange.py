@@ -23,6 +23,7 @@ from retrieval.gallery.adding import add_pictures
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
 from retrieval.messages import first_line
+from retrieval.pictures.replacing import spare_pictures
 
 _ROWS = 8192
 _COLUMNS = ("key", "hash", "width", "height", "metadata")
@@ -32,6 +33,7 @@ def export_gallery(gallery: OpenedGallery, path: str | os.PathLike[str]) -> int:
     """Write all descriptors and names to ``path`` (.npy or .parquet), whole or not at all. Raises UsageError, GalleryError."""
     path = Path(path)
     _check_form(path)
+    spare_pictures(path)
     with gallery.catalog.reading():
         records = [record for record in gallery.catalog.records() if record.row is not None]
         name = gallery.namer()

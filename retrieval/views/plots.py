@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import UsageError
 from retrieval.messages import first_line
+from retrieval.pictures.replacing import MARK, spare_photos
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -219,7 +220,8 @@ def _apart(heights: Sequence[float], axes: Axes, share: float) -> list[float]:
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    spare_photos(path)
     try:
-        figure.savefig(path)
+        figure.savefig(path, metadata={"Software": MARK} if os.fspath(path).lower().endswith(".png") else None)
     except (OSError, ValueError) as error:
         raise UsageError(f"the plot {os.fspath(path)} cannot be written: {first_line(error)}") from error

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.files.whole import whole_file
 from retrieval.pictures.imaging import load_picture
+from retrieval.pictures.replacing import mark_of, spare_photos
 from retrieval.views.fonts import Lettering
 from retrieval.views.heatmap import overlay
 from retrieval.views.wording import fitted, printable, wrapped
@@ -97,7 +98,7 @@ def contact_sheet(
 def check_sheet_path(path: str | os.PathLike[str]) -> str:
     """Whether a sheet can be written there, known before hours are spent: "JPEG" or "PNG", by the suffix.
 
-    Raises UsageError for another suffix or a folder that is missing.
+    Raises UsageError for another suffix, a folder that is missing, and a picture that was not drawn here, which would be lost.
     """
     target = Path(path)
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(target.suffix.lower())
@@ -107,6 +108,7 @@ def check_sheet_path(path: str | os.PathLike[str]) -> str:
         raise UsageError(f"the folder {target.parent} does not exist", "Create it first.")
     if target.is_dir():
         raise UsageError(f"{target} is a folder")
+    spare_photos(target)
     return kind
 
 
@@ -122,7 +124,7 @@ def save_sheet(image: Image.Image, path: str | os.PathLike[str]) -> None:
     options: dict[str, Any] = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
     try:
         with whole_file(target) as file:
-            image.convert("RGB").save(file, kind, **options)
+            image.convert("RGB").save(file, kind, **options, **mark_of(kind))
     except PermissionError as error:
         raise UsageError(f"{target} cannot be written: permission denied") from error
     except OSError as error:

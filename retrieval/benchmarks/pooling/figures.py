@@ -8,11 +8,19 @@ from pathlib import Path
 
 from retrieval.benchmarks.pooling.methods import SWEPT
 from retrieval.benchmarks.pooling.results import PoolingReport, Row, race
+from retrieval.pictures.replacing import spare_photos
 from retrieval.views.plots import Curve, Entry, plot_exponents, plot_race, plot_robustness
 
 _AVERAGES, _MAXIMA = ("avg", "mean"), ("max", "token-max")
 _COLOURED = 7
+_NAMES = ("map_over_p.png", "robustness.png", "race.png")
 _MOST_IN_RACE = 24
+
+
+def check_figures(folder: str | os.PathLike[str]) -> None:
+    """Known before hours are spent: raises UsageError where a figure would take the place of a picture that is none of ours."""
+    for name in _NAMES:
+        spare_photos(Path(folder) / name)
 
 
 def write_figures(report: PoolingReport, folder: str | os.PathLike[str]) -> list[Path]:

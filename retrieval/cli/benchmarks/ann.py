@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, rows_option, say, verbosity_options
+from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, say, verbosity_options
 from retrieval.messages import safe
 
 
@@ -42,7 +42,9 @@ from retrieval.messages import safe
 @click.option(
     "--work", type=click.Path(exists=True, file_okay=False), help="Where galleries are made (default: $TMPDIR)."
 )
-@click.option("--save", metavar="FILE", help="Also write the figures and the machine they belong to, as JSON.")
+@click.option(
+    "--save", type=OutputFile(), metavar="FILE", help="Also write the figures and the machine they belong to, as JSON."
+)
 @rows_option
 @verbosity_options
 def command(

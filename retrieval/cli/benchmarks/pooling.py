@@ -97,6 +97,10 @@ def command(
     def tell(message: str) -> None:
         say(safe(message), quiet)
 
+    if out is not None:
+        from retrieval.benchmarks.pooling.figures import check_figures
+
+        check_figures(out)
     with _ground_truth(truth, data, images, tell) as (ground_truth, published):
         if exif is None and published:
             exif = False  # the benchmarks' boxes and published figures know no orientation

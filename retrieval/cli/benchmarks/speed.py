@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, rows_option, say, tokens_option, verbosity_options
+from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, say, tokens_option, verbosity_options
 from retrieval.messages import safe
 
 
@@ -39,7 +39,9 @@ from retrieval.messages import safe
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each engine runs once in each."
 )
 @click.option("--index/--no-index", "whole", default=True, help="Also index all the pictures, end to end.")
-@click.option("--save", metavar="FILE", help="Also write the rows and the machine they belong to, as JSON.")
+@click.option(
+    "--save", type=OutputFile(), metavar="FILE", help="Also write the rows and the machine they belong to, as JSON."
+)
 @rows_option
 @verbosity_options
 def command(

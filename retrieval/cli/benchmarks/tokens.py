@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import engine_option, model_options, print_json, rows_option, say, verbosity_options
+from retrieval.cli.common import (
+    OutputFile,
+    engine_option,
+    model_options,
+    print_json,
+    rows_option,
+    say,
+    verbosity_options,
+)
 from retrieval.messages import safe
 
 
@@ -26,7 +34,9 @@ from retrieval.messages import safe
     "--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many pictures a round takes."
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each runs once in each.")
-@click.option("--save", metavar="FILE", help="Also write the rows and the machine they belong to, as JSON.")
+@click.option(
+    "--save", type=OutputFile(), metavar="FILE", help="Also write the rows and the machine they belong to, as JSON."
+)
 @rows_option
 @verbosity_options
 def command(
