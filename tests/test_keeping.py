@@ -100,6 +100,10 @@ def test_a_moved_folder_is_recognised_and_its_old_name_forgotten(gallery: Galler
     gallery.index(["a"])
     before, ids = described(gallery), {record.id for _, record in gallery.records()}
     (tmp_path / "a").rename(tmp_path / "b")
+    (warning,) = gallery.index().warnings
+    assert warning.index("If it was moved: retrieve index NEW_FOLDER") < warning.index(
+        "to drop them: retrieve remove a"
+    )
     report = gallery.index(["b"])
     assert (report.renamed, report.warnings, described(gallery) - before) == (6, [], 0)
     assert {record.id for _, record in gallery.records()} == ids

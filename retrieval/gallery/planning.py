@@ -101,7 +101,8 @@ class Plan:
                 name = show_path(folder)
                 self.report.warnings.append(
                     f"{name} is not there any more (is a disk not mounted?); its {count_of(left, 'picture')} "
-                    f"{'is' if left == 1 else 'are'} kept: to drop them, retrieve remove {name}"
+                    f"{'is' if left == 1 else 'are'} kept. If it was moved: retrieve index NEW_FOLDER (nothing is described "
+                    f"again); {_drop(folder)}"
                 )
                 continue
             with self.catalog.writing():
