@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from fakes import FakeEngine, fake_gallery, fake_model, write_pictures
 from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
-from retrieval.gallery import compaction, settings
+from retrieval.gallery import compaction, creating, settings
 from retrieval.gallery.address import locate
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.repair import repair
-from retrieval.gallery.store import vectors
+from retrieval.gallery.store import making, vectors
+from retrieval.gallery.store.lock import WriterLock
 
 
 def names(gallery: Gallery) -> set[str]:
@@ -375,6 +378,32 @@ def test_creating_twice_or_over_something_else_is_refused(tmp_path: Path, galler
     assert sorted(os.listdir(tmp_path)) == ["g", "images"]
 
 
+@pytest.mark.parametrize("when", ["before it begins", "while it is made", "at its first step"])
+def test_who_loses_a_race_for_a_new_gallery_is_told_to_run_again(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Gallery.create(tmp_path / "theirs", fake_model()).close()
+    folder = tmp_path / "new"
+
+    def theirs_first(*_: object) -> None:
+        (tmp_path / "theirs").rename(folder)
+
+    if when == "before it begins":
+        theirs_first()
+    elif when == "while it is made":
+        monkeypatch.setattr(creating, "write_description", theirs_first)
+    else:  # the folder is taken for what a killed run left, and deleted
+
+        def late(made: Path) -> WriterLock:
+            shutil.rmtree(made)
+            return WriterLock(made)
+
+        monkeypatch.setattr(making, "WriterLock", late)
+    with pytest.raises(GalleryError, match=r"another run (has just made|is just making).*[Rr]un this again"):
+        Gallery.create(folder, fake_model())
+    assert not list(tmp_path.glob(".*"))
+
+
 def damage_description(g: Gallery) -> str:
     (g.folder / "gallery.json").write_text('{"format": 1, "model"')
     return "gallery.json"
@@ -536,3 +565,55 @@ def test_a_bit_in_the_number_of_the_format_is_damage(gallery: Gallery) -> None:
         repair(gallery.folder)
         with Gallery.open(gallery.folder) as again:
             assert list(again) == names
+
+
+# -- closed ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_reads_while_the_gallery_is_closed_reads_on(gallery: Gallery) -> None:
+    catalog = gallery.catalog
+    with catalog.reading():
+        gallery.close()
+        assert catalog.searchable_count() == 60
+    assert len(gallery) == 60  # the gallery opens its files again
+    with pytest.raises(GalleryError, match="is closed") as caught:
+        catalog.number("version")
+    assert not isinstance(caught.value, GalleryDamaged)
+    with pytest.raises(sqlite3.ProgrammingError):  # the last reader has closed the file
+        catalog._connection.execute("SELECT 1")
+
+
+def test_a_gallery_that_is_closed_while_threads_ask_is_called_damaged_by_none(
+    gallery: Gallery, pictures: list[Path]
+) -> None:
+    found: list[Exception | int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                found.append(len(gallery.query(pictures[3], 3, rank="cosine").matches))
+            except Exception as error:
+                found.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        gallery.close()
+        time.sleep(0.003)
+    done.set()
+    for thread in threads:
+        thread.join()
+    errors = [error for error in found if isinstance(error, Exception)]
+    assert {type(error) for error in errors} <= {GalleryError}
+    assert all("is closed" in str(error) for error in errors)
+    assert found.count(3) > 10
+
+
+def test_a_temporary_gallery_that_is_closed_says_so() -> None:
+    gallery = Gallery.temporary(fake_model())
+    gallery.close()
+    with pytest.raises(GalleryError, match=r"is closed\. It was a temporary one") as caught:
+        len(gallery)
+    assert not isinstance(caught.value, GalleryDamaged)

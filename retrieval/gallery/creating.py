@@ -10,7 +10,7 @@ from typing import Any
 
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryError, UsageError
-from retrieval.gallery.address import CATALOG, DESCRIPTION
+from retrieval.gallery.address import CATALOG, DESCRIPTION, holds_gallery
 from retrieval.gallery.opened import INT8_FOLDER
 from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog
@@ -23,7 +23,10 @@ def create_folder(folder: Path, model: Model, dtype: str, local: bool) -> dict[s
     if dtype not in ("float32", "float16"):
         raise UsageError(f"vectors are stored as float32 or float16, not {dtype}")
     if (folder / DESCRIPTION).exists():
-        raise GalleryError(f"there is a gallery in {folder} already", "Gallery.open opens it.")
+        raise GalleryError(
+            f"there is a gallery in {folder} already",
+            "Gallery.open opens it. Where another run has just made it, run this again.",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GalleryError(f"{folder} is not empty and not a gallery", "Name an empty or new folder with --index.")
     description: dict[str, Any] = {
@@ -50,5 +53,7 @@ def create_folder(folder: Path, model: Model, dtype: str, local: bool) -> dict[s
             catalog.close()
             write_description(temporary, description)
     except OSError as error:
+        if holds_gallery(folder):
+            raise GalleryError(f"another run has just made a gallery in {folder}", "Run this again.") from error
         raise GalleryError(f"cannot make a gallery in {folder}: {error.strerror or error}") from error
     return description

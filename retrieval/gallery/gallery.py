@@ -96,6 +96,7 @@ class Gallery(AskedGallery):
     def close(self) -> None:
         super().close()
         if self._delete is not None:
+            self._deleted = True
             self._delete()
 
     # -- filling -------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class OpenedGallery(GallerySettings):
         self._replaced = 0  # how often the catalog has been another file when that store was opened
         self._local: LocalIndex | None = None
         self._lack_told = False
+        self._deleted = False  # a temporary one, by its end
 
     # -- opening -------------------------------------------------------------------------------------------------
 
@@ -97,11 +98,13 @@ class OpenedGallery(GallerySettings):
         self.close()
 
     def close(self) -> None:
+        """Let go of the files. A thread that is just reading reads to its end; what is asked later opens them again."""
         self._leave_to_parent()
-        if self._catalog is not None:
-            self._catalog.close()
-            self._catalog = None
+        with self._opening:
+            catalog, self._catalog = self._catalog, None
             self._store, self._replaced = None, 0
+        if catalog is not None:
+            catalog.close()
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -115,6 +118,8 @@ class OpenedGallery(GallerySettings):
         for it again."""
         self._leave_to_parent()
         with self._opening:
+            if self._deleted:
+                raise GalleryError(f"the gallery {self.folder} is closed", "It was a temporary one.")
             if self._catalog is None:
                 self._catalog = Catalog(self.catalog_path)
             return self._catalog

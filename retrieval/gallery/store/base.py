@@ -37,13 +37,18 @@ class CatalogFile:
     """A connection to ``catalog.sqlite``; ``writable`` ones belong to the holder of the gallery's lock. ``replaced``: how often
     a reader has found another file in its place, and reads that since.
 
-    Every sqlite3 error leaves as GalleryDamaged (the file) or GalleryError (the disk); both name the file.
+    Every sqlite3 error leaves as GalleryDamaged (the file) or GalleryError (the disk); both name the file. What is asked of a
+    closed one is a GalleryError; who is reading when another thread closes it reads on, and the last of them closes the file.
     """
 
     def __init__(self, path: Path, *, writable: bool = False, create: bool = False) -> None:
         self.path = path
         self._turn = threading.RLock()
         self.replaced = 0
+        self._counting = (
+            threading.Lock()
+        )  # of who uses the connection: SQLite crashes where one is closed under a reader
+        self._users, self._closed = 0, False
         self._former: Reader | None = None
         # Of the state that is being read: entries that were looked up, numbers and folders.
         self._looked_up: dict[int, Record] | None = None
@@ -67,6 +72,11 @@ class CatalogFile:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        """Around all that uses the connection."""
+        with self._counting:
+            if self._closed and not self._users:
+                raise GalleryError(f"the gallery {self.path.parent} is closed", "Open it again.")
+            self._users += 1
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -81,8 +91,21 @@ class CatalogFile:
             raise GalleryError(f"{self.path}: {text}") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise GalleryDamaged(f"{self.path} is damaged: {first_line(error)}", REPAIR) from error
+        finally:
+            with self._counting:
+                self._users -= 1
+                last = self._closed and not self._users
+            if last:
+                self._close()
 
     def close(self) -> None:
+        with self._counting:
+            first, self._closed = not self._closed, True
+            free = not self._users
+        if first and free:
+            self._close()
+
+    def _close(self) -> None:
         if self._reader is None:
             # With readers about, SQLite would leave what was committed in its log, which it reads up to the first damage.
             with suppress(sqlite3.Error):

@@ -8,10 +8,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from retrieval.errors import GalleryError
+from retrieval.errors import GalleryError, GalleryLocked
 from retrieval.files.whole import sync_folder
 from retrieval.gallery.store.lock import WriterLock
 
@@ -27,7 +27,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary = beside(folder, "making")
     temporary.mkdir()
     try:
-        with WriterLock(temporary):
+        with ExitStack() as held:
+            try:
+                held.enter_context(WriterLock(temporary))
+            except GalleryError as error:  # who makes the same at the same time may take it for left before it is held
+                if isinstance(error, GalleryLocked) or not temporary.exists():
+                    raise GalleryError(f"another run is just making {folder}", "Run this again.") from error
+                raise
             yield temporary
             put_in_place(temporary, folder)
     finally:
