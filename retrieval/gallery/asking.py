@@ -135,7 +135,7 @@ class AskedGallery(SearchedGallery):
         if min_probability is not None:
             min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
-        second = self._second_look(rerank, under) if isinstance(rerank, str) else rerank
+        second = self._second_look(rerank, under)
         index = None if by == "cosine" else self.local
         with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
 
@@ -153,10 +153,18 @@ class AskedGallery(SearchedGallery):
             least = {"min_score": min_score, "min_probability": min_probability}
             yield from answered_in_order(images, bbox, self.model, find, load=load, **least)
 
-    def _second_look(self, rerank: str, under: str | os.PathLike[str] | None) -> RerankedSearch:
+    def _second_look(
+        self, rerank: str | RerankedSearch | None, under: str | os.PathLike[str] | None
+    ) -> RerankedSearch | None:
+        if rerank is None:
+            return None
         from retrieval.gallery.second_look import RerankedSearch  # only here: most queries start without
         from retrieval.ranking.rerank import parse_reranker
 
+        if isinstance(rerank, RerankedSearch):
+            return rerank
+        if not isinstance(rerank, str):
+            raise UsageError(f"rerank must be the name of a re-ranker, not {rerank!r:.60}")
         return RerankedSearch(self, parse_reranker(rerank), under)
 
     def _sifted(

@@ -20,6 +20,7 @@ from retrieval.errors import GalleryError, GalleryMismatch, UsageError
 from retrieval.files.paths import show_path
 from retrieval.files.whole import whole_file
 from retrieval.gallery.adding import add_pictures
+from retrieval.gallery.given import one_name
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Record
 from retrieval.messages import first_line
@@ -31,7 +32,7 @@ _COLUMNS = ("key", "hash", "width", "height", "metadata")
 
 def export_gallery(gallery: OpenedGallery, path: str | os.PathLike[str]) -> int:
     """Write all descriptors and names to ``path`` (.npy or .parquet), whole or not at all. Raises UsageError, GalleryError."""
-    path = Path(path)
+    path = Path(one_name("the file", path))
     _check_form(path)
     spare_pictures(path)
     with gallery.catalog.reading():
@@ -52,7 +53,7 @@ def import_descriptors(gallery: OpenedGallery, path: str | os.PathLike[str]) -> 
 
     Raises UsageError for files that do not belong together, GalleryMismatch for descriptors of another model.
     """
-    path = Path(path)
+    path = Path(one_name("the file", path))
     _check_form(path)
     try:
         about, rows, vectors = _read_parquet(path) if path.suffix == ".parquet" else _read_npy(path)

@@ -17,6 +17,7 @@ from retrieval.files.paths import show_path
 from retrieval.gallery.address import DEFAULT_FOLDER
 from retrieval.gallery.asking import AskedGallery
 from retrieval.gallery.description import read_description
+from retrieval.gallery.given import check_model, listed, names_of, one_name
 from retrieval.messages import Bars, Update, no_bars
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ class Gallery(AskedGallery):
         "int8" (default: what ``model`` does); the loss is measured on the pictures ``calibrate_on`` (files and folders), see
         :func:`retrieval.describe.precision.in_precision`.
 
-        Raises GalleryError when the folder already holds a gallery or something else, or cannot be made; UsageError,
-        ModelError where the precision cannot be had.
+        Raises GalleryError when the folder already holds a gallery or something else, or cannot be made; UsageError for what
+        is no folder's name or no model; UsageError, ModelError where the precision cannot be had.
         """
         from retrieval.gallery.creating import create_folder
 
-        folder = Path(folder)
+        folder = Path(one_name("the gallery's folder", folder))
+        check_model(model)
         if precision not in (None, model.precision):
             import tempfile
 
@@ -87,6 +89,7 @@ class Gallery(AskedGallery):
         import tempfile
         import weakref
 
+        check_model(model)
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         folder = tempfile.mkdtemp(prefix="retrieval-", dir=base)
         gallery = cls.create(Path(folder) / DEFAULT_FOLDER, model, dtype=dtype, local=local)
@@ -118,8 +121,8 @@ class Gallery(AskedGallery):
         longer."""
         from retrieval.gallery.sync import synchronise
 
-        if isinstance(paths, str | os.PathLike):
-            paths = [paths]
+        if paths is not None:
+            paths = names_of("what is indexed", paths)
         self.configure_exclude(
             [exclude] if isinstance(exclude, str) else exclude, [include] if isinstance(include, str) else include
         )
@@ -148,9 +151,9 @@ class Gallery(AskedGallery):
             images = None if image is None else [image]
             vectors = None if vector is None else np.asarray(vector)[None]
             return self._added([key], images, vectors, [metadata])[0]
-        keys = list(key)
-        notes = [None] * len(keys) if metadata is None else list(metadata)
-        return self._added(keys, None if image is None else list(image), vector, notes)  # type: ignore[arg-type]
+        keys = listed("several keys", key)
+        notes = [None] * len(keys) if metadata is None else listed("metadata of several keys", metadata)
+        return self._added(keys, None if image is None else listed("images of several keys", image), vector, notes)
 
     def _added(
         self, keys: list[str], images: list[Any] | None, vectors: npt.ArrayLike | None, notes: list[Any]
@@ -169,21 +172,21 @@ class Gallery(AskedGallery):
         gallery, and then nothing is removed."""
         from retrieval.gallery import removing
 
-        return removing.remove(self, [key] if isinstance(key, str) else key)
+        return removing.remove(self, names_of("what is removed", key))
 
     def remove_matching(self, pattern: str, *, dry_run: bool = False) -> list[str]:
         """Take out what a name means: the picture of that very name, else all below a folder, else what fits a pattern with
         shell wildcards. Returns the names, none where nothing fits; with ``dry_run`` nothing is taken out."""
         from retrieval.gallery import removing
 
-        return removing.remove_matching(self, pattern, dry_run=dry_run)
+        return removing.remove_matching(self, one_name("what is removed", pattern), dry_run=dry_run)
 
     def remove_root(self, folder: str | os.PathLike[str], *, dry_run: bool = False) -> list[str]:
         """Forget a folder that was indexed, whether or not it is still there, and take out all of its pictures. Returns their
         names; with ``dry_run`` nothing is changed. Raises UsageError where it was not indexed."""
         from retrieval.gallery import removing
 
-        return removing.remove_root(self, os.fspath(folder), dry_run=dry_run)
+        return removing.remove_root(self, one_name("the folder", folder), dry_run=dry_run)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
@@ -208,8 +211,8 @@ class Gallery(AskedGallery):
         found = select(self, os.fspath(key), patterns=False)
         return found.kind == "picture" and any(record.row is not None for record in found.records)
 
-    def vectors(self, keys: Sequence[str] | None = None) -> npt.NDArray[np.float32]:
-        """Stored descriptors, float32 (N, D), of these paths or keys, in order; of all, as iteration goes, without.
+    def vectors(self, keys: str | Sequence[str] | None = None) -> npt.NDArray[np.float32]:
+        """Stored descriptors, float32 (N, D), of these paths or keys, or one, in order; of all, as iteration goes, without.
 
         Raises UsageError for one that is not in the gallery.
         """
@@ -218,7 +221,7 @@ class Gallery(AskedGallery):
         from retrieval.gallery.selection import select
 
         records = []
-        for key in keys:
+        for key in names_of("keys", keys):
             found = [r for r in select(self, key, patterns=False).records if r.row is not None]
             if not found:
                 raise UsageError(f"{key} is not in the gallery")
@@ -238,7 +241,8 @@ class Gallery(AskedGallery):
         thumbnails and points that are kept. Raises UsageError, GalleryMismatch for galleries of different models."""
         from retrieval.gallery.duplicates.find import find_duplicates
 
-        return find_duplicates(self, level, other, files, bars=bars)
+        named = None if files is None else names_of("files", files)
+        return find_duplicates(self, level, other, named, bars=bars)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all descriptors with their names, see :mod:`retrieval.gallery.exchange`; returns how many."""

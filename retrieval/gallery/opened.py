@@ -17,6 +17,7 @@ from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.files.whole import remove_unfinished
 from retrieval.gallery.address import CATALOG, locate
 from retrieval.gallery.description import precision_of, read_description
+from retrieval.gallery.given import one_name
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
@@ -81,8 +82,9 @@ class OpenedGallery(GallerySettings):
         engine: str = "auto",
         warn: Say | None = None,
     ) -> Self:
-        """Open the gallery in ``folder`` (default: see :func:`locate`). Raises GalleryError, GalleryDamaged."""
-        found = locate(folder)
+        """Open the gallery in ``folder`` (default: see :func:`locate`). Raises GalleryError, GalleryDamaged, and UsageError
+        for what is no name."""
+        found = locate(folder if folder in (None, "") else one_name("the gallery's folder", folder))
         if found is None or not found.is_dir():
             where = f"in {found}" if found else "here or in a folder above"
             raise GalleryError(f"there is no gallery {where}", "Make one with: retrieve index FOLDER.")

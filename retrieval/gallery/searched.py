@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.errors import GalleryDamaged, whole_number
+from retrieval.errors import GalleryDamaged, number_between, whole_number
 from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match
 from retrieval.gallery.fusing import Sample
@@ -43,9 +43,11 @@ class SearchedGallery(OpenedGallery):
         Scores are computed in float64 from the stored vectors, so that copies tie exactly wherever they lie. With an
         approximate search index a picture may be missed (:meth:`info` tells how many), never wrongly scored. ``under`` looks
         at every picture in a folder (or at the picture of that name), so it misses none. ``min_score``: see :meth:`query`.
+        Raises UsageError, GalleryDamaged.
         """
         queries = checked_queries(vectors, self.spec.dim)
         k = whole_number("k", k)
+        least = -np.inf if min_score is None else number_between("min_score", min_score, -1, 1)
         catalog = self.catalog
         with catalog.reading():
             if not catalog.any_searchable():
@@ -63,7 +65,6 @@ class SearchedGallery(OpenedGallery):
             if len(records) < len(wanted):
                 raise GalleryDamaged(f"{catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
             name = self.namer()
-        least = -np.inf if min_score is None else min_score
         return [
             [
                 Match(place, float(score), int(i), show_path(name(records[int(i)])), metadata_of(records[int(i)]))

@@ -16,6 +16,7 @@ from itertools import chain
 from retrieval.errors import UsageError
 from retrieval.files.identity import identity
 from retrieval.files.paths import composed, show_path
+from retrieval.gallery.given import one_name
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Record, Root
 from retrieval.gallery.targets import lies_in, place_in
@@ -48,9 +49,12 @@ def select(gallery: OpenedGallery, text: str, catalog: Catalog | None = None, *,
 
 
 def ids_below(gallery: OpenedGallery, folder: str | os.PathLike[str], catalog: Catalog | None = None) -> list[int]:
-    """Ids, ascending, of the pictures that can be searched and lie in ``folder``, or are that picture."""
+    """Ids, ascending, of the pictures that can be searched and lie in ``folder``, or are that picture. Raises
+    UsageError for what is no name."""
     catalog = catalog or gallery.catalog
-    return [r.id for r in select(gallery, os.fspath(folder), catalog, patterns=False).records if r.row is not None]
+    return [
+        r.id for r in select(gallery, one_name("under", folder), catalog, patterns=False).records if r.row is not None
+    ]
 
 
 def find_root(gallery: OpenedGallery, text: str, catalog: Catalog) -> Root:

@@ -1,0 +1,90 @@
+"""What a program hands over by mistake is a UsageError in plain words, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import DIM, fake_gallery, fake_model, write_pictures
+
+from retrieval import Gallery
+from retrieval.errors import UsageError
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "album", 3)
+    write_pictures(tmp_path / "other", 2, seed=5)
+    made = fake_gallery(tmp_path / "g")
+    made.index("album")
+    made.add("k1", image="other/0000.png")
+    return made
+
+
+P = "album/0000.png"
+ONES = np.ones((1, DIM))
+EMPTY, NO_NAME, NO_NAMES = "the name is empty", "must be a name or a path, not", "must be a name, a path or a list of"
+MISTAKES: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "index nothing": (EMPTY, lambda g: g.index("")),
+    "index nothing beside": (EMPTY, lambda g: g.index(["album", ""])),
+    "index a number": (NO_NAMES, lambda g: g.index(5)),
+    "index bytes": (NO_NAMES, lambda g: g.index(b"album")),
+    "index None": (NO_NAME, lambda g: g.index([None])),
+    "rerank": ("rerank must be the name of a re-ranker, not 5", lambda g: g.query(P, rerank=5)),
+    "under a number": (NO_NAME, lambda g: g.query(P, under=5)),
+    "under a list": (NO_NAME, lambda g: g.query(P, under=["album"])),
+    "under nothing": (EMPTY, lambda g: g.query(P, under="")),
+    "under, re-ranked": (NO_NAME, lambda g: g.query(P, rerank="qe", under=5)),
+    "under, by descriptor": (NO_NAME, lambda g: g.search(ONES, under=5)),
+    "search text": ("descriptors are numbers", lambda g: g.search("x")),
+    "search rows of several lengths": ("descriptors are numbers", lambda g: g.search([[1, 2], [1]])),
+    "min_score": ("min_score must be a number from -1 to 1", lambda g: g.search(ONES, min_score="high")),
+    "add a number": ("keys must be a list", lambda g: g.add(5, image=P)),
+    "add None": ("keys must be a list", lambda g: g.add(None, image=P)),
+    "add one image for a list": ("images of several keys must be a list", lambda g: g.add(["a"], image=5)),
+    "add metadata": ("metadata of several keys must be", lambda g: g.add(["a"], image=[P], metadata=5)),
+    "remove None": (NO_NAMES, lambda g: g.remove(None)),
+    "remove a number": (NO_NAMES, lambda g: g.remove(5)),
+    "remove numbers": (NO_NAME, lambda g: g.remove([P, 5])),
+    "remove matching": (NO_NAME, lambda g: g.remove_matching(5)),
+    "remove a root": (NO_NAME, lambda g: g.remove_root(5)),
+    "vectors of a number": (NO_NAMES, lambda g: g.vectors(5)),
+    "vectors of numbers": (NO_NAME, lambda g: g.vectors([5])),
+    "vectors of a key that is not there": ("k2 is not in the gallery", lambda g: g.vectors("k2")),
+    "files of duplicates": (NO_NAMES, lambda g: g.duplicates(files=5)),
+    "export": (NO_NAME, lambda g: g.export(5)),
+    "import": (NO_NAME, lambda g: g.import_(None)),
+    "create without a model": ("made with a model, not with None", lambda g: Gallery.create("new", None)),  # type: ignore[arg-type]
+    "create with a name": ("load_model", lambda g: Gallery.create("new", "resnet50-gem")),  # type: ignore[arg-type]
+    "create, reduced": ("with a model", lambda g: Gallery.create("new", None, precision="int8")),  # type: ignore[arg-type]
+    "create nowhere": (NO_NAME, lambda g: Gallery.create(None, fake_model())),  # type: ignore[arg-type]
+    "create in nothing": (EMPTY, lambda g: Gallery.create("", fake_model())),
+    "temporary": ("with a model", lambda g: Gallery.temporary(5)),  # type: ignore[arg-type]
+    "open": (NO_NAME, lambda g: Gallery.open(5)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_said_in_words_and_changes_nothing(mistake: str, gallery: Gallery, tmp_path: Path) -> None:
+    before, (words, make) = list(gallery), MISTAKES[mistake]
+    with pytest.raises(UsageError, match=words):
+        make(gallery)
+    assert list(gallery) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_name_is_one_and_paths_are_names(gallery: Gallery, tmp_path: Path) -> None:
+    one = gallery.vectors("k1")
+    assert one.shape == (1, DIM)
+    both = gallery.vectors([Path(P), "k1"])
+    assert np.array_equal(both[1:], one)
+    assert np.array_equal(both[:1], gallery.vectors(P))
+    assert gallery.vectors([]).shape == (0, DIM)
+    assert gallery.add(np.array(["a", "b"]), vector=both) == gallery.add(("a", "b"), vector=both)  # type: ignore[arg-type]
+    assert gallery.remove(Path(P)) == [P]
+    report = gallery.index(path for path in ("other", Path("album")))  # type: ignore[arg-type]
+    assert report.added + report.copied == 2
