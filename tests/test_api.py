@@ -297,6 +297,17 @@ def test_a_list_gives_a_list_and_one_gives_one(gallery: Gallery, tmp_path: Path)
     assert pil[0].query == ""
 
 
+def test_a_result_is_gone_through_match_by_match(gallery: Gallery, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path / "asked", 1)
+    gallery.add(["a", "b"], image=write_pictures(tmp_path / "held", 2, seed=3))
+    result = gallery.query(path, 2)
+    assert [match.rank for match in result] == [1, 2]
+    assert list(result) == result.matches
+    assert (len(result), bool(result)) == (2, True)
+    none = gallery.query(path, 2, min_score=1)
+    assert (len(none), list(none), bool(none)) == (0, [], False)
+
+
 def test_min_score_cuts_the_list(gallery: Gallery) -> None:
     vectors = unit(30)
     gallery.add([f"v{i}" for i in range(30)], vector=vectors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,13 +38,21 @@ class Match:
 @dataclass(frozen=True)
 class QueryResult:
     """The ranking for one query picture; ``query`` is its path, "" for one in memory. ``error``: why there is none.
-    ``filtered``: how many of the first k were left out by a least score or probability."""
+    ``filtered``: how many of the first k were left out by a least score or probability.
+
+    Iterating it gives its matches, best first, ``len()`` their number; so one without matches is false."""
 
     query: str
     bbox: tuple[float, float, float, float] | None
     matches: list[Match] = field(default_factory=list)
     error: ImageError | None = None
     filtered: int = 0
+
+    def __iter__(self) -> Iterator[Match]:
+        return iter(self.matches)
+
+    def __len__(self) -> int:
+        return len(self.matches)
 
     @property
     def found(self) -> bool | None:
