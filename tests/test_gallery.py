@@ -291,6 +291,20 @@ def test_locate_walks_up_as_git_does(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RETRIEVE_INDEX", "elsewhere")
     assert locate(start=tmp_path) == Path("elsewhere")
     assert locate("named") == Path("named")
+    monkeypatch.setenv("RETRIEVE_INDEX", str(tmp_path))
+    assert locate(start=tmp_path) == tmp_path  # its .retrieval is no gallery
+
+
+def test_a_folder_that_is_named_stands_for_the_gallery_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    fake_gallery(album / ".retrieval").close()
+    assert Gallery.open(album).folder == album / ".retrieval"
+    monkeypatch.setenv("RETRIEVE_INDEX", str(album))
+    assert locate() == album / ".retrieval"
+    assert locate(album / ".retrieval") == album / ".retrieval"
+    shutil.copytree(album / ".retrieval", album, dirs_exist_ok=True)
+    assert Gallery.open(album).folder == album  # a gallery itself
 
 
 def test_broken_pictures_are_noted_once_and_tried_again_when_they_change(tmp_path: Path) -> None:

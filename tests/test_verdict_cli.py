@@ -80,7 +80,31 @@ def test_a_match_that_was_filtered_is_not_denied(album: Path, capsys: pytest.Cap
     retrieve("query", "known.png", "--min-score", 0.9999)
     err = capsys.readouterr().err
     assert "nothing here is sure" not in err
-    assert "no match for known.png that --min-score and --min-probability let through" in err
+    assert "no match for known.png that --min-score lets through" in err
+    retrieve("query", "known.png", "--min-probability", 1)
+    assert "no match for known.png that --min-probability lets through" in capsys.readouterr().err
+    retrieve("query", "known.png", "--min-score", 0.9999, "--min-probability", 0.5)
+    assert "no match for known.png that --min-score and --min-probability let through" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_box_that_goes_beyond_the_picture_is_cut_and_that_is_said(
+    orientation: int, album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(texture(2, SIZE, 60)).save("known.png", exif=exif)
+    width, height = SIZE if orientation == 1 else SIZE[::-1]
+    for box, said in (
+        (f"0,0,{width},{height}", ""),
+        (f"10,20,{width - 1},{height}", ""),
+        ("0,0,5000,5000", f"box cut to {width} x {height}: the picture ends there"),
+        (f"-5,10,{width - 20},5000", f"box cut to {width - 20} x {height - 10}: the picture ends there"),
+    ):
+        assert retrieve("query", "known.png", "--bbox", box)
+        assert [line for line in capsys.readouterr().err.splitlines() if "box" in line] == ([said] if said else [])
+    retrieve("query", "known.png", "--bbox", "0,0,5000,5000", "-q")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_folder_of_which_nothing_is_indexed_is_named(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +113,10 @@ def test_a_folder_of_which_nothing_is_indexed_is_named(album: Path, capsys: pyte
         assert status("query", "known.png", "--under", "album07", *more) == 1
         err = capsys.readouterr().err
         assert err.count("nothing that is indexed lies in album07") == 2  # once for each command
+        assert err.count("(seen from the current folder, or from one that was indexed)") == 2
         assert "no match" not in err
+    assert status("query", "known.png", "--under", album / "album07") == 1
+    assert "seen from" not in capsys.readouterr().err
     retrieve("query", "known.png", "--under", "album", "--min-score", 0.9999)
     assert "nothing that is indexed" not in capsys.readouterr().err
 

@@ -164,6 +164,8 @@ def command(
             by != "cosine",
             fold,
         )
+        least = {"--min-score": min_score, "--min-probability": min_probability}
+        limits = [option for option, value in least.items() if value is not None]
         answered: list[QueryResult] = []
         failed = unmatched = 0
         found_any = empty = False
@@ -186,11 +188,16 @@ def command(
             elif by != "cosine" and not result.found:
                 unmatched += 1
                 if form == "table" and (result.matches or result.filtered or under is None):
-                    say(no_match(result), quiet)
+                    say(no_match(result, *limits), quiet)
+            if bbox is not None and result.error is None:
+                from retrieval.cli.box import tell_cut
+
+                tell_cut(sources[0], bbox, gallery, quiet)
             nothing = not (result.matches or result.filtered or result.error or exclude_self)
             if under is not None and nothing and not empty:
                 empty = True
-                say(f"retrieve: nothing that is indexed lies in {safe(under)}")
+                meant = "" if os.path.isabs(under) else " (seen from the current folder, or from one that was indexed)"
+                say(f"retrieve: nothing that is indexed lies in {safe(under)}{meant}")
             found_any |= bool(result.matches)
             if result.matches or form == "json":
                 printer.show(result)

@@ -104,8 +104,9 @@ class RankingPrinter:
 _JUDGED = ("local", "fused", "inliers", "probability", "verdict")
 
 
-def no_match(result: QueryResult) -> str:
+def no_match(result: QueryResult, *limits: str) -> str:
+    """``limits``: the options that were given to leave out what is too far."""
     rest = " The pictures that come nearest:" if result.matches else ""
     if result.filtered:
-        return f"no match for {safe(result.query)} that --min-score and --min-probability let through.{rest}"
+        return f"no match for {safe(result.query)} that {' and '.join(limits)} let{'s' * (len(limits) == 1)} through.{rest}"
     return f"no match: nothing here is sure to show what is on {safe(result.query)}.{rest}"

@@ -39,7 +39,8 @@ def shown(address: str) -> str:
 
 
 def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
-    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above."""
+    """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above. A folder
+    that is named and holds none itself stands for the one in its ``.retrieval``. Raises UsageError for an address."""
     named = index or os.environ.get("RETRIEVE_INDEX")
     if is_served(named):
         raise UsageError(
@@ -47,6 +48,7 @@ def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathL
             "index (of parts), query, info and remove can.",
         )
     if named:
-        return Path(named)
+        inside = Path(named) / DEFAULT_FOLDER
+        return inside if holds_gallery(inside) and not holds_gallery(named) else Path(named)
     here = Path(start).absolute()
     return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)

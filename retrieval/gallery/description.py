@@ -9,7 +9,7 @@ from typing import Any
 
 from retrieval.engines.base import PRECISIONS
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
-from retrieval.gallery.address import CATALOG, DEFAULT_FOLDER, DESCRIPTION
+from retrieval.gallery.address import CATALOG, DESCRIPTION
 from retrieval.gallery.settings import FORMAT, description_checksum
 from retrieval.models.spec import ModelSpec
 
@@ -34,9 +34,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise ValueError(f"unknown precision {precision_of(description)!r}")
     except FileNotFoundError as error:
         if not (folder / CATALOG).is_file():
-            inside = folder / DEFAULT_FOLDER
-            hint = f"{inside} does." if (inside / DESCRIPTION).is_file() else "Make one with: retrieve index FOLDER."
-            raise GalleryError(f"{folder} holds no gallery", hint) from error
+            raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
         raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ModelError) as error:
         raise GalleryDamaged(

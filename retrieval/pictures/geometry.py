@@ -127,6 +127,12 @@ class Rule:
         return Picture(colour.pixels(image, turn), width, height)
 
 
+def size_within(bbox: Sequence[float], whole: tuple[int, int]) -> tuple[int, int] | None:
+    """Width and height of what of a box lies in the picture of size ``whole``; None where all of it does. Raises BoxError."""
+    x1, y1, x2, y2 = Rule(None, "lanczos", bbox).crop(whole) or (0, 0, *whole)
+    return None if [x1, y1, x2, y2] == [round(edge) for edge in bbox] else (x2 - x1, y2 - y1)
+
+
 def _stored_box(box: _Box, turn: int, width: int, height: int) -> _Box:
     """A box in the picture as it is seen (``width`` x ``height``) -> the same pixels before turning."""
     x1, y1, x2, y2 = box

@@ -41,8 +41,8 @@ MOST = MOST_OF_A_LINE // 2  # bytes of a picture that can be sent
 
 class ResidentGallery:
     """Made by :func:`ask_resident`. What ``retrieve query`` needs of a gallery: ``folder``, ``fingerprint``, whether it
-    ``judges`` (has a local index), how many pictures it holds, and its answers. Where the other process ends, or falls silent,
-    the gallery that ``alone`` opens answers what is left."""
+    ``judges`` (has a local index), whether its pictures are turned as ``exif`` says, how many it holds, and its answers. Where
+    the other process ends, or falls silent, the gallery that ``alone`` opens answers what is left."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class ResidentGallery:
         connection: socket.socket,
         stream: Stream,
         hello: dict[str, Any],
+        exif: bool,
         alone: Callable[[], Gallery] | None = None,
     ) -> None:
         self.folder = folder
@@ -57,6 +58,7 @@ class ResidentGallery:
         self._own: Gallery | None = None
         self.fingerprint: str = hello["fingerprint"]
         self.judges: bool = hello["judges"]
+        self.exif = exif
         self._connection, self._stream = connection, stream
 
     def __enter__(self) -> ResidentGallery:
@@ -162,8 +164,9 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         same = [hello.get("version"), hello.get("identity"), hello.get("circumstances")]
         if same == [__version__, identity_of(description), ["auto", *circumstances()]]:
+            exif = bool(description["model"]["image"]["exif"])
             connection.settimeout(_SILENCE)
-            return ResidentGallery(folder, connection, stream, hello, alone)
+            return ResidentGallery(folder, connection, stream, hello, exif, alone)
     except (OSError, ValueError, AttributeError, KeyError):
         pass
     connection.close()
