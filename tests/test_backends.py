@@ -21,12 +21,13 @@ from retrieval.backends.connect import connect
 from retrieval.backends.indexing import index_folders
 from retrieval.backends.served import ServedGallery
 from retrieval.cli.main import cli
-from retrieval.errors import GalleryError, GalleryMismatch, UsageError
+from retrieval.errors import GalleryError, GalleryMismatch, ImageError, UsageError
 from retrieval.files.paths import show_path
 from retrieval.gallery.address import shown
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts
 from retrieval.parts.run import describe_parts
+from retrieval.pictures import scan
 
 _number = itertools.count()
 
@@ -359,6 +360,22 @@ class TestServed:
             with pytest.raises(UsageError, match="is no folder"):
                 index_folders(gallery)
             assert len(gallery) == len(expected) + 3
+
+    def test_a_picture_without_suffix_that_cannot_be_opened_now_stays(self, address, tmp_path, monkeypatch):
+        def failing(path):
+            raise ImageError("Input/output error", transient=True)
+
+        first, _ = write_pictures(tmp_path / "photos", 2)
+        first.rename(tmp_path / "photos" / "scan1")
+        with ServedGallery.create(address, fake_model()) as gallery:
+            assert index_folders(gallery, [str(tmp_path / "photos")]).added == 2
+            with monkeypatch.context() as patched:
+                patched.setattr(scan, "begins_as_picture", failing)
+                report = index_folders(gallery)
+            assert (report.removed, report.unchanged, report.warnings) == (0, 1, [])
+            assert index_folders(gallery).unchanged == 2
+            (tmp_path / "photos" / "scan1").unlink()
+            assert index_folders(gallery).removed == 1
 
     def test_more_ties_than_candidates(self, address):
         """Of many copies of one picture the first by name are answered."""
