@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from retrieval.errors import ImageError, UsageError
+from retrieval.errors import ImageError
 from retrieval.models.spec import ImageRule
 from retrieval.pictures import imaging
 from retrieval.training.copies.alter import CopyPreset, altered
 from retrieval.training.copies.config import CopiesConfig
 from retrieval.training.copies.things import Things, draw_pairs
+from retrieval.views.sheet import save_sheet
 
 Job = tuple[int, int, int, int]  # of a copy: its picture and another one by position, seed, longest side
 Pairs = list[tuple[int, int]]
@@ -103,7 +104,4 @@ def preview_pairs(feed: CopyFeed, steps: int | None, path: str | os.PathLike[str
                 continue
             top, left = side * (i // 4), side * (2 * (i % 4) + half)
             sheet[top : top + copy.shape[0], left : left + copy.shape[1]] = copy
-    try:
-        Image.fromarray(sheet).save(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the preview {os.fspath(path)} cannot be written ({error})") from error
+    save_sheet(Image.fromarray(sheet), path)

@@ -14,7 +14,7 @@ import numpy as np
 from retrieval.datasets.labelled import read_list
 from retrieval.errors import DatasetError
 from retrieval.messages import count_of
-from retrieval.pictures.imaging import is_picture_name
+from retrieval.pictures.unnamed import is_picture_file
 
 _VIEW = re.compile(r"(.+)__(\d+)\.[A-Za-z]+$")
 _REACH = 3  # how far apart in a group's order two views of one pair may be: neighbours of a walk show one place
@@ -48,7 +48,9 @@ def read_things(sources: Sequence[str | os.PathLike[str]]) -> Things:
     paths: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            found = (Path(root) / name for root, _, names in os.walk(source) for name in names if is_picture_name(name))
+            found = (
+                Path(root) / name for root, _, names in os.walk(source) for name in names if is_picture_file(root, name)
+            )
             paths += sorted(found, key=lambda path: path.relative_to(source).parts)
         elif source.is_file():
             paths += [source.parent / name for name, _ in read_list(source)]

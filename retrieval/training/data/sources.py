@@ -19,7 +19,6 @@ from retrieval.datasets.published.sets import SETS
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.digest import content_hash
 from retrieval.messages import count_of
-from retrieval.pictures.imaging import is_picture_name
 from retrieval.training.data.training_set import TrainingSet
 
 KINDS = ("auto", "folders", "list", "pairs", "sfm", "unlabelled")
@@ -163,7 +162,7 @@ def _of_folder(folder: Path) -> TrainingSet:
     if scan.unreadable:
         place, why = next(iter(scan.unreadable.items()))
         raise DatasetError(f"{folder / place}: cannot be listed ({why})")
-    found = [file for file in scan.files if file.problem is None and is_picture_name(file.path)]
+    found = [file for file in scan.files if file.problem is None]
     if not found:
         raise DatasetError(f"{folder}: no pictures in this folder or below it")
     alike = Counter(file.size for file in found)  # only files of one size can be copies

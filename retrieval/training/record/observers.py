@@ -12,6 +12,7 @@ from retrieval.errors import UsageError
 from retrieval.training.data.mining import Mined
 from retrieval.training.data.preview import preview_sheet
 from retrieval.training.data.training_set import TrainingSet
+from retrieval.views.sheet import save_sheet
 
 _SHOWN = ("loss", "mAP", "p", "lr", "negative_distance", "images_per_second")
 
@@ -32,11 +33,7 @@ def sheet_into(
     written."""
 
     def look(mined: Mined, preset: str) -> None:
-        sheet = preview_sheet(data, mined, preset=preset, seed=seed, epoch=0, exif=exif)
-        try:
-            sheet.save(preview)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"the preview {preview} cannot be written ({error})") from error
+        save_sheet(preview_sheet(data, mined, preset=preset, seed=seed, epoch=0, exif=exif), preview)
 
     return look
 
