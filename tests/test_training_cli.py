@@ -87,6 +87,15 @@ def test_train_resume_and_use(classes: Path, tmp_path: Path, retrieve: Any) -> N
     assert answer["results"][0]["path"].endswith("c1/0001.png")
 
 
+def test_a_run_without_labels_ends_with_its_schedule(tmp_path: Path, retrieve: Any) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"recipe": "copies", "data": "d", "model": "m", "steps": 3}')
+    status, _, said = retrieve("train", "--resume", tmp_path / "run", "--epochs", "3")
+    assert status == 2
+    assert "--epochs cannot be changed" in said
+    assert f"--model {tmp_path / 'run'} --recipe copies" in said
+
+
 def test_defaults_of_the_command_are_those_of_the_library(asked: Any, retrieve: Any) -> None:
     assert retrieve("train", "d", "--out", "o")[0] == 0
     assert asked[0][0] == TrainingConfig("d", "auto")
@@ -97,7 +106,8 @@ def test_every_option_reaches_the_configuration(asked: Any, retrieve: Any, tmp_p
     values: dict[str, Any] = {
         "model": "resnet50-gem", "kind": "pairs", "images": "i", "loss": "triplet", "margin": 0.3, "negatives": 4,
         "queries": 7, "pool": 9, "repick": True, "tuples_per_step": 3, "epochs": 2, "lr": 0.5, "optimiser": "sgd",
-        "weight_decay": 0.25, "schedule": "cosine", "warmup": 1.5, "p_lr": 3.0, "fixed_p": True, "ema": 0.5, "size": 99,
+        "weight_decay": 0.25, "schedule": "cosine", "warmup": 1.5, "p_lr": 3.0, "fixed_p": True,
+        "freeze_backbone": True, "ema": 0.5, "size": 99,
         "augment": "views", "validate": "0.3", "patience": 2, "whiten_layer": 8, "avoid": ("a", "b"), "avoid_above": 0.7,
         "amp": True, "seed": 5, "save_every": 11,
     }  # fmt: skip

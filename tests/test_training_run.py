@@ -135,6 +135,15 @@ def test_a_configuration_repeats_its_run_bit_by_bit(finished: Path, tmp_path: Pa
         assert all(torch.equal(found[k], v) for k, v in wanted.items())
 
 
+def test_the_head_learns_alone(photos: Path, tmp_path: Path) -> None:
+    run.train(config_of(photos, epochs=1, freeze_backbone=True), tmp_path / "run", device="cpu")
+    start, end = run.build_network(load_model(MODEL).spec).state_dict(), weights(tmp_path / "run" / "last")
+    learned = {name for name, _ in run.build_network(load_model(MODEL).spec).named_parameters()}
+    assert {name for name in learned if not torch.equal(end[name], start[name])} == {"pooling.p"}
+    with pytest.raises(UsageError, match="nothing is left to learn"):
+        run.train(config_of(photos, epochs=1, freeze_backbone=True, fixed_p=True), tmp_path / "none", device="cpu")
+
+
 def test_another_seed_is_another_run(photos: Path, finished: Path, tmp_path: Path) -> None:
     run.train(config_of(photos, ema=0.5, seed=1, epochs=1), tmp_path / "other", device="cpu")
     assert figures(tmp_path / "other")[1]["loss"] != figures(finished)[1]["loss"]

@@ -63,6 +63,7 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.option("--warmup", type=float, default=0.0, metavar="EPOCHS", help="Let the rate rise from zero first.")
 @click.option("--p-lr", type=float, default=10.0, show_default=True, help="Multiple of the rate for GeM's p.")
 @click.option("--fixed-p", is_flag=True, help="Do not learn GeM's p.")
+@click.option("--freeze-backbone", is_flag=True, help="Learn the head alone: GeM's p, and the whitening layer.")
 @click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Keep an average of the weights, such as 0.999.")
 @click.option("--size", type=int, default=362, show_default=True, help="Longest side in pixels.")
 @click.option("--augment", type=click.Choice(["none", "light", "views"]), help="Default: light; unlabelled: views.")

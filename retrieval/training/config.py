@@ -28,7 +28,8 @@ class TrainingConfig:
     ``tuples_per_step``: how many tuples' gradients are summed before the weights move.
 
     ``lr``: the learning rate; ``p_lr``: by what it is multiplied for the exponent of the pooling; ``fixed_p``: it is not
-    learned. ``schedule``: exponential (times exp(-0.01) an epoch), cosine (to zero at the last epoch) or constant;
+    learned. ``freeze_backbone``: the head is learned alone, the exponent and a whitening layer. ``schedule``: exponential
+    (times exp(-0.01) an epoch), cosine (to zero at the last epoch) or constant;
     ``warmup``: epochs in which the rate rises from zero. ``ema``: decay of an average of the weights, which then is what
     is validated and kept (0: none).
 
@@ -59,6 +60,7 @@ class TrainingConfig:
     warmup: float = 0.0
     p_lr: float = 10.0
     fixed_p: bool = False
+    freeze_backbone: bool = False
     ema: float = 0.0
     size: int = 362
     augment: str | None = None

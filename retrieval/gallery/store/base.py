@@ -45,9 +45,8 @@ class CatalogFile:
         self.path = path
         self._turn = threading.RLock()
         self.replaced = 0
-        self._counting = (
-            threading.Lock()
-        )  # of who uses the connection: SQLite crashes where one is closed under a reader
+        # Of who uses the connection: SQLite crashes where one is closed under a reader.
+        self._counting = threading.Lock()
         self._users, self._closed = 0, False
         self._former: Reader | None = None
         # Of the state that is being read: entries that were looked up, numbers and folders.
