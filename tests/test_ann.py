@@ -755,7 +755,7 @@ def test_the_command_line_sets_and_shows_it(
     assert main(["info", "--index", folder]) == 0
     out = capsys.readouterr().out
     assert f"recall@10 {note.recall:.3f}" in out
-    assert "1 changes beside it" in out
+    assert "1 change beside it" in out
     # The folder that was indexed is not there, which is a warning: nothing is lost, and the index is made anew.
     assert main(["index", "--index", folder, "--ann", "flat", "--recall", "0.9"]) == 0
     capsys.readouterr()

@@ -69,8 +69,9 @@ def test_another_models_name_is_refused_before_its_weights_are_fetched(tmp_path,
     assert "not with resnet50-gem" in told
 
 
-def test_a_folder_beside_its_gallery_is_told_where_that_is(tmp_path: Path, monkeypatch, capsys):
+def test_the_folder_of_a_gallery_names_it_and_a_model_of_tomorrow_is_told(tmp_path: Path, monkeypatch, capsys):
     (photo,) = write_pictures(tmp_path, 1)
-    fake_gallery(tmp_path / ".retrieval").close()
+    with fake_gallery(tmp_path / ".retrieval") as gallery:
+        gallery.index([photo])
     told = refused(["query", str(photo), "--index", str(tmp_path)], monkeypatch, capsys)
-    assert f"{tmp_path / '.retrieval'} does" in told
+    assert "this version of retrieval knows no backbone 'fake'" in told

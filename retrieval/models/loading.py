@@ -45,8 +45,11 @@ def empty_network(spec: ModelSpec) -> RetrievalNetwork:
 def build_network(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = None) -> RetrievalNetwork:
     """The network with its weights, in evaluation mode: from ``checkpoint`` when given, else as ``spec.weights`` says.
 
-    Raises ModelError when the weights are missing, damaged or not those of the specification.
+    Raises ModelError for a backbone that is not known here, and when the weights are missing, damaged or not those of the
+    specification.
     """
+    if spec.backbone not in BACKBONES:
+        raise ModelError(f"this version of retrieval knows no backbone {spec.backbone!r}", "A newer one made this model.")
     if checkpoint is not None:
         stored, tensors = load_tensors(checkpoint)
         if stored.weights.sha256 != spec.weights.sha256:
