@@ -193,6 +193,10 @@ def test_points_that_agree_by_themselves_at_one_place_were_laid_over() -> None:
     assert over(bar)
     assert over(bar[:20])
     assert not over(bar[:10], count=7)  # too few to tell
+    middle = bar.copy()
+    middle[:, 0], middle[:, 1] = 100 + bar[:, 0] % 50, 90 + bar[:, 1] % 40  # a painting on a wall
+    hung = np.concatenate([photo, middle])
+    assert not Agreement(40, hung, middle, middle).laid_over()
     assert not over(bar, moved=20)  # elsewhere: no part of the page
     assert not over(places[rng.permutation(240)[:60]])  # a copy: every fourth point, wherever it lies
     assert not over(places)

@@ -484,6 +484,28 @@ def test_plain_lesser_copies_need_not_be_kept(photos: list[Image.Image], tmp_pat
         assert worth_keeping(Look(str(tmp_path / copy)), Look(str(tmp_path / "photo.png"))) is None, (i, way)
 
 
+def test_a_digit_and_a_stamp_are_worth_keeping(tmp_path: Path) -> None:
+    def page(digit: str, stamp: bool) -> Image.Image:
+        image = Image.new("RGB", (850, 1100), "white")
+        draw = ImageDraw.Draw(image)
+        for i in range(45):
+            line = f"line {i}: of what was sent, and paid; in all {1234 + 17 * i} EUR, as agreed upon in March"
+            draw.text((60, 60 + 22 * i), line.replace("1336", f"1{digit}36"), fill="black", font_size=16)
+        if stamp:
+            draw.ellipse((600, 900, 660, 960), outline=(200, 0, 0), width=4)
+        return image
+
+    def why(copy: Image.Image, best: Image.Image) -> str | None:
+        copy.save(tmp_path / "copy.jpg", quality=80)
+        best.save(tmp_path / "best.png")
+        return worth_keeping(Look(str(tmp_path / "copy.jpg")), Look(str(tmp_path / "best.png")))
+
+    assert why(page("3", False), page("3", False)) is None
+    assert why(page("3", False), page("8", False)) is not None
+    assert why(page("3", True), page("3", True)) is None
+    assert why(page("3", True), page("3", True).convert("L").convert("RGB")) is not None
+
+
 def test_frames_transparency_and_depth_are_worth_keeping(photos: list[Image.Image], tmp_path: Path) -> None:
     first, second = photos[0], photos[1].resize(photos[0].size)
     first.save(tmp_path / "still.png")
@@ -509,6 +531,14 @@ def test_frames_transparency_and_depth_are_worth_keeping(photos: list[Image.Imag
     assert why("opaque.png", "still.png") is None
     assert why("deep.png", "flat.png") == "it has 16 bits a colour"
     assert why("flat.png", "deep.png") is None
+    first.save(tmp_path / "plain.jpg", quality=95)
+    told = Image.Exif()
+    told[0x010E] = "grandmother, left, 1931"
+    first.save(tmp_path / "told.jpg", quality=95, exif=told)
+    assert why("told.jpg", "still.png") == "its EXIF data say more"
+    assert why("plain.jpg", "told.jpg") is None
+    first.save(tmp_path / "pair.jpg", format="MPO", save_all=True, append_images=[second])
+    assert why("pair.jpg", "still.png") == "it has 2 frames"
     (tmp_path / "torn.png").write_bytes((tmp_path / "still.png").read_bytes()[:2000])
     assert why("torn.png", "still.png") == "it cannot be read"
 

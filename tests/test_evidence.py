@@ -81,13 +81,18 @@ class Looked:
         return self.over
 
 
-def test_what_was_laid_over_both_pictures_is_no_evidence_unless_they_are_alike_besides() -> None:
+def test_what_was_laid_over_both_pictures_makes_no_match_unless_they_are_alike_besides() -> None:
     def odds(cosine: float, over: bool) -> tuple[float, list[int | None]]:
         found, inliers = weigh(np.array([cosine]), np.array([20.0]), lambda i: Looked(30, over))
         return float(found[0]), inliers
 
     plain = float(log_odds(np.array([1.0]), np.zeros(1), np.zeros(1, np.int64))[0])
-    assert odds(1.0, True) == (plain, [30])  # what was counted is told
+    held, told = odds(1.0, True)
+    assert plain < held
+    assert probability(np.array([held]))[0] < evidence.LIKELY_PROBABILITY
+    assert told == [30]  # what was counted is told
+    both = weigh(np.array([1.0, 1.0]), np.array([30.0, 20.0]), lambda i: Looked(30, True))[0]
+    assert both[0] > both[1]  # in the order of the evidence
     assert odds(1.0, False)[0] > plain + 10
     assert odds(4.0, True) == odds(4.0, False)
     found, inliers = weigh(np.array([1.0]), np.array([np.nan]), lambda i: None)

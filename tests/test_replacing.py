@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 from retrieval.cli.main import cli
 from retrieval.errors import UsageError
 from retrieval.evaluation.report import save_report
+from retrieval.files.whole import write_whole
 from retrieval.views.plots import Curve, plot_robustness
 from retrieval.views.sheet import check_sheet_path, contact_sheet, save_sheet
 
@@ -117,3 +121,21 @@ def test_commands_say_it_before_they_begin(photo: Path) -> None:
     photo.rename("race.png")
     result = CliRunner().invoke(cli, ["benchmark", "pooling", "synthetic", "--out", "."])
     assert "race.png is a picture that" in str(result.exception)
+
+
+def test_what_is_no_file_is_written_into_and_a_link_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_whole(tmp_path / "pipe", "a line\n")
+    reader.join(timeout=20)
+    assert got == [b"a line\n"]
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "list.txt").write_text("old")
+    (tmp_path / "list.txt").symlink_to("far/list.txt")
+    write_whole(tmp_path / "list.txt", "new")
+    assert (tmp_path / "list.txt").is_symlink()
+    assert (tmp_path / "far" / "list.txt").read_text() == "new"
+    assert sorted(os.listdir(tmp_path / "far")) == ["list.txt"]

@@ -21,8 +21,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     What was written is forced to the disk before it is renamed, so a kill or a power cut at any moment leaves the old file or
     the new one. When the block raises, nothing is left of the new one. OSError is the caller's to put into words.
+
+    What is no file, such as a device or a FIFO, is written into; a link stays, and the file that it leads to is replaced.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # no part of the name: it may be as long as names can be
     try:
         with open(beside, "xb") as file:

@@ -49,7 +49,9 @@ def build_network(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None = N
     specification.
     """
     if spec.backbone not in BACKBONES:
-        raise ModelError(f"this version of retrieval knows no backbone {spec.backbone!r}", "A newer one made this model.")
+        raise ModelError(
+            f"this version of retrieval knows no backbone {spec.backbone!r}", "A newer one made this model."
+        )
     if checkpoint is not None:
         stored, tensors = load_tensors(checkpoint)
         if stored.weights.sha256 != spec.weights.sha256:

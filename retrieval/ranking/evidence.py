@@ -35,6 +35,7 @@ _COSINE_MOST, _COSINE_BEYOND = 4.0, 0.3
 _LOCAL_LEAST, _LOCAL_MOST, _LOCAL_BEYOND, _LOCAL_WEIGHT = 2.0, 8.0, 0.05, 0.6
 _INLIERS_LEAST, _INLIERS_MOST, _INLIERS_WEIGHT = 5, 25, 0.6
 _OVERLAY_COSINE = 3.0  # spreads above the background
+_OVERLAY_MOST, _OVERLAY_BEYOND = -0.5, 0.005  # log-odds: 0.38 and hardly more, in the order of the evidence
 VERIFIED = 20  # first answers whose geometry is looked at
 _SLOPE, _OFFSET = 0.881, -6.735
 
@@ -105,20 +106,20 @@ def weigh(
     """Log-odds (N,) as :func:`log_odds`, once the geometry of the first 20 is looked at: ``look`` tells that of a position, None
     where nothing can be compared. Also the inliers of each, None where they were not looked at.
 
-    What was laid over both pictures (a caption, a logo, a window) is no evidence: where it is all that agrees, and they are not
-    very much alike besides, cosine alone counts."""
+    What was laid over both pictures (a caption, a logo, a window) is little evidence: where it is all that agrees, and they are
+    not very much alike besides, no match is made of it, though it stays before what has less."""
     counts = np.zeros(len(cosine), np.int64)
-    shared = np.array(local, np.float64)
+    over = np.zeros(len(cosine), bool)
     inliers: list[int | None] = [None] * len(cosine)
     for i in np.argsort(-log_odds(cosine, local, counts, seen), kind="stable")[:VERIFIED].tolist():
         if (found := look(i)) is None:
             continue
-        inliers[i] = found.inliers
-        if cosine[i] < _OVERLAY_COSINE and found.laid_over():
-            shared[i] = min(shared[i], 0.0)
-        else:
-            counts[i] = found.inliers
-    return log_odds(cosine, shared, counts, seen), inliers
+        inliers[i] = counts[i] = found.inliers
+        over[i] = cosine[i] < _OVERLAY_COSINE and found.laid_over()
+    odds = log_odds(cosine, local, counts, seen)
+    held = over & (odds > _OVERLAY_MOST)
+    odds[held] = _OVERLAY_MOST + _OVERLAY_BEYOND * (odds[held] - _OVERLAY_MOST)
+    return odds, inliers
 
 
 def probability(odds: Floats) -> npt.NDArray[np.float64]:

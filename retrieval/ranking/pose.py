@@ -22,6 +22,7 @@ _OVERLAID = 8  # points, from which on it can be told
 _STILL = 4.0  # 256ths of the longest side: at the same place
 _NEIGHBOURS = 5
 _ALONE = 0.2
+_MIDDLE, _FEW_INSIDE = 0.25, 0.1  # of the sides, from the centre; of the points
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,19 @@ class Agreement:
     theirs: npt.NDArray[np.uint8]
 
     def laid_over(self) -> bool:
-        """Whether the points that agree lie at the same place in both pictures, and by themselves: their neighbours agree far
-        oftener than points of the query do. A caption, a logo or a window is so; of a copy, or of the same thing, points agree
-        that lie among others which do not."""
+        """Whether the points that agree lie at the same place in both pictures, beside the middle, and by themselves: their
+        neighbours agree far oftener than points of the query do. A caption, a logo or a window is so; of a copy, or of the
+        same thing, points agree that lie among others which do not. (So is a photo of which the most is covered.)"""
         if self.inliers < _OVERLAID:
             return False
         ours, theirs = (places[:, :2].astype(np.float64) for places in (self.ours, self.theirs))
         if np.median(np.hypot(*(ours - theirs).T)) > _STILL:
             return False
         points = np.unique(self.places[:, :2], axis=0)
+        low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+        inside = (np.abs(ours - (low + high) / 2) < _MIDDLE * (high - low)).all(axis=1)
+        if inside.mean() > _FEW_INSIDE:
+            return False
         codes, those = (places[:, 0].astype(np.int64) * 256 + places[:, 1] for places in (points, self.ours))
         agree = np.isin(codes, those)
         apart = np.square(points[:, None].astype(np.int64) - points[None]).sum(axis=2)

@@ -31,13 +31,14 @@ _TEXTURE = 4.0  # grey levels
 _GRAIN = 0.5  # levels of noise that say nothing
 _LITTLE, _MUCH = 1.1, 1.25  # times as much detail, in half of the windows and in a tenth
 _BLURRED, _SOFTER = 0.3, 0.75  # between them, sharpening and softening look alike
-_BLOCKY, _TRACES, _BLOCKS = 1.1, 1.08, 1.3
+_BLOCKY, _TRACES, _BLOCKED, _BLOCKS = 1.1, 1.08, 1.5, 1.3
 _LARGER = 1.04
 _PROOF = 0.33
 _APART = 9.0  # grey levels, root mean square
 _PART, _PARTS = 6.0, 3.0
+_LETTER, _SPOT = 12, 40.0  # pixels; grey levels
 _NOISE = 4.0
-_COLOURFUL = 6  # levels between two channels
+_COLOURFUL, _GREY = 6, 16  # levels between two channels
 _MIDDLE = 1024  # pixels
 _FEW, _FEW_GREYS = 256, 32
 _FLAT = 0.9  # of neighbours that are equal; in photos of 16 colours 0.3 to 0.85
@@ -71,6 +72,18 @@ class Look:
         return is_colourful(self.whole)
 
     @cached_property
+    def grey(self) -> bool:
+        """Whether there is no colour at all, not even on a small part."""
+        import cv2
+
+        small = (
+            cv2.resize(self.whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            if min(self.whole.shape[:2]) > 1
+            else self.whole
+        )
+        return bool(np.ptp(small.astype(np.int16), axis=2).max() <= _GREY)
+
+    @cached_property
     def lost_colours(self) -> bool:
         return lost_colours(middle_of(self.path))
 
@@ -87,7 +100,7 @@ def worth_keeping(copy: Look, best: Look) -> str | None:
     try:
         if (more := _more_in(copy.header, best.header)) is not None:
             return more
-        if copy.colourful and not best.colourful:
+        if (copy.colourful and not best.colourful) or (best.grey and not copy.grey):
             return "it has colours"
         laid = _one_on_the_other(copy, best)
         return laid if isinstance(laid, str) else _more_detail(copy, best, *laid)
@@ -96,10 +109,12 @@ def worth_keeping(copy: Look, best: Look) -> str | None:
 
 
 def _more_in(copy: Header, best: Header) -> str | None:
-    if copy.frames > best.frames:
+    if copy.frames > 1:  # of which the first alone was compared
         return f"it has {copy.frames} frames"
-    if copy.transparent and not best.transparent:
+    if copy.transparent:
         return "it is transparent in parts"
+    if copy.told - best.told:
+        return "its EXIF data say more"
     return "it has 16 bits a colour" if copy.deep and not best.deep else None
 
 
@@ -111,7 +126,7 @@ def _one_on_the_other(copy: Look, best: Look) -> tuple[Pixels, Pixels] | str:
             if abs(one.shape[0] * two.shape[1] / (one.shape[1] * two.shape[0]) - 1) > _FRAME:
                 continue
             framed = True
-            if _differ(one, two, colours=copy.colourful):
+            if _differ(one, two, colours=not copy.grey):
                 continue
             if one.size >= _WITHOUT * copy.whole.size and two.size < _WITHOUT * best.whole.size:
                 return "it has no border"
@@ -128,11 +143,14 @@ def _more_detail(copy: Look, best: Look, one: Pixels, two: Pixels) -> str | None
     windows = _windows(ours, laid)
     shares = windows.detail
     middle, high = np.quantile(shares, (0.5, 0.9)) if len(shares) else (1.0, 1.0)
-    if (middle > _LITTLE or high > _MUCH) and copy.blockiness < _BLOCKS * best.blockiness:
+    blocks = copy.blockiness > max(_BLOCKED, _BLOCKS * best.blockiness)  # they are fine, and no detail
+    if (middle > _LITTLE or high > _MUCH) and not blocks:
         return "it has finer detail"
     if _BLURRED < middle < _SOFTER:
         return "one of them is sharpened, or the other is blurred"
-    if np.square(ours - laid).mean() > _APART**2 or windows.apart.max() > _PART + _PARTS * np.median(windows.apart):
+    if np.square(ours - laid).mean() > _APART**2 or _spot(ours, laid) > _SPOT:
+        return "it looks different close by"
+    if windows.apart.max() > _PART + _PARTS * np.median(windows.apart):
         return "it looks different close by"
     if len(windows.noise) and np.median(windows.noise) > _NOISE:
         return "it has less noise"
@@ -146,6 +164,13 @@ def _more_detail(copy: Look, best: Look, one: Pixels, two: Pixels) -> str | None
         if beyond.std() < _PROOF * finest.std():
             return "the other may be an enlargement of it"
     return None
+
+
+def _spot(one: Floats, two: Floats) -> float:
+    """How far two grey pictures are apart where they are most, root mean square over the size of a letter."""
+    import cv2
+
+    return float(np.sqrt(cv2.blur(np.square(one - two), (_LETTER, _LETTER)).max()))
 
 
 class _Windows(NamedTuple):

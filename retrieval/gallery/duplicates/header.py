@@ -11,14 +11,20 @@ from retrieval.messages import first_line
 from retrieval.pictures.limits import Limits
 from retrieval.pictures.readers import identify, open_file, open_header
 
+_EXIF = 0x8769
+# ImageDescription, Artist, Copyright, DateTimeOriginal, UserComment, GPS, Windows' title, comment, author, keywords, subject.
+_TELLING = (0x010E, 0x013B, 0x8298, 0x9003, 0x9286, 0x8825, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F)
+
 
 @dataclass(frozen=True)
 class Header:
-    """``frames``: of an animation, or pages; ``transparent``: anything is; ``deep``: more than 8 bits a colour."""
+    """``frames``: of an animation, pages, or views of one file; ``transparent``: anything is; ``deep``: more than 8 bits a
+    colour; ``told``: what EXIF says of when, where, by whom and of what, by its tags."""
 
     frames: int
     transparent: bool
     deep: bool
+    told: frozenset[int]
 
 
 def header_of(path: str) -> Header:
@@ -27,12 +33,19 @@ def header_of(path: str) -> Header:
         reader = identify(file, Limits.from_environment())
         try:
             image = open_header(file, reader)
-            frames = int(getattr(image, "n_frames", 1))
-            return Header(frames, _transparent(image), _deep(image))
+            frames = max(int(getattr(image, "n_frames", 1)), 2 if _has_views(image) else 1)
+            exif = image.getexif()
+            told = frozenset(tag for tag in _TELLING if tag in exif or tag in exif.get_ifd(_EXIF))
+            return Header(frames, _transparent(image), _deep(image), told)
         except ImageError:
             raise
         except Exception as error:  # readers raise many kinds
             raise ImageError(first_line(error)) from error
+
+
+def _has_views(image: Image.Image) -> bool:
+    """Whether a JPEG is followed by others that belong to it: a stereo pair, a picture's depth (CIPA's multi-picture format)."""
+    return any(name == "APP2" and data.startswith(b"MPF\0") for name, data in getattr(image, "applist", ()))
 
 
 def _transparent(image: Image.Image) -> bool:

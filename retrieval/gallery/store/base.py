@@ -125,12 +125,11 @@ class CatalogFile:
         """A reader that SQLite cannot tell of changes is opened anew once there are some."""
         if self._reader is None or not self._reader.stale():
             return
-        with self._turn:
+        with self._turn, self._errors():
             if not self._reader.stale() or self._connection.in_transaction:
                 return
             replaced = self._reader.replaced()
-            with self._errors():
-                fresh = Reader(self.path)
+            fresh = Reader(self.path)
             if self._former is not None:
                 self._former.close()
             self._former = self._reader  # another thread may just ask it
