@@ -20,6 +20,7 @@ from retrieval.describe.learned_points import LearnedPoints
 from retrieval.engines.points import points_engine
 from retrieval.engines.torch.points import TorchPoints
 from retrieval.errors import ModelError, UsageError
+from retrieval.gallery.local_features import LocalMatcher
 from retrieval.gallery.second_look import RerankedMatch
 from retrieval.models import weights as weights_module
 from retrieval.models import xfeat
@@ -245,6 +246,17 @@ def test_a_part_of_a_picture_in_the_dark_is_found_again() -> None:
     assert good.homography is not None
     corners = np.array([[0, 0, 1], [479, 0, 1], [0, 359, 1], [479, 359, 1]]) @ good.homography.T
     np.testing.assert_allclose(corners[:, :2] / corners[:, 2:], [[120, 60], [599, 60], [120, 419], [599, 419]], atol=4)
+
+
+@published
+def test_a_small_box_is_seen_at_the_size_it_has_in_its_picture(tmp_path: Path) -> None:
+    scene = texture(8, (640, 480), 200)
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    matcher = LocalMatcher(tmp_path, lambda i: (str(tmp_path / "scene.png"), None), kind=LearnedPoints(), exif=True)
+    whole = matcher.inliers(matcher.query(tmp_path / "scene.png"), np.array([0]))[0]
+    part = matcher.inliers(matcher.query(tmp_path / "scene.png", (200, 150, 392, 294)), np.array([0]))[0]
+    assert whole > 500
+    assert part >= 20  # a twelfth of the picture; enlarged to 640 pixels it has none
 
 
 @published

@@ -32,19 +32,23 @@ class LearnedPoints:
         self._turn = threading.Lock()
         self._engine: PointsEngine | None = None
 
-    def find(self, image: npt.NDArray[np.uint8]) -> LearnedFeatures:
-        """At most 1,024 points of an RGB image, uint8 (H, W, 3), seen with its longest side at 640 pixels, and both sides
-        stretched to multiples of 32. Raises ModelError where the weights are not installed, or damaged."""
+    def find(self, image: npt.NDArray[np.uint8], whole: int | None = None) -> LearnedFeatures:
+        """At most 1,024 points of an RGB image, uint8 (H, W, 3), seen with its longest side at 640 pixels, continued
+        to multiples of 32. A part of a picture whose longest side has ``whole`` pixels is seen at the size that it
+        has there, for these points are known at about one size. Raises ModelError where the weights are not installed, or
+        damaged."""
         import cv2
 
         with self._turn:
             engine = self._engine = self._engine or points_engine(self._say)
         height, width = image.shape[:2]
-        factor = SIDE / max(height, width)
-        shape = tuple(max(_MULTIPLE, round(side * factor / _MULTIPLE) * _MULTIPLE) for side in (height, width))
+        factor = SIDE / (whole or max(height, width))
+        tall, wide = (max(1, round(side * factor)) for side in (height, width))
         way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        seen = image if shape == (height, width) else cv2.resize(image, shape[::-1], interpolation=way)
-        return chosen_points(*engine(seen), POINTS, (width, height))
+        seen = image if factor == 1 else cv2.resize(image, (wide, tall), interpolation=way)
+        below, beside = (-side % _MULTIPLE for side in (tall, wide))
+        descriptors, maps = engine(cv2.copyMakeBorder(seen, 0, below, 0, beside, cv2.BORDER_REPLICATE))
+        return chosen_points(descriptors, maps[:, :tall, :wide], POINTS, (width, height))
 
     def verify(self, query: LearnedFeatures, candidates: Sequence[LearnedFeatures]) -> list[Verification]:
         """For each candidate, how many matches one homography explains."""

@@ -34,11 +34,11 @@ F = TypeVar("F")
 
 class PointKind(Protocol[F]):
     """One kind of local features. ``name``: of the folder that they are kept in; ``find``: those of an RGB image, uint8
-    (H, W, 3)."""
+    (H, W, 3), a part of a picture whose longer side is ``whole`` pixels (None: the whole of one)."""
 
     name: str
 
-    def find(self, image: npt.NDArray[np.uint8]) -> F: ...
+    def find(self, image: npt.NDArray[np.uint8], whole: int | None = None) -> F: ...
 
     def pack(self, features: F) -> bytes: ...
 
@@ -55,7 +55,7 @@ class SiftPoints:
     unpack = staticmethod(geometry.unpack)
     verify = staticmethod(geometry.verify)
 
-    def find(self, image: npt.NDArray[np.uint8]) -> LocalFeatures:
+    def find(self, image: npt.NDArray[np.uint8], whole: int | None = None) -> LocalFeatures:
         return local_features(image, POINTS, SIDE)
 
 
@@ -100,7 +100,7 @@ class LocalMatcher(Generic[F]):
     def query(self, source: Any, bbox: Sequence[float] | None = None) -> F:
         """Points of a query picture, or of its box. Raises ImageError."""
         picture = imaging.picture_of(source, size=SIDE if bbox is None else None, exif=self.exif, bbox=bbox)
-        return self.kind.find(picture.array)
+        return self.kind.find(picture.array, None if bbox is None else max(picture.width, picture.height))
 
     def inliers(self, query: F, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many matches of each picture agree in one homography with the query: int64, 0 for one that cannot be read."""
