@@ -56,6 +56,8 @@ class CopiesSearch:
     def _work(self, level: Level, version: int) -> None:
         try:
             duplicates = self.served.gallery.duplicates(level, bars=self._bars)
+            with self._turn:  # shown now, and judged while they are looked at: that opens every copy
+                self._done[level] = (version, self._told(duplicates, None))
             with self._bars("which to keep") as update:
                 found = self._told(duplicates, reasons_to_keep(duplicates, update))
         except RetrievalError as error:
@@ -81,7 +83,8 @@ class CopiesSearch:
 
         yield update
 
-    def _told(self, found: Duplicates, kept: dict[str, str]) -> dict[str, Any]:
+    def _told(self, found: Duplicates, kept: dict[str, str] | None) -> dict[str, Any]:
+        """``kept``: reasons by path, None while they are looked for."""
         served = self.served
         ids = [member.id for group in found.groups for member in group.members if member.id is not None]
         with served.gallery.catalog.reading():
@@ -96,7 +99,7 @@ class CopiesSearch:
                     "relation": m.relation,
                     "verified": m.verified,
                     "best": m.best,
-                    "kept": kept.get(m.path),
+                    "kept": "not looked at yet" if kept is None and not m.best else (kept or {}).get(m.path),
                 }
                 for m in group.members
                 if m.id in records
@@ -107,6 +110,7 @@ class CopiesSearch:
         return {
             "state": "done",
             "level": found.level,
+            "judging": kept is None,
             "pictures": found.pictures,
             "groups": groups,
             "unread": unread,

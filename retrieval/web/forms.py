@@ -161,6 +161,7 @@ class CopiesForm(BaseModel):
     level: str
     total: int = Field(description="How many groups there are in all")
     groups: list[GroupForm]
+    judging: bool = Field(False, description="Whether it is still being looked at which of them need not be kept")
     pictures: int | None = None
     unread: list[TroubledForm] = []
     stage: str = ""

@@ -7,6 +7,7 @@ const AT_ONCE = 100;
 const RELATIONS = { exact: "same content", copy: "altered", scene: "other shot" };
 let groups = [];
 let total = 0;
+let judging = false; // which need not be kept is still being looked at
 let kept = new Map(); // id -> whether it is kept
 let timer = 0;
 let shown = "";
@@ -43,8 +44,21 @@ async function load() {
   if (told.state === "failed") { $("duplicates").replaceChildren(...head(), note("wrong", "The search failed", told.message)); return; }
   groups.push(...told.groups);
   total = told.total;
+  judging = told.judging;
+  if (judging) timer = setTimeout(judged, 1500);
   for (const group of told.groups) for (const member of group.members) kept.set(member.id, member.best || Boolean(member.kept));
   draw();
+}
+
+// Once it is known which copies need not be kept, the list is read anew.
+async function judged() {
+  const here = read(), wanted = shown;
+  const told = await ask("/api/duplicates", { gallery: here.gallery, level: here.level || "copies", first: 0, count: 1 }).catch(() => null);
+  if (wanted !== shown) return;
+  if (told === null || told.judging) { timer = setTimeout(judged, 1500); return; }
+  groups = [];
+  kept = new Map();
+  load();
 }
 
 function head() {
@@ -69,7 +83,7 @@ function panel(group, index) {
 
 function member(group, one) {
   const item = h("li", { className: `member ${kept.get(one.id) ? "kept" : ""}` });
-  const box = h("input", { type: "checkbox", checked: kept.get(one.id) });
+  const box = h("input", { type: "checkbox", checked: kept.get(one.id), disabled: judging });
   box.onchange = () => {
     if (!box.checked && !group.members.some((other) => other.id !== one.id && kept.get(other.id))) {
       box.checked = true; // one of a group always stays
@@ -94,6 +108,7 @@ const left = () => groups.flatMap((group) => group.members).filter((one) => !kep
 function tally() {
   const gone = left();
   const size = gone.reduce((sum, one) => sum + (one.bytes ?? 0), 0);
+  if (judging) { $("tally").textContent = `${number(total)} ${total === 1 ? "group" : "groups"}; looking which files need not be kept …`; $("export").disabled = true; return; }
   $("tally").textContent = `${number(total)} ${total === 1 ? "group" : "groups"}; ${number(gone.length)} files need not be kept (${bytes(size)})`;
   $("export").disabled = !gone.length;
 }
