@@ -39,7 +39,7 @@ _SIGNATURES = {
     rb"RIFF....WEBP": "WebP",
     rb"II[*+]\0|MM\0[*+]": "TIFF",
     rb"BM.{12}[\x0c(48@l|]\0\0\0": "BMP",  # the length of the second header, one of seven
-    rb"P[1-6f](#|\s+[#\d])": "PPM",
+    rb"P[1-6f](\s*#|\s+\d+\s+[#\d])": "PPM",  # width and height: a text may begin with "P5 3 things"
     rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
     rb"....ftyp(.{4}){0,9}avi[fs]": "AVIF",
     rb"....ftyp(.{4}){0,9}(hei[cxms]|hev[cxms]|mif1|msf1)": "HEIC",
