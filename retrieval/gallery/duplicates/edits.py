@@ -12,6 +12,7 @@ from PIL import Image
 from retrieval.errors import ImageError
 from retrieval.gallery.duplicates.header import Header, header_of
 from retrieval.gallery.duplicates.thumbnails import inner_box
+from retrieval.gallery.duplicates.traces import blockiness, is_colourful, lost_colours, middle_of
 from retrieval.pictures import imaging
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,17 +32,15 @@ _TEXTURE = 4.0  # grey levels
 _GRAIN = 0.5  # levels of noise that say nothing
 _LITTLE, _MUCH = 1.1, 1.25  # times as much detail, in half of the windows and in a tenth
 _BLURRED, _SOFTER = 0.3, 0.75  # between them, sharpening and softening look alike
-_BLOCKY, _TRACES, _BLOCKED, _BLOCKS = 1.1, 1.08, 1.5, 1.3
-_LARGER = 1.04
-_PROOF = 0.33
-_APART = 9.0  # grey levels, root mean square
-_PART, _PARTS = 6.0, 3.0
+_BLOCKY, _TRACES = 1.1, 1.08  # JPEG's blocks in the best one, by themselves and for those of the copy
+_BLOCKED, _BLOCKS = 1.5, 1.3  # and in the copy, where what is fine in it is blocks
+_LARGER = 1.04  # times as many pixels: another size
+_PROOF = 0.33  # of the smaller one's finest octave; an enlargement has 0.24 beyond it
+_APART = 9.0  # grey levels, root mean square, over all
+_PART, _PARTS = 6.0, 3.0  # in a window: so many levels, and so many times the median window's
 _LETTER, _SPOT = 12, 40.0  # pixels; grey levels
-_NOISE = 4.0
-_COLOURFUL, _GREY = 6, 16  # levels between two channels
-_MIDDLE = 1024  # pixels
-_FEW, _FEW_GREYS = 256, 32
-_FLAT = 0.9  # of neighbours that are equal; in photos of 16 colours 0.3 to 0.85
+_NOISE = 4.0  # grey levels that the best one deviates more where the copy is flat
+_GREY = 16  # levels between two channels
 
 
 class Look:
@@ -213,44 +212,6 @@ def _resized(pixels: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[A
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
-
-
-def is_colourful(pixels: Pixels) -> bool:
-    """Whether an RGB picture, uint8 (H, W, 3), is more than shades of grey (of JPEG's rounding apart)."""
-    small = pixels[:: max(1, len(pixels) // 256), :: max(1, pixels.shape[1] // 256)].astype(np.int16)
-    apart = np.ptp(small, axis=2)
-    return bool(np.quantile(apart, 0.99) > _COLOURFUL)
-
-
-def lost_colours(pixels: Pixels) -> bool:
-    """Whether an RGB picture, uint8 (H, W, 3), at its own size, has so few colours that a palette may hold them, and is no
-    drawing, whose areas are flat."""
-    codes = pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
-    few = min(_FEW if is_colourful(pixels) else _FEW_GREYS, codes.size // 64)
-    return len(np.unique(codes)) <= few and bool((codes[:, 1:] == codes[:, :-1]).mean() < _FLAT)
-
-
-def middle_of(path: str) -> Pixels:
-    """At most 1,024 x 1,024 pixels in the middle of a picture as it is stored, uint8 (H, W, 3), from a multiple of 8 on, where
-    JPEG's blocks begin. Raises ImageError."""
-    pixels = imaging.load_picture(path, size=None, exif=False).array
-    top, left = (max(0, (length - _MIDDLE) // 16 * 8) for length in pixels.shape[:2])
-    return pixels[top : top + _MIDDLE, left : left + _MIDDLE]
-
-
-def blockiness(pixels: Pixels) -> float:
-    """Of an RGB picture, uint8 (H, W, 3): how much more neighbours differ across the edges of JPEG's blocks than within; about 1
-    where it never was one."""
-    import cv2
-
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    found = []
-    for turned in (grey, grey.T):
-        steps = np.abs(np.diff(turned[:, : turned.shape[1] // 8 * 8], axis=1)).mean(axis=0)
-        if len(steps) < 15:
-            return 1.0
-        found.append(float(steps[7::8].mean() + 1e-3) / float(np.delete(steps, np.s_[7::8]).mean() + 1e-3))
-    return min(found)
 
 
 def _differ(one: Pixels, two: Pixels, *, colours: bool) -> bool:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import ImageError
-from retrieval.gallery.duplicates.edits import AS_LARGE, blockiness, is_colourful, lost_colours, middle_of
+from retrieval.gallery.duplicates.edits import AS_LARGE
 from retrieval.gallery.duplicates.items import Item
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
+from retrieval.gallery.duplicates.traces import blockiness, is_colourful, lost_colours, middle_of
 from retrieval.pictures import imaging
 from retrieval.pictures.limits import Limits
 from retrieval.pictures.readers import identify, open_file
