@@ -8,7 +8,6 @@ OpenCV (imported when needed) fits the homography; its results repeat exactly.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import UsageError, whole_number
+from retrieval.ranking.packing import packed, unpacked
 from retrieval.ranking.sift import MOST_SIDE, sift
 
 _SCALE = 512  # of root-SIFT values, at most 0.5 but for rare peaks, in a byte
-_HEADER = struct.Struct("<4sIII")
 _MAGIC = b"rSF1"
 _WORKERS = 8
 _MINIMAL = 4  # point pairs that determine a homography
@@ -109,18 +108,12 @@ def local_features(image: npt.NDArray[np.uint8], max_points: int = 1000, longest
 
 def pack(features: LocalFeatures) -> bytes:
     """All of the features as bytes: 16 for the header and 136 a point."""
-    header = _HEADER.pack(_MAGIC, len(features.points), *features.size)
-    return header + features.points.astype("<f4").tobytes() + features.descriptors.tobytes()
+    return packed(_MAGIC, features.points, features.descriptors, features.size)
 
 
 def unpack(data: bytes) -> LocalFeatures:
     """The features that :func:`pack` made these bytes of. Raises UsageError for any other bytes."""
-    magic, count, width, height = _HEADER.unpack_from(data) if len(data) >= _HEADER.size else (b"", 0, 0, 0)
-    if magic != _MAGIC or len(data) != _HEADER.size + 136 * count:
-        raise UsageError("these bytes are not packed local features", "Extract the features again")
-    points = np.frombuffer(data, "<f4", 2 * count, _HEADER.size).reshape(count, 2)
-    descriptors = np.frombuffer(data, np.uint8, 128 * count, _HEADER.size + 8 * count).reshape(count, 128)
-    return LocalFeatures(points.astype(np.float32), descriptors.copy(), (width, height))
+    return LocalFeatures(*unpacked(_MAGIC, data, 128, np.uint8, "local features"))
 
 
 def match(

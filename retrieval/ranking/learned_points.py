@@ -5,14 +5,13 @@ The maps are those of XFeat (Potje et al., CVPR 2024), see :class:`retrieval.mod
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import UsageError
+from retrieval.ranking.packing import packed, unpacked
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,9 +22,7 @@ _WINDOW = 5  # pixels a side, in which a point is the likeliest
 _CELL = 8
 _CUBIC = -0.75  # the parameter of the kernel (Keys, 1981), as in torch
 _SCALE = 127
-_HEADER = struct.Struct("<4sIII")
 _MAGIC = b"xFt1"
-_POINT = 8 + WIDTH  # bytes
 
 
 @dataclass(frozen=True)
@@ -111,15 +108,9 @@ def match(
 
 def pack(features: LearnedFeatures) -> bytes:
     """All of the features as bytes: 16 for the header and 72 a point."""
-    header = _HEADER.pack(_MAGIC, len(features.points), *features.size)
-    return header + features.points.astype("<f4").tobytes() + features.descriptors.tobytes()
+    return packed(_MAGIC, features.points, features.descriptors, features.size)
 
 
 def unpack(data: bytes) -> LearnedFeatures:
     """The features that :func:`pack` made these bytes of. Raises UsageError for any other bytes."""
-    magic, count, width, height = _HEADER.unpack_from(data) if len(data) >= _HEADER.size else (b"", 0, 0, 0)
-    if magic != _MAGIC or len(data) != _HEADER.size + _POINT * count:
-        raise UsageError("these bytes are not packed learned features", "Extract the features again")
-    points = np.frombuffer(data, "<f4", 2 * count, _HEADER.size).reshape(count, 2)
-    descriptors = np.frombuffer(data, np.int8, WIDTH * count, _HEADER.size + 8 * count).reshape(count, WIDTH)
-    return LearnedFeatures(points.astype(np.float32), descriptors.copy(), (width, height))
+    return LearnedFeatures(*unpacked(_MAGIC, data, WIDTH, np.int8, "learned features"))
