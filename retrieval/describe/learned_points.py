@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from retrieval.engines.base import PointsEngine
 from retrieval.engines.points import points_engine
-from retrieval.messages import Say, say_nothing
 from retrieval.ranking import learned_points
 from retrieval.ranking.geometry import Verification, agreements
 from retrieval.ranking.learned_points import LearnedFeatures, chosen_points, match
@@ -21,14 +20,13 @@ _MULTIPLE = 32  # of the network's sides
 
 class LearnedPoints:
     """A kind of points, see :class:`retrieval.gallery.local_features.PointKind`. The network is loaded when the first picture
-    comes; ``say`` gets one-line messages then."""
+    comes."""
 
     name = f"xfeat{POINTS}-{SIDE}"
     pack = staticmethod(learned_points.pack)
     unpack = staticmethod(learned_points.unpack)
 
-    def __init__(self, say: Say = say_nothing) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._turn = threading.Lock()
         self._engine: PointsEngine | None = None
 
@@ -40,7 +38,7 @@ class LearnedPoints:
         import cv2
 
         with self._turn:
-            engine = self._engine = self._engine or points_engine(self._say)
+            engine = self._engine = self._engine or points_engine()
         height, width = image.shape[:2]
         factor = SIDE / (whole or max(height, width))
         tall, wide = (max(1, round(side * factor)) for side in (height, width))

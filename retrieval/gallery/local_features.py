@@ -18,7 +18,7 @@ import numpy.typing as npt
 from retrieval.errors import ImageError, UsageError
 from retrieval.files.digest import content_digest
 from retrieval.files.whole import keep_derived
-from retrieval.messages import Say, say_nothing
+from retrieval.messages import say_nothing
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
 from retrieval.ranking import geometry, method
@@ -62,13 +62,13 @@ class SiftPoints:
 SIFT = SiftPoints()
 
 
-def kind_named(name: str, say: Say = say_nothing) -> PointKind[Any]:
-    """The kind of local features that :mod:`retrieval.ranking.method` calls so. ``say``: see :class:`LearnedPoints`."""
+def kind_named(name: str) -> PointKind[Any]:
+    """The kind of local features that :mod:`retrieval.ranking.method` calls so."""
     if name == method.SIFT:
         return SIFT
     from retrieval.describe.learned_points import LearnedPoints
 
-    return LearnedPoints(say)
+    return LearnedPoints()
 
 
 class LocalMatcher(Generic[F]):

@@ -19,7 +19,6 @@ from retrieval.models.registry import XFEAT
 from retrieval.models.weights import checked_digest, remedy, weights_file
 
 CELL = 8  # pixels a side, of which a cell of the map describes the middle
-MULTIPLE = 32  # heights and widths are multiples of it
 _UNUSED = "fine_matcher."
 _EPS = 1e-5
 

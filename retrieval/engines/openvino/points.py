@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from retrieval.engines.base import Maps
 from retrieval.engines.openvino import cache
 from retrieval.engines.openvino.engine import usable_cores
-from retrieval.engines.openvino.prepared import BLOB, library_versions, processor_key
+from retrieval.engines.openvino.prepared import kept_compiled, library_versions, processor_key
 from retrieval.engines.openvino.runtime import openvino
-from retrieval.messages import Say, first_line
+from retrieval.messages import say_nothing
 from retrieval.models.registry import XFEAT
 from retrieval.models.weights import checked_digest, weights_file
 from retrieval.system.signal_stack import signal_stack_kept
@@ -22,8 +20,8 @@ _REVISION = "1"  # of what is made here
 class OpenvinoPoints:
     """See :class:`retrieval.engines.points.PointsEngine`. Threads that call at the same time have a core each."""
 
-    def __init__(self, say: Say) -> None:
-        self._model = _compiled(say)
+    def __init__(self) -> None:
+        self._model = _compiled()
 
     def __call__(self, picture: np.ndarray) -> Maps:
         request = self._model.create_infer_request()
@@ -33,29 +31,16 @@ class OpenvinoPoints:
 
 
 @signal_stack_kept()
-def _compiled(say: Say) -> openvino.CompiledModel:
+def _compiled() -> openvino.CompiledModel:
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": str(usable_cores())}
     checked_digest(XFEAT, weights_file(XFEAT))
     key = cache.key_of("points", _REVISION, XFEAT.sha256, *library_versions(), processor_key(core))
-    try:
-        entry = cache.find(key)
-        if entry is not None:
-            return core.import_model((entry / BLOB).read_bytes(), "CPU", settings)
-    except (cache.Damaged, OSError, RuntimeError) as error:
-        say(f"the compiled model in the cache is damaged ({first_line(error)}); it is made again")
-        cache.discard(key)
+    return kept_compiled(core, key, settings, _made, say_nothing, None)
+
+
+def _made() -> openvino.Model:
     from retrieval.engines.openvino.export import traced
     from retrieval.models.xfeat import published_xfeat
 
-    say("preparing XFeat for OpenVINO, once")
-    compiled = core.compile_model(traced(published_xfeat()), "CPU", settings)
-
-    def write(folder: Path) -> None:
-        (folder / BLOB).write_bytes(compiled.export_model().getvalue())
-
-    try:
-        cache.store(key, write)
-    except (OSError, RuntimeError) as error:
-        say(f"{cache.cache_folder()} cannot be written ({first_line(error)}): XFeat is prepared at every start")
-    return compiled
+    return traced(published_xfeat())

@@ -66,25 +66,44 @@ def compiled_model(
     filtered = given is None and not bf16 and winograd.pays_here() and winograd_openvino.suits(spec)
     way = [*(["winograd"] if filtered else []), *(["bf16"] if bf16 else [])]
     compiled_key = cache.key_of("compiled", key, openvino.get_version(), processor_key(core), *way)
+
+    def make() -> openvino.Model:
+        model = load_model(spec, checkpoint, say) if given is None else _read_quantised(core, given)
+        if filtered:
+            winograd_openvino.use_winograd(model)
+        if bf16:
+            keep_float32_after_backbone(model)
+        return model
+
+    # Otherwise it is said when the model itself cannot be kept.
+    unkept = None if given is None else "the model is compiled at every start"
+    return kept_compiled(core, compiled_key, settings, make, say, unkept)
+
+
+def kept_compiled(
+    core: openvino.Core,
+    key: str,
+    settings: dict[str, str],
+    make: Callable[[], openvino.Model],
+    say: Say,
+    unkept: str | None,
+) -> openvino.CompiledModel:
+    """What the cache has under ``key``, else what ``make`` makes, compiled and kept there. ``unkept``: what is said to follow
+    where the cache cannot be written."""
     try:
-        entry = cache.find(compiled_key)
+        entry = cache.find(key)
         if entry is not None:
             return core.import_model((entry / BLOB).read_bytes(), "CPU", settings)
     except (cache.Damaged, OSError, RuntimeError) as error:
         say(f"the compiled model in the cache is damaged ({first_line(error)}); it is made again")
-        cache.discard(compiled_key)
-    model = load_model(spec, checkpoint, say) if given is None else _read_quantised(core, given)
-    if filtered:
-        winograd_openvino.use_winograd(model)
-    if bf16:
-        keep_float32_after_backbone(model)
-    compiled = core.compile_model(model, "CPU", settings)
+        cache.discard(key)
+    compiled = core.compile_model(make(), "CPU", settings)
     try:
         blob = compiled.export_model().getvalue()
-        cache.store(compiled_key, lambda folder: _write(folder / BLOB, blob))
+        cache.store(key, lambda folder: _write(folder / BLOB, blob))
     except (OSError, RuntimeError) as error:
-        if given is not None:  # otherwise said when the model itself could not be kept
-            say(f"{cache.cache_folder()} cannot be written ({first_line(error)}): the model is compiled at every start")
+        if unkept is not None:
+            say(f"{cache.cache_folder()} cannot be written ({first_line(error)}): {unkept}")
     return compiled
 
 
