@@ -83,12 +83,17 @@ class Look:
         return bool(np.ptp(small.astype(np.int16), axis=2).max() <= _GREY)
 
     @cached_property
+    def middle(self) -> Pixels:
+        """Of the picture as it is stored, where JPEG's blocks begin."""
+        return middle_of(self.path)
+
+    @cached_property
     def lost_colours(self) -> bool:
-        return lost_colours(middle_of(self.path))
+        return lost_colours(self.middle)
 
     @cached_property
     def blockiness(self) -> float:
-        return blockiness(middle_of(self.path))
+        return blockiness(self.middle)
 
 
 def worth_keeping(copy: Look, best: Look) -> str | None:

@@ -9,9 +9,12 @@ from retrieval.errors import UsageError
 from retrieval.files.digest import content_hash
 from retrieval.gallery.duplicates.answers import Duplicates, Group, Member
 from retrieval.gallery.duplicates.edits import Look, worth_keeping
-from retrieval.messages import Say, Update, say_nothing
+from retrieval.messages import Say, Update, no_update, say_nothing
 
 _CHANGED = "it is no file that is as it was compared"
+_SHOT, _UNVERIFIED = "it is another shot", "it was compared by its descriptor alone"
+_INDEXED, _SAME = "it is in the gallery already", "it is the best one by another name"
+_PLAIN = (_SHOT, _UNVERIFIED, _INDEXED, _SAME)  # go without saying in a list
 
 
 def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
@@ -30,35 +33,24 @@ def superfluous(found: Duplicates, warn: Say = say_nothing) -> list[str]:
         if not _as_compared(group.best):
             warn(f"the copies of {group.best.path} are left alone: {_CHANGED}")
             continue
-        new = any(member.side == "file" for member in group.members)
         for member, why in _looked_at(group):
-            if not member.verified or (new and member.side != "file") or _same_file(member, group.best):
-                continue
             if why is None:
                 paths.append(member.path)
             elif why == _CHANGED:
                 warn(f"{member.path} is left alone: {why}")
-            else:
+            elif why not in _PLAIN:
                 warn(f"{member.path} is left alone beside {group.best.path}: {why}")
     return paths
 
 
-def reasons_to_keep(found: Duplicates, update: Update = lambda done, total: None) -> dict[str, str]:
+def reasons_to_keep(found: Duplicates, update: Update = no_update) -> dict[str, str]:
     """Why a picture is kept beside the best of its group, by path: all but the best ones and such as need not be kept."""
     kept: dict[str, str] = {}
     for done, group in enumerate(found.groups, 1):
-        if not _as_compared(group.best):
+        if _as_compared(group.best):
+            kept |= {member.path: why for member, why in _looked_at(group) if why is not None}
+        else:
             kept |= {member.path: f"the best one: {_CHANGED}" for member in group.members[1:]}
-            continue
-        for member, why in _looked_at(group):
-            if member.relation == "scene":
-                kept[member.path] = "it is another shot"
-            elif not member.verified:
-                kept[member.path] = "it was compared by its descriptor alone"
-            elif _same_file(member, group.best):
-                kept[member.path] = "it is the best one by another name"
-            elif why is not None:
-                kept[member.path] = why
         update(done, len(found.groups))
     return kept
 
@@ -66,17 +58,20 @@ def reasons_to_keep(found: Duplicates, update: Update = lambda done, total: None
 def _looked_at(group: Group) -> Iterator[tuple[Member, str | None]]:
     """Members but the best, each with why it is worth keeping; None where nothing speaks for it."""
     look = Look(group.best.path)
+    new = any(member.side == "file" for member in group.members)
     for member in group.members[1:]:
-        if member.relation == "scene" or not member.verified:
-            yield member, None
+        if member.relation == "scene":
+            yield member, _SHOT
+        elif not member.verified:
+            yield member, _UNVERIFIED
+        elif new and member.side != "file":
+            yield member, _INDEXED
+        elif os.path.realpath(member.path) == os.path.realpath(group.best.path):
+            yield member, _SAME
         elif not _as_compared(member):
             yield member, _CHANGED
         else:
             yield member, None if member.relation == "exact" else worth_keeping(Look(member.path), look)
-
-
-def _same_file(member: Member, best: Member) -> bool:
-    return os.path.realpath(member.path) == os.path.realpath(best.path)
 
 
 def _as_compared(member: Member) -> bool:
