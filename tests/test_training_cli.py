@@ -148,6 +148,7 @@ def test_every_option_reaches_the_configuration(asked: Any, retrieve: Any, tmp_p
             "no.json",
         ),
         (["train", "{photos}", "--out", "o", "--preview", "no/where.jpg"], 2, "the folder of no/where.jpg"),
+        (["train", "{photos}", "--out", "o", "--preview", "sheet.webp"], 2, "a sheet is written as .jpg or .png"),
         (["train", "{photos}/c0", "--kind", "folders", "--out", "o", "--model", MODEL], 1, ""),
         (["train", "--config", "c.json", "--out", "o"], 2, "c.json cannot be read"),
     ],

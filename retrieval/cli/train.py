@@ -166,9 +166,9 @@ def command(
             if preview is not None and not Path(preview).absolute().parent.is_dir():
                 raise UsageError(f"the folder of {preview} does not exist")
             if preview is not None:
-                from retrieval.pictures.replacing import spare_photos
+                from retrieval.views.sheet import check_sheet_path
 
-                spare_photos(preview)
+                check_sheet_path(preview)
             if recipe == "copies" or (config_file is not None and _recipe_of(config_file) == "copies"):
                 from retrieval.training.copies.run import train_copies
 

@@ -136,8 +136,7 @@ class Explaining:
         if number < 0:
             return None
         found = search.geometry(number)
-        pairs = found.ours, found.theirs
-        return np.concatenate([_places(pairs[0], ours), _places(pairs[1], theirs)], axis=1)
+        return np.concatenate([_places(found.ours, ours), _places(found.theirs, theirs)], axis=1)
 
 
 def _places(places: npt.NDArray[np.uint8], picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from retrieval.errors import UsageError
 from retrieval.files.identity import identity
 from retrieval.files.paths import show_path
-from retrieval.gallery.given import one_name
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Root
 
@@ -35,7 +34,7 @@ def targets_of(
         return targets
     if not paths:
         raise UsageError("no folder or picture was named", "Example: retrieve index ./images.")
-    absolute = [os.path.abspath(one_name("what is indexed", p)) for p in paths]
+    absolute = [os.path.abspath(p) for p in paths]
     for path in absolute:
         if not os.path.lexists(path):
             raise UsageError(
