@@ -212,7 +212,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             XFEAT,
-            "the same by learned local features, which find a place again at night, and no picture that is turned",
+            "the same by learned local features, meant for places in other light, and not for pictures that are turned",
             {"n": 50, "minimum": 12},
             partial(_verified, XFEAT),
         ),
