@@ -250,9 +250,13 @@ def test_openvino_keeps_what_the_engine_does_not_load() -> None:
     code = """
 import retrieval.engines.openvino.runtime, sys
 assert "openvino.tools.ovc" not in sys.modules
+assert "openvino.opset1.ops" not in sys.modules, "lists of operations are read when they are used"
 import openvino
 from openvino import convert_model
 assert convert_model is openvino.convert_model is openvino.tools.ovc.convert_model
+assert openvino.opset1.relu([-1.0, 2.0]).get_type_name() == "Relu"
+from openvino.opset8 import relu
+assert relu is openvino.opset8.relu
 try:
     openvino.nothing
 except AttributeError as error:

@@ -17,7 +17,7 @@ from fakes import FakeEngine, fake_gallery, fake_model, write_pictures
 from PIL import Image
 
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
-from retrieval.gallery import compaction, creating, settings
+from retrieval.gallery import compaction, creating, description
 from retrieval.gallery.address import locate
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.repair import repair
@@ -541,9 +541,9 @@ def test_what_cannot_be_restored_is_said(tmp_path: Path, gallery: Gallery) -> No
 def test_a_later_format_is_refused(gallery: Gallery) -> None:
     path = gallery.folder / "gallery.json"
     data = json.loads(path.read_text())
-    data["format"] = settings.FORMAT + 1
+    data["format"] = description.FORMAT + 1
     del data["check"]
-    path.write_text(json.dumps({**data, "check": settings.description_checksum(data)}))
+    path.write_text(json.dumps({**data, "check": description.description_checksum(data)}))
     with pytest.raises(GalleryError, match="Update"):
         Gallery.open(gallery.folder)
     with pytest.raises(GalleryError, match="Update"):

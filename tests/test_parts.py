@@ -27,8 +27,8 @@ from textures import texture
 
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
+from retrieval.gallery.description import description_checksum
 from retrieval.gallery.gallery import Gallery
-from retrieval.gallery.settings import description_checksum
 from retrieval.parts import places, run
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts

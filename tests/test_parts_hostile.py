@@ -13,7 +13,7 @@ import pytest
 from fakes import fake_gallery, fake_model, write_pictures
 
 from retrieval.errors import GalleryDamaged
-from retrieval.gallery.settings import description_checksum
+from retrieval.gallery.description import description_checksum
 from retrieval.parts.manifest import read_manifest
 from retrieval.parts.merge import merge_parts
 from retrieval.parts.part import read_part

@@ -104,12 +104,12 @@ def test_names_are_as_seen_from_where_one_asks(
 @pytest.mark.parametrize("form", ["table", "json", "csv", "paths"])
 def test_the_command_prints_the_same(gallery: Gallery, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["query", "view.png", "album/0003.png", "--index", str(gallery.folder), "--format", form, "--fold"]
-    monkeypatch.setattr(Gallery, "open", classmethod(lambda *_, **__: gallery))
+    monkeypatch.setattr("retrieval.gallery.ahead.open_ahead", lambda *_, **__: gallery)
     gallery.close, close = lambda: None, gallery.close  # type: ignore[method-assign]
     wanted = CliRunner().invoke(cli, [*arguments, "--no-server"], standalone_mode=False)
     assert wanted.exception is None
     with monkeypatch.context() as patch, answering([gallery]):
-        patch.setattr(Gallery, "open", classmethod(lambda *_, **__: pytest.fail("the server was not asked")))
+        patch.setattr("retrieval.gallery.ahead.open_ahead", lambda *_, **__: pytest.fail("the server was not asked"))
         found = CliRunner().invoke(cli, arguments, standalone_mode=False)
     close()
     assert found.exception is None

@@ -78,6 +78,7 @@ def main() -> None:
     -vv."""
     prepare_streams()
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # its list of fonts is our cache, too
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # else NumPy's threads wait for work busily
     verbose = "-vv" in sys.argv
     if not verbose:  # libraries' warnings are for developers; what a user must know is said in our own words
         warnings.simplefilter("ignore")

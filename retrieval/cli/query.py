@@ -126,7 +126,7 @@ def command(
     closer = reranker is not None or fold
     own = engine != "auto" or model or size or scales or rerank or sheet or explain  # what takes a gallery of one's own
     resident = _resident(index, under, quiet) if server and not own and len(piped) <= MOST else None
-    with _opened(index, engine, closer, quiet) if resident is None else resident as gallery:
+    with _opened(index, engine, closer, quiet, images[0], bbox) if resident is None else resident as gallery:
         here = None if isinstance(gallery, ResidentGallery) else gallery
         if here is not None and (model or size or scales):
             from retrieval.describe.choice import ModelChoice
@@ -231,16 +231,19 @@ def command(
     return NO_MATCH if require_match and unmatched else 0
 
 
-def _opened(index: str | None, engine: str, closer: bool, quiet: bool) -> Gallery | ServedGallery:
+def _opened(
+    index: str | None, engine: str, closer: bool, quiet: bool, image: str = "", bbox: tuple[float, ...] | None = None
+) -> Gallery | ServedGallery:
     """The gallery in a folder or on a server; of that a copy, where it is to be looked at closer than a ranking needs."""
-    from retrieval.gallery.gallery import Gallery
 
     def warn(message: str) -> None:
         say(f"warning: {safe(message)}", quiet)
 
     address = served_address(index)
     if address is None:
-        return Gallery.open(index, engine=engine, warn=warn)
+        from retrieval.gallery.ahead import open_ahead
+
+        return open_ahead(index, image, bbox, engine=engine, warn=warn)
     if closer:
         from retrieval.cli.copied import copy_of
 

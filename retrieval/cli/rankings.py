@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +37,10 @@ class RankingPrinter:
         self.judged, self.headed = judged, False
         self.folded = folded
         self.end = "\0" if null else "\n"
-        self.csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
+            import csv
+
+            self.csv = csv.writer(sys.stdout, lineterminator="\n")
             columns = ["rerank_score"] * (rerank is not None) + list(_JUDGED) * judged + ["copies"] * folded
             self.csv.writerow(["query", "rank", "score", "id", "path", *columns])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from retrieval.engines.base import ENGINES, Engine, EngineUnavailable
@@ -62,6 +63,14 @@ def create_engine(
     from retrieval.engines.torch.engine import TorchEngine
 
     return TorchEngine(spec, checkpoint, precision=precision)
+
+
+def import_engine(name: str) -> None:
+    """Import what the engine of this name most likely is: building it is then hardly Python's work, so that another thread can
+    do it while this one goes on."""
+    if name != "torch" and unsupported() is None:
+        with suppress(ImportError):
+            import retrieval.engines.openvino.engine  # noqa: F401
 
 
 def _openvino(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # no part of the name: it may be as long as names can be
+    beside = path.with_name(f".{os.urandom(8).hex()}.tmp")  # no part of the name: it may be as long as names can be
     try:
         with open(beside, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -49,7 +48,7 @@ def keep_derived(path: Path, data: bytes, within: Path) -> bool:
     False where there is no room or no right to, or ``within`` itself is not there: what is derived of a folder that was moved
     away leaves nothing in its place.
     """
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    beside = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         for part in [*path.relative_to(within).parents][-2::-1]:
             (within / part).mkdir(exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, TypedDict, TypeVar, overload
 
 import numpy as np
@@ -24,6 +24,7 @@ from retrieval.system.products import products_on_one_core
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from retrieval.describe.begun import Begun
     from retrieval.gallery.adding import Picture
     from retrieval.gallery.second_look import RerankedSearch
     from retrieval.ranking.asmk import LocalCodes
@@ -45,7 +46,9 @@ class QueryOptions(TypedDict, total=False):
 
 class AskedGallery(SearchedGallery):
     """The half of :class:`retrieval.Gallery` that answers. Several threads may ask one gallery at the same time: describing
-    runs in all of them, the search in one after the other."""
+    runs in all of them, the search in one after the other. ``begun``: a picture that is being described already."""
+
+    begun: Begun | None = None
 
     @overload
     def query(
@@ -138,11 +141,15 @@ class AskedGallery(SearchedGallery):
         second = self._second_look(rerank, under)
         index = None if by == "cosine" else self.local
         with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
+            begun, self.begun = self.begun, None
+            if begun is not None and not (images and begun.is_of(images[0], bbox)):
+                begun = None
 
             def load(i: int) -> np.ndarray:
-                array = self.model.load(images[i], bbox)
+                early = begun if i == 0 else None
+                array = self.model.load(images[i], bbox) if early is None else early.pixels()
                 if codes is not None:
-                    codes.keep(i, array, images[i], bbox)
+                    codes.keep(i, array, images[i], bbox, now=early is not None and not early.done())
                 return array
 
             def find(i: int, vector: np.ndarray) -> list[Match]:
@@ -150,8 +157,14 @@ class AskedGallery(SearchedGallery):
                 finder = self._finder(vector, local, images[i], box, second, under, by)
                 return self._sifted(k, finder, images[i], fold, exclude_self)
 
+            first = None
+            if begun is not None:
+                with suppress(ImageError):  # describing the picture tells it
+                    load(0)
+                    self.read_ahead()
+                    first = begun.descriptor()
             least = {"min_score": min_score, "min_probability": min_probability}
-            yield from answered_in_order(images, bbox, self.model, find, load=load, **least)
+            yield from answered_in_order(images, bbox, self.model, find, load=load, first=first, **least)
 
     def _second_look(
         self, rerank: str | RerankedSearch | None, under: str | os.PathLike[str] | None

@@ -11,8 +11,7 @@ from typing import Any
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryError, UsageError
 from retrieval.gallery.address import CATALOG, DESCRIPTION, holds_gallery
-from retrieval.gallery.opened import INT8_FOLDER
-from retrieval.gallery.settings import write_description
+from retrieval.gallery.description import INT8_FOLDER, write_description
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.making import new_folder
 from retrieval.models.checkpoint import FILE_NAME

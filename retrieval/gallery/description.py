@@ -1,17 +1,24 @@
-"""``gallery.json``, read and checked."""
+"""``gallery.json``: read and checked, written, and the model that it describes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from retrieval.describe.model import Model
 from retrieval.engines.base import PRECISIONS
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
+from retrieval.files.whole import write_json
 from retrieval.gallery.address import CATALOG, DESCRIPTION
-from retrieval.gallery.settings import FORMAT, description_checksum
+from retrieval.messages import Say
+from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
+
+FORMAT = 2  # 2: pictures under keys of a program; 1: all others
+INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -48,3 +55,26 @@ def precision_of(description: Mapping[str, Any]) -> str:
     """What a gallery's network runs with; descriptions of early galleries do not say it."""
     found: str = description.get("precision", "fp32")
     return found
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
+    path = folder / DESCRIPTION
+    try:
+        write_json(path, {**description, "check": description_checksum(description)})
+    except OSError as error:
+        raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def description_checksum(description: dict[str, Any]) -> str:
+    """What ``gallery.json`` carries as ``check``, of all its other members."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def described_model(folder: Path, description: Mapping[str, Any], engine: str = "auto", *, say: Say) -> Model:
+    """The model of the gallery in ``folder``, ready to build its engine. ``say`` gets its messages."""
+    checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
+    precision = precision_of(description)
+    quantised = folder / INT8_FOLDER if precision == "int8" else None
+    spec = ModelSpec.from_dict(description["model"])
+    return Model(spec, checkpoint, engine, quantised=quantised, bf16=precision == "bf16", say=say)

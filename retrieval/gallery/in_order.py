@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrieval.describe.extraction import describe_all
+from retrieval.describe.extraction import Described, describe_all
 from retrieval.errors import ImageError
 from retrieval.gallery.answers import Match, QueryResult, one_box
 
@@ -26,11 +27,13 @@ def answered_in_order(
     find: Callable[[int, np.ndarray], list[Match]],
     *,
     load: Callable[[int], np.ndarray] | None = None,
+    first: np.ndarray | None = None,
     min_score: float | None = None,
     min_probability: float | None = None,
 ) -> Iterator[QueryResult]:
     """One result for each of ``images``, in order, each as soon as it is there. ``find`` gives the matches of the picture of this
-    number for its descriptor (D,); ``load`` (default: the model's own) its pixels. Matches below ``min_score`` or
+    number for its descriptor (D,); ``load`` (default: the model's own) its pixels; ``first``: the descriptor of the first one,
+    where it is there already. Matches below ``min_score`` or
     ``min_probability`` are left out and counted. A picture that cannot be read gives a result with an ``error``, and the others
     go on. Raises UsageError for a box beside several pictures."""
     box = one_box(bbox, len(images))
@@ -39,7 +42,8 @@ def answered_in_order(
     done: dict[int, QueryResult] = {}
     position = 0
     load = load or (lambda i: model.load(images[i], bbox))
-    for described in describe_all(range(len(images)), load, model.engine):
+    begun = [] if first is None else [Described(0, first)]
+    for described in chain(begun, describe_all(range(len(begun), len(images)), load, model.engine)):
         source = images[described.item]
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
         matches: list[Match] = []

@@ -16,7 +16,7 @@ from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.files.whole import remove_unfinished
 from retrieval.gallery.address import CATALOG, locate
-from retrieval.gallery.description import precision_of, read_description
+from retrieval.gallery.description import described_model, read_description
 from retrieval.gallery.given import one_name
 from retrieval.gallery.local.block import Block
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
@@ -27,14 +27,12 @@ from retrieval.gallery.store.lock import WriterLock
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.gallery.store.view import DERIVED_FOLDER, VectorView
 from retrieval.messages import Say, announced
-from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _FEW_CHANGES = 1000
-INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
 
 
 class OpenedGallery(GallerySettings):
@@ -57,10 +55,7 @@ class OpenedGallery(GallerySettings):
         self.spec = ModelSpec.from_dict(description["model"])
         self.warn = announced(warn, logging.WARNING)
         if model is None:
-            checkpoint = folder / FILE_NAME if description.get("checkpoint") else None
-            precision = precision_of(description)
-            quantised = folder / INT8_FOLDER if precision == "int8" else None
-            model = Model(self.spec, checkpoint, engine, quantised=quantised, bf16=precision == "bf16", say=self.warn)
+            model = described_model(folder, description, engine, say=self.warn)
         self.model = model
         self._catalog: Catalog | None = None
         self._opening = threading.Lock()
@@ -227,14 +222,19 @@ class OpenedGallery(GallerySettings):
 
     def namer(self, catalog: Catalog | None = None) -> Callable[[Record], str]:
         """Tells a record's absolute path, or its key where a program added it."""
-        folders = {r.id: "" if r.kind == "keys" else self.folder_of(r) for r in (catalog or self.catalog).roots()}
+        roots = {r.id: r for r in (catalog or self.catalog).roots()}
+        folders: dict[int, str] = {}  # of those that are asked for: a gallery may have thousands
 
         def name(record: Record) -> str:
-            if record.root not in folders:
-                raise GalleryDamaged(
-                    f"the catalog's entry of picture {record.id} is damaged: its folder is unknown", REPAIR
-                )
-            return os.path.join(folders[record.root], record.path)
+            folder = folders.get(record.root)
+            if folder is None:
+                if record.root not in roots:
+                    raise GalleryDamaged(
+                        f"the catalog's entry of picture {record.id} is damaged: its folder is unknown", REPAIR
+                    )
+                root = roots[record.root]
+                folder = folders[record.root] = "" if root.kind == "keys" else self.folder_of(root)
+            return os.path.join(folder, record.path)
 
         return name
 

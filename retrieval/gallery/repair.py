@@ -13,12 +13,11 @@ from retrieval.errors import GalleryDamaged, GalleryError, ModelError
 from retrieval.files.paths import show_path
 from retrieval.files.whole import sync_folder
 from retrieval.gallery.address import CATALOG, DESCRIPTION
-from retrieval.gallery.description import read_description
+from retrieval.gallery.description import read_description, write_description
 from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search.intact import SUFFIX as SEEN
 from retrieval.gallery.search.note import remove_index
-from retrieval.gallery.settings import write_description
 from retrieval.gallery.store.catalog import Catalog, Record
 from retrieval.gallery.store.connection import mend_versions
 from retrieval.gallery.store.generations import carried_over, generations

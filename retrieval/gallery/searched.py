@@ -18,6 +18,7 @@ from retrieval.gallery.search import candidates
 from retrieval.gallery.search.source import open_source
 from retrieval.gallery.store.catalog import REPAIR, Record
 from retrieval.gallery.store.vectors import VectorStore
+from retrieval.system.products import products_on_one_core
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,6 +74,14 @@ class SearchedGallery(OpenedGallery):
             ]
             for found, scores in ranked
         ]
+
+    def read_ahead(self) -> None:
+        """Read what the first search needs, while its descriptor is waited for. Raises GalleryDamaged."""
+        with self.catalog.reading(), products_on_one_core():
+            if self.catalog.any_searchable():
+                count, store = self._sound_store()
+                self._candidates(count, store)
+                self._background(count, store)
 
     def _ids_below(self, under: str | os.PathLike[str]) -> np.ndarray:
         """Ids of the pictures in a folder of the gallery, or of that name, int64."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,14 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import GalleryError, UsageError
-from retrieval.files.whole import write_json
-from retrieval.gallery.address import DESCRIPTION
+from retrieval.errors import UsageError
+from retrieval.gallery.description import FORMAT, write_description
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.models.spec import ModelSpec
-
-FORMAT = 2  # 2: pictures under keys of a program; 1: all others
 
 
 class GallerySettings:
@@ -118,17 +114,3 @@ def _whole(pattern: str) -> str:
     if os.sep in pattern.strip(os.sep) and not os.path.isabs(pattern) and os.path.lexists(pattern):
         return glob.escape(os.path.abspath(pattern))
     return pattern
-
-
-def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write ``gallery.json``, which is whole at every moment. Raises GalleryError."""
-    path = folder / DESCRIPTION
-    try:
-        write_json(path, {**description, "check": description_checksum(description)})
-    except OSError as error:
-        raise GalleryError(f"could not write {path}: {error.strerror or error}") from error
-
-
-def description_checksum(description: dict[str, Any]) -> str:
-    """What ``gallery.json`` carries as ``check``, of all its other members."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]

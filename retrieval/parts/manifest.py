@@ -16,7 +16,7 @@ from typing import Any
 
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch, ModelError, UsageError
-from retrieval.gallery.settings import description_checksum
+from retrieval.gallery.description import description_checksum
 from retrieval.messages import first_line, safe
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -141,6 +140,8 @@ class _Worker:
     def __init__(self) -> None:
         code = f"import sys; sys.path[:] = {sys.path!r}; from retrieval.pictures.worker import main; main()"
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        import subprocess  # only here: most programs that decode start no other process
+
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,

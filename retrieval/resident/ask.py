@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +29,8 @@ from retrieval.resident.place import (
 from retrieval.version import __version__
 
 if TYPE_CHECKING:
+    import socket
+
     from retrieval.gallery.gallery import Gallery
 
 _PATIENCE = 2.0  # seconds for the other process to say who it is
@@ -102,7 +102,9 @@ class ResidentGallery:
     def _block(
         self, images: Sequence[str | bytes], k: int, bbox: Sequence[float] | None, **options: Any
     ) -> Iterator[QueryResult]:
-        sent = [{"bytes": base64.b64encode(i).decode()} if isinstance(i, bytes) else {"name": i} for i in images]
+        from base64 import b64encode
+
+        sent = [{"bytes": b64encode(i).decode()} if isinstance(i, bytes) else {"name": i} for i in images]
         found = self._asked("answers", images=sent, k=k, bbox=None if bbox is None else list(bbox), **options)
         for place, told in enumerate(found):
             name = images[place]
@@ -154,6 +156,8 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
     sockets = sockets_folder()
     if sockets is None or not (sockets / socket_name(folder)).exists():
         return None
+    import socket  # only here, where somebody listens
+
     connection = socket.socket(socket.AF_UNIX)
     try:
         os.getcwd()  # from a folder that is gone, names mean nothing to others

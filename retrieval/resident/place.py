@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import stat
-import tempfile
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -23,13 +21,13 @@ Stream: TypeAlias = "BinaryIO | BufferedIOBase"
 
 def available() -> bool:
     """Whether this system has sockets that are files."""
-    return hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
+    return hasattr(os, "getuid")
 
 
 def sockets_folder(*, create: bool = False) -> Path | None:
     """A folder that belongs to this user and that no other can enter; None where there is none to be trusted."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    folder = Path(base, "retrieval") if base else Path(tempfile.gettempdir(), f"retrieval-{os.getuid()}")
+    folder = Path(base, "retrieval") if base else Path(os.environ.get("TMPDIR") or "/tmp", f"retrieval-{os.getuid()}")
     try:
         if create:
             folder.mkdir(mode=0o700, exist_ok=True)

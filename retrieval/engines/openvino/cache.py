@@ -16,6 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from retrieval.files.digest import file_sha256
 from retrieval.system.caches import cache_folder
 
@@ -46,6 +49,23 @@ def find(key: str, folder: Path | None = None) -> Path | None:
     except OSError as error:
         raise Damaged(error.strerror or str(error)) from error
     return entry
+
+
+def load(key: str, name: str) -> npt.NDArray[np.uint8] | None:
+    """The bytes of this file in the entry, checked, and read but once; None where there is no entry. Raises Damaged."""
+    entry = cache_folder() / "engines" / key
+    if not entry.is_dir():
+        return None
+    try:
+        data = np.fromfile(entry / name, np.uint8)  # into large pages of memory, where the system has them
+        whole = json.loads((entry / CONTENTS).read_text("utf-8"))[name] == hashlib.sha256(data.data).hexdigest()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(f"{CONTENTS} or {name} cannot be read") from error
+    if not whole:
+        raise Damaged(f"{name} has changed")
+    with suppress(OSError):
+        os.utime(entry)  # for dropping the least recently used
+    return data
 
 
 def check_entry(entry: Path) -> None:

@@ -77,7 +77,11 @@ class OpenvinoEngine:
                 # The request at work keeps the old model until it is done.
                 self._idle.clear()
                 self._model, self._width = self._compile(self.streams), self.streams
-            return self._idle.pop() if self._idle else (self._width, self._model.create_infer_request())
+            if self._idle:
+                return self._idle.pop()
+            request = self._model.create_infer_request()
+            request.model = self._model  # whose memory it needs, also when another one has taken its place
+            return self._width, request
 
     def _give(self, width: int, request: Any) -> None:
         with self._lock:

@@ -89,12 +89,13 @@ def kept_compiled(
     unkept: str | None,
 ) -> openvino.CompiledModel:
     """What the cache has under ``key``, else what ``make`` makes, compiled and kept there. ``unkept``: what is said to follow
-    where the cache cannot be written."""
+    where the cache cannot be written. Its requests work as long as this object is there: who keeps one keeps both."""
     try:
-        entry = cache.find(key)
-        if entry is not None:
-            return core.import_model((entry / BLOB).read_bytes(), "CPU", settings)
-    except (cache.Damaged, OSError, RuntimeError) as error:
+        if (kept := cache.load(key, BLOB)) is not None:
+            compiled = core.import_model(openvino.Tensor(kept, shared_memory=True), "CPU", settings)
+            compiled.memory = kept  # which it works on, and does not hold itself
+            return compiled
+    except (cache.Damaged, RuntimeError) as error:
         say(f"the compiled model in the cache is damaged ({first_line(error)}); it is made again")
         cache.discard(key)
     compiled = core.compile_model(make(), "CPU", settings)

@@ -36,9 +36,15 @@ class QueryCodes:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def keep(self, number: int, array: np.ndarray, source: Any, bbox: Sequence[float] | None = None) -> None:
-        """``array`` uint8 (H, W, 3) is the picture, or its box, as the network gets it."""
-        self._kept[number] = lambda: self._describe(array, source, bbox)
+    def keep(
+        self, number: int, array: np.ndarray, source: Any, bbox: Sequence[float] | None = None, *, now: bool = False
+    ) -> None:
+        """``array`` uint8 (H, W, 3) is the picture, or its box, as the network gets it. ``now``: while the network is still
+        being loaded there is a core for it."""
+        if now:
+            self._kept[number] = self._pool.submit(self._describe, array, source, bbox).result
+        else:
+            self._kept[number] = lambda: self._describe(array, source, bbox)
 
     def of(self, number: int) -> LocalCodes:
         """Raises ImageError for a picture that is gone since, where it has to be decoded anew."""

@@ -72,17 +72,17 @@ class Everything:
         self._lengths: np.ndarray | None = None  # of all vectors, once they were read
 
     def candidates(self, vector: np.ndarray, k: int, stage: int) -> Found:
+        wanted = min(least(k) * 4**stage, self.count)
+        if wanted >= self.count // 4:
+            ids, rows = self.catalog.searchable()
+            self.catalog.check_entries(ids)
+            return Found(ids, rows, True)
         if self._vector is not vector:
             self._scores = np.empty(self.count, np.float32)
             # A second core would wait for more work, busily, while the next picture needs it.
             with products_on_one_core() if self.count * len(vector) < _FEW_VALUES else nullcontext():
                 self._score(vector)
             self._vector = vector
-        wanted = min(least(k) * 4**stage, self.count)
-        if wanted >= self.count // 4:
-            ids, rows = self.catalog.searchable()
-            self.catalog.check_entries(ids)
-            return Found(ids, rows, True)
         best = np.argpartition(self._scores, self.count - wanted)[self.count - wanted :]
         # Rows of pictures that are gone are among them, and give nothing: the next stage looks further.
         ids, rows = self.catalog.pictures_of_rows(best)
