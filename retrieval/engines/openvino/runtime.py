@@ -1,34 +1,71 @@
-"""OpenVINO's runtime, without its tools that convert models of other frameworks.
+"""OpenVINO's runtime, without what its package imports beside it.
 
-The library's package imports these tools too, and they take longer than all of the runtime. Nothing here uses them: torch
-networks go through the front end, which is part of the runtime. A program that asks the library for them gets them then; so it
-is with the lists of operations (``openvino.opset1`` and on), which a compiled network needs none of.
+That is lists of operations, front ends, and tools that convert models of other frameworks: a network that was compiled before
+needs none of them, and they take longer than all of the runtime. As soon as anything is asked for that is not here, the package
+is made whole, but for the tools: nothing here uses them, and a program that asks for them gets them then.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from collections.abc import Sequence
+import threading
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
 from types import ModuleType
+from typing import Any
 
 _TOOLS = "openvino.tools.ovc"
-_OPERATIONS = "openvino.opset"
+_completing = threading.RLock()
 
 
-class _Lazily:
-    """Finds the lists of operations, to be read when they are first used."""
+def _package() -> ModuleType:
+    """What ``import openvino`` gives, as far as a compiled network needs it. Raises ImportError."""
+    spec = importlib.util.find_spec("openvino")
+    if spec is None:
+        raise ImportError("No module named 'openvino'", name="openvino")
+    package = importlib.util.module_from_spec(spec)
+    attributes = vars(package)
+    sys.modules["openvino"] = package
+    try:
+        if sys.platform == "win32":  # where the package's own code first finds the libraries
+            raise ImportError
+        compiled = import_module("openvino._pyopenvino")
+        attributes.update((name, thing) for name, thing in vars(compiled).items() if not name.startswith("_"))
+        attributes["Op"] = import_module("openvino._op_base").Op
+        api = import_module("openvino._ov_api")
+        attributes.update((name, getattr(api, name)) for name in ("Core", "Model", "CompiledModel", "InferRequest"))
+    except (ImportError, AttributeError):  # another version of the library, made in another way
+        try:
+            _complete(package)
+        except BaseException:
+            del sys.modules["openvino"]
+            raise
+        return package
 
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if not name.startswith(_OPERATIONS) or not name[len(_OPERATIONS) :].isdigit():
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
-        return spec
+    def missing(name: str) -> object:
+        with _completing:
+            if attributes.get("__getattr__") is missing:
+                del attributes["__getattr__"]
+                _complete(package)
+        return getattr(package, name)
+
+    attributes["__getattr__"] = missing  # PEP 562
+    return package
+
+
+def _complete(package: ModuleType) -> None:
+    """Run the package's own code, without the tools."""
+    assert package.__spec__ is not None
+    assert package.__spec__.loader is not None
+    absent = _TOOLS not in sys.modules
+    if absent:
+        sys.modules[_TOOLS] = None  # type: ignore[assignment]  # importing them fails, and the package goes on without
+    try:
+        package.__spec__.loader.exec_module(package)
+    finally:
+        if absent:
+            del sys.modules[_TOOLS]
+    vars(package).setdefault("__getattr__", _later)
 
 
 def _later(name: str) -> object:
@@ -39,18 +76,15 @@ def _later(name: str) -> object:
     return tools.convert_model if name == "convert_model" else sys.modules["openvino.tools"]
 
 
-if "openvino" in sys.modules:  # a program has imported it, whole
-    import openvino
-else:
-    sys.modules[_TOOLS] = None  # type: ignore[assignment]  # importing them fails, and the package goes on without
-    sys.meta_path.insert(0, _Lazily)
-    try:
-        import openvino
-    finally:
-        sys.meta_path.remove(_Lazily)
-        del sys.modules[_TOOLS]
-    vars(openvino).setdefault("__getattr__", _later)
+class _Operations:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(openvino.opset8, name)
 
-from openvino import opset8  # noqa: E402  # the package has to be there
+
+if "openvino" not in sys.modules:  # else a program has imported it, whole
+    _package()
+import openvino  # noqa: E402
+
+opset8 = _Operations()
 
 __all__ = ["openvino", "opset8"]
