@@ -148,3 +148,19 @@ def test_index_without_and_with(album: Path) -> None:
     assert 0 < local["milliseconds"] < 1000
     assert local["bytes"] > 0
     assert json.loads(retrieve("index", "--format", "json"))["local"] == 0
+
+
+def test_info_names_a_few_of_many_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake_engine(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for i in range(8):
+        write_textures(tmp_path / f"box{i}", 1)
+    for count, named, more in ((6, 6, ""), (8, 5, "; 3 more places (--format json lists them)")):
+        with fake_gallery(tmp_path / f"g{count}") as gallery:
+            gallery.index([f"box{i}" for i in range(count)])
+        (line,) = [
+            row for row in retrieve("info", "--index", f"g{count}").splitlines() if row.startswith("        from")
+        ]
+        assert line.count("box") == named
+        assert line.endswith(f"box{named - 1}{more}")
+        assert len(json.loads(retrieve("info", "--index", f"g{count}", "--format", "json"))["roots"]) == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,8 @@ from retrieval.messages import count_of, human_bytes, safe
 
 if TYPE_CHECKING:
     from retrieval.gallery.facts import GalleryInfo
+
+_SHOWN = 5  # of the places a gallery is from
 
 
 @click.command("info")
@@ -56,7 +59,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     lines = [
         ("gallery", f"{safe(info.path)} ({human_bytes(info.bytes_total)})"),
         ("pictures", f"{info.images} ({info.vectors} different){waiting}"),
-        ("from", "; ".join(safe(root) for root in info.roots) or "nothing yet"),
+        ("from", _places(info.roots)),
         ("model", f"{spec.name}, {spec.dim} dimensions, fingerprint {spec.fingerprint}"),
         ("weights", f"{spec.weights.id}, sha256 {spec.weights.sha256[:16]}"),
         (
@@ -77,6 +80,12 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
         print(f"\n{len(info.troubled)} could not be read:")
         for path, reason in info.troubled:
             print(f"  {safe(path)}: {safe(reason)}")
+
+
+def _places(roots: Sequence[str]) -> str:
+    """The first few: a gallery that was filled file by file has as many as pictures."""
+    more = [f"{len(roots) - _SHOWN} more places (--format json lists them)"] if len(roots) > _SHOWN + 1 else []
+    return "; ".join([*map(safe, roots[: _SHOWN if more else None]), *more]) or "nothing yet"
 
 
 def _tell_served(address: str, form: str) -> None:
@@ -104,7 +113,7 @@ def _tell_served(address: str, form: str) -> None:
         return
     print(f"     gallery  {safe(gallery.folder)}{'' if size is None else f' ({human_bytes(size)})'}")
     print(f"    pictures  {images}")
-    print(f"        from  {'; '.join(safe(root) for root in kept.get('roots', [])) or 'nothing yet'}")
+    print(f"        from  {_places(kept.get('roots', []))}")
     print(f"       model  {spec.name}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
     if "recall" in kept:
         print(f"      search  recall@10 {kept['recall']:.3f} at effort {kept['effort']} ({kept['queries']} queries)")
