@@ -255,6 +255,24 @@ def test_checkpoints_carry_everything(tmp_path: Path) -> None:
     )
 
 
+def test_a_pooling_of_the_other_kind_names_those_that_fit() -> None:
+    with pytest.raises(UsageError, match="token sequences, but resnet18 gives feature maps") as told:
+        load_model("resnet18-cls@random:0").engine()
+    assert "gem, gem-channel, avg" in str(told.value)
+    assert "token-gem" not in str(told.value)
+
+
+def test_the_list_of_models_names_the_poolings_of_each_kind() -> None:
+    from click.testing import CliRunner
+
+    from retrieval.cli.models import command
+
+    said = CliRunner().invoke(command, ["list"]).output
+    assert "Of convolutional networks: gem, " in said
+    assert "Of vision transformers (cls by default): cls, mean" in said
+    assert "..." not in CliRunner().invoke(command, ["--help"]).output.partition("Commands:")[2]
+
+
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     spec = load_model("resnet18-gem@random:4").spec
     path = tmp_path / "model.safetensors"

@@ -26,7 +26,7 @@ def command() -> None:
     """Get, check, convert and make data sets."""
 
 
-@command.command("list")
+@command.command("list", short_help="The published sets, and which are here.")
 @dir_option
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
 def list_sets(directory: str, form: str) -> None:
@@ -69,7 +69,7 @@ def _state(item: PublishedSet, directory: str) -> str:
     return "here, put there by hand" if (folder / item.listing).exists() else "not here"
 
 
-@command.command("download")
+@command.command("download", short_help="Download a published set and unpack it.")
 @click.argument("name")
 @dir_option
 @click.option("--keep-archives", is_flag=True, help="Keep the archives after they are unpacked.")
@@ -92,7 +92,7 @@ def download(name: str, directory: str, keep_archives: bool, quiet: bool) -> Non
     print(f"{item.name} is in {folder}")
 
 
-@command.command("verify")
+@command.command("verify", short_help="Check that a set is complete and unchanged.")
 @click.argument("name")
 @dir_option
 @click.option("--quick", is_flag=True, help="Compare sizes only, not contents.")
@@ -146,7 +146,7 @@ def convert(source: str, out: str, images: str | None) -> None:
     print(f"{out}: {count_of(len(truth.gallery), 'picture')}, {count_of(len(truth.queries), 'query', 'queries')}")
 
 
-@command.command("make-synthetic")
+@command.command("make-synthetic", short_help="Draw a small retrieval set with ground truth.")
 @click.argument("out", type=click.Path())
 @click.option(
     "--objects",

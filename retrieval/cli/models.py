@@ -13,12 +13,13 @@ def command() -> None:
     """List, show, download, import and blend models."""
 
 
-@command.command("list")
+@command.command("list", short_help="The backbones, and which are on this machine.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
 def list_models(form: str) -> None:
     """The backbones, where their weights come from, and whether they are on this machine."""
     from retrieval.models.registry import BACKBONES
     from retrieval.models.weights import weights_present
+    from retrieval.pooling.registry import list_poolings
 
     rows = [(info, weights_present(info.weights)) for info in BACKBONES.values()]
     if form == "json":
@@ -39,9 +40,11 @@ def list_models(form: str) -> None:
             f"{name:<24}{info.dim:>5}  {info.weights.megabytes:>5.0f}  {'yes' if here else 'no':<5} {info.weights.id}"
         )
     print("\nAny pooling of the same kind can follow the backbone: resnet50-avg, resnet50-max, resnet50-gem:p=4.")
+    for layout, what in (("map", "convolutional networks"), ("tokens", "vision transformers (cls by default)")):
+        print(f"Of {what}: {', '.join(entry.name for entry in list_poolings() if entry.kind == layout)}.")
 
 
-@command.command("show")
+@command.command("show", short_help="One model as data: specification, fingerprint, licence.")
 @click.argument("name")
 def show(name: str) -> None:
     """One model, by name or checkpoint, as data: its specification, fingerprint, licence and origin."""
@@ -78,7 +81,7 @@ def show(name: str) -> None:
     print(json.dumps({**data, "fingerprint": spec.fingerprint, "spec": spec.to_dict()}, indent=1))
 
 
-@command.command("download")
+@command.command("download", short_help="Fetch a model's weights, once.")
 @click.argument("name")
 def download(name: str) -> None:
     """Fetch a model's weights into torch's cache, once; the hash is checked."""
@@ -96,7 +99,7 @@ def download(name: str) -> None:
     print(f"{weights.id}: {download_weights(weights, progress=sys.stderr.isatty())}")
 
 
-@command.command("import")
+@command.command("import", short_help="Convert another project's checkpoint.")
 @click.argument("file", type=click.Path())
 @click.option("--out", required=True, metavar="DIR", type=click.Path(), help="The new model's folder.")
 @click.option(
@@ -145,7 +148,7 @@ def import_model(
     print(f"{out}: {safe(spec.name)}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
 
 
-@command.command("blend")
+@command.command("blend", short_help="Interpolate the weights of two models.")
 @click.argument("first")
 @click.argument("second")
 @click.option(

@@ -17,7 +17,7 @@ from retrieval.models.registry import BackboneInfo
 from retrieval.models.spec import TOKENS, ImageRule
 from retrieval.pooling.base import Pooling, full_precision, working_precision
 from retrieval.pooling.power import MIN_P
-from retrieval.pooling.registry import create_pooling, pooling_info
+from retrieval.pooling.registry import create_pooling, list_poolings, pooling_info
 
 
 def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -31,9 +31,11 @@ def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
     parameters = {key: value for key, value in pooling.items() if key not in ("name", CELLS, REGIONS, TOKENS)}
     known = pooling_info(pooling["name"])
     if known.kind != info.layout:
+        gives = {"map": "feature maps", "tokens": "token sequences"}
+        fitting = ", ".join(entry.name for entry in list_poolings() if entry.kind == info.layout)
         raise UsageError(
-            f"pooling {pooling['name']!r} is for {known.kind}, but {info.name} gives {info.layout}",
-            "`retrieve models list` shows the poolings of each kind.",
+            f"pooling {pooling['name']!r} is for {gives[known.kind]}, but {info.name} gives {gives[info.layout]}",
+            f"With {info.name} go: {fitting}.",
         )
     if known.needs_dim:
         parameters["dim"] = info.dim
