@@ -420,11 +420,19 @@ def test_race_ranks_each_task(report: PoolingReport) -> None:
     assert ranking["retrieval"][0][1] == best.mAP
 
 
+def test_equal_figures_share_a_place_and_the_columns_are_explained(report: PoolingReport) -> None:
+    rows = [replace(row, mAP=value) for row, value in zip(report.ranked(), (0.5, 1.0, 1.0, 0.25), strict=False)]
+    *_, race_table, legend = tables(replace(report, rows=rows)).split("\n\n")
+    assert [line.split()[0] for line in race_table.splitlines()[1:]] == ["1", "1", "3", "4"]
+    for word in ("in %", "kept:", "noise S:", "microseconds"):
+        assert word in legend
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"methods": ("gme",)}, "Did you mean gem"),
-        ({"methods": ("mean",)}, "for tokens"),
+        ({"methods": ("mean",)}, "for token sequences"),
         ({"methods": ("gem:q=2",)}, "no parameter 'q'"),
         ({"methods": ()}, "no pooling to compare"),
         ({"baseline": "best"}, "no pooling is called 'best'"),

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -130,9 +131,10 @@ def write_csv(rows: Sequence[Row], file: IO[str]) -> None:
 
 
 def tables(report: PoolingReport) -> str:
-    """The figures for people: quality in percent against the baseline, then robustness and cost, then the race."""
+    """The figures for people: quality in percent against the baseline, then robustness and cost, then the race, and what the
+    columns mean."""
     ranked = report.ranked()
-    return "\n\n".join([_quality(report), _cost(ranked), _race(ranked)])
+    return "\n\n".join([_quality(report), _cost(ranked), _race(ranked), _LEGEND])
 
 
 def _quality(report: PoolingReport) -> str:
@@ -169,18 +171,23 @@ def _cost(rows: Sequence[Row]) -> str:
 
 
 def _race(rows: Sequence[Row]) -> str:
+    """Each task with its own places: equal figures share one, as they do not say which method is better."""
     ranking = race(rows)
-    head = ["place", *(f"{task} ({_UNITS[task]})" for task in ranking)]
-    lines = []
-    for place in range(max(len(found) for found in ranking.values())):
-        cells = [str(place + 1)]
-        for found in ranking.values():
-            cells.append(f"{_percent(found[place][1])} {found[place][0]}" if place < len(found) else "")
-        lines.append(cells)
+    head = [f"{task} ({_UNITS[task]})" for task in ranking]
+    columns = []
+    for found in ranking.values():
+        values = [round(value, 9) for _, value in found]  # best first
+        columns.append(
+            [f"{values.index(v) + 1:>2}  {_percent(v):>5}  {name}" for v, (name, _) in zip(values, found, strict=True)]
+        )
+    lines = [list(cells) for cells in zip_longest(*columns, fillvalue="")]
     return _aligned([head, *lines], numbers=False)
 
 
 _UNITS = dict(zip(TASKS, ("mAP", "AUC of same or different", "nearest centroid"), strict=True))
+_LEGEND = """mAP, kept and the figures after the places in %; [low, high]: 95 % interval; better/worse/equal: queries.
+noise S: mAP with noise of S standard deviations on the queries' features. kept: how much of a coarse feature map its
+descriptor restores. parameters, FLOPs, microseconds: of the pooling alone, a picture. Equal figures share a place."""
 
 
 def _percent(value: float, sign: bool = False) -> str:

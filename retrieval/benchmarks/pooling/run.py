@@ -26,7 +26,7 @@ from retrieval.benchmarks.pooling.whitened import fit_whitener, fitting_pictures
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.placing import check_boxes, check_files
 from retrieval.errors import UsageError
-from retrieval.messages import no_update, say_nothing
+from retrieval.messages import count_of, no_update, say_nothing
 
 if TYPE_CHECKING:
     from retrieval.benchmarks.pooling.feature_cache import Picture
@@ -118,7 +118,8 @@ def benchmark_pooling(
         notes.append(f"noise was measured on {len(bench.noisy)} of {len(truth.queries)} queries")
     say(f"features of {len(pictures)} pictures: {place}")
     say(
-        f"extraction {extraction:.1f} s, pooling {pooling:.1f} s, all measurements of {len(compared)} methods {sweep:.1f} s "
+        f"extraction {extraction:.1f} s, pooling {pooling:.1f} s, "
+        f"all measurements of {count_of(len(compared), 'method')} {sweep:.1f} s "
         f"(the whole took {(extraction + sweep) / extraction:.2f} x the extraction)"
     )
     setting: dict[str, Any] = {
