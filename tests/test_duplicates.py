@@ -580,8 +580,12 @@ def test_the_command_prints_groups_and_writes_lists(
         done = CliRunner().invoke(cli, ["duplicates", "--index", "g", *arguments], standalone_mode=False)
         assert done.exception is None, done.exception
         assert done.return_value == 0
+        said.append(done.stderr)
         return done.stdout
 
+    said: list[str] = []
+    run()
+    assert said[-1].endswith("1 group of exact copies, 1 group of copies among 6 pictures\n")
     lines = [json.loads(line) for line in run("--format", "json").splitlines()]
     assert [line["kind"] for line in lines] == ["exact", "copies"]
     assert [[member["path"] for member in line["members"]] for line in lines] == [

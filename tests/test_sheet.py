@@ -136,6 +136,15 @@ def test_texts(written: list[str]) -> None:
     assert written.index("1") < written.index("2") < written.index("3")
 
 
+def test_a_label_stands_in_place_of_query_and_rank(written: list[str]) -> None:
+    best = SheetCell(plain(COLOURS[1]), "640x480", label="best")
+    contact_sheet([SheetRow(best, [SheetCell(plain(COLOURS[0]), "0.93 4000x3000", label="copy")])])
+    for text in ("best", "640x480", "copy", "0.93 4000x3000"):
+        assert text in written
+    assert "query" not in written
+    assert "1" not in written
+
+
 def test_unreadable_pictures_become_tiles_and_the_rest_is_drawn(tmp_path: Path, written: list[str]) -> None:
     os.mkfifo(tmp_path / "fifo.jpg")
     bad = [tmp_path / "absent.jpg", tmp_path, tmp_path / "fifo.jpg", b"", b"text", plain(COLOURS[0])[:60], None, 7]

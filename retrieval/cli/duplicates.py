@@ -101,10 +101,8 @@ def command(
         for name, reason in found.unread.items():
             say(f"retrieve: {safe(name)}: {reason}")
         _show(found, form)
-        counts = Counter(group.kind for group in found.groups)
-        told = ", ".join(f"{counts[kind]} of {kind}" for kind in ("exact", "copies", "scenes") if counts[kind])
-        of = f" ({told})" if told else ""
-        say(f"{count_of(len(found.groups), 'group')}{of} among {count_of(found.pictures, 'picture')}", quiet)
+        counts = Counter(str(group.kind) for group in found.groups)
+        say(f"{_counted(counts)} among {count_of(found.pictures, 'picture')}", quiet)
         if sheet is not None:
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)
@@ -128,6 +126,12 @@ def command(
     return 1 if {show_path(os.path.abspath(name)) for name in named} & found.unread.keys() else 0
 
 
+def _counted(counts: Counter[str]) -> str:
+    kinds = {"exact": "exact copies", "copies": "copies", "scenes": "shots of one scene"}
+    told = [f"{count_of(counts[kind], 'group')} of {words}" for kind, words in kinds.items() if counts[kind]]
+    return ", ".join(told) or "0 groups"
+
+
 def _show(found: Duplicates, form: str) -> None:
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -136,6 +140,8 @@ def _show(found: Duplicates, form: str) -> None:
             for member in group.members:
                 writer.writerow([number, group.kind, *(_cell(getattr(member, name)) for name in _COLUMNS)])
         return
+    if form == "table" and found.groups and sys.stdout.isatty():  # not into a file or another program
+        print(f"    {'':<5}  {'cosine':>6}  {'pixels':>11}  {'file':>9}  path")
     for number, group in enumerate(found.groups, 1):
         if form == "json":
             print_json(group.to_dict())
@@ -171,9 +177,14 @@ def _write_sheet(groups: list[Group], path: str, exif: bool) -> None:
     from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
     def cell(member: Member) -> SheetCell:
-        score = "" if member.score is None else f" {member.score:.3f}"
-        size = "" if member.width is None else f" {member.width}x{member.height}"
-        return SheetCell(member.path, f"{_called(member)}{score}{size}", os.path.basename(member.path))
+        """A tile has little room: a cosine stands where it says something, of a copy."""
+        score = (
+            f"{member.score:.2f} "
+            if member.relation != "exact" and not member.best and member.score is not None
+            else ""
+        )
+        size = "" if member.width is None else f"{member.width}x{member.height}"
+        return SheetCell(member.path, f"{score}{size}", os.path.basename(member.path), label=_called(member))
 
     rows = [SheetRow(cell(group.best), [cell(member) for member in group.members[1:]]) for group in groups]
     save_sheet(contact_sheet(rows, exif=exif), path)

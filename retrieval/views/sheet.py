@@ -1,5 +1,4 @@
-"""Contact sheets: one line of pictures a query, best result first, framed green, red or grey by the ground
-truth."""
+"""Contact sheets: one line of pictures a query, best result first, framed green, red or grey by the ground truth."""
 
 from __future__ import annotations
 
@@ -37,6 +36,7 @@ class SheetCell:
     ``path`` is anything that :func:`retrieval.pictures.imaging.load_picture` reads. ``mark`` colours the frame: green
     for positive, red for negative, grey for junk. ``bbox`` (x1, y1, x2, y2), in pixels of the whole picture,
     is drawn. ``heat``, float64 (rows, columns): terms of the cells of the picture, or of its ``bbox``, laid over it in colours.
+    ``label`` stands in place of "query" or the rank.
     """
 
     path: Any
@@ -45,6 +45,7 @@ class SheetCell:
     mark: Literal["positive", "negative", "junk"] | None = None
     bbox: Sequence[float] | None = None
     heat: npt.NDArray[np.float64] | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _draw_row(pen: _Pen, layout: _Layout, row: SheetRow, lines: int, y: int) -> 
     if layout.panel:
         draw.rectangle((x, y, x + layout.panel - 1, bottom - 1), fill=_QUERY, outline=_LINE)
     if row.query is not None:
-        pen.cell(x + style.gap, y + style.gap, row.query, "query", _ACCENT)
+        pen.cell(x + style.gap, y + style.gap, row.query, row.query.label or "query", _ACCENT)
     x += layout.panel + style.gap
     y += style.gap
     step = (style.tile[0] + style.gap, style.tile[1] + style.gap)
@@ -292,7 +293,7 @@ def _draw_row(pen: _Pen, layout: _Layout, row: SheetRow, lines: int, y: int) -> 
         shown, hidden = shown[:-1], hidden + 1
     for index, result in enumerate(shown):
         down, along = divmod(index, layout.columns)
-        pen.cell(x + along * step[0], y + down * step[1], result, str(index + 1), _SOFT)
+        pen.cell(x + along * step[0], y + down * step[1], result, result.label or str(index + 1), _SOFT)
     if hidden or not shown:
         down, along = divmod(len(shown), layout.columns)
         note = f"and {hidden:,} more" if hidden else "no results"
