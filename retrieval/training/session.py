@@ -29,6 +29,8 @@ from retrieval.training.record.state import read_state
 from retrieval.training.trainer import Outcome, Trainer
 from retrieval.training.validation import validation_of
 
+_HOW_TO_VALIDATE = "--validate names a share of the classes or a ground truth (0.1 by itself, of 20 classes or more)"
+
 
 def train(
     config: TrainingConfig,
@@ -63,7 +65,8 @@ def train(
         data, held = split(data, config, say)
         require_clusters(data, config.negatives, held)
         validation = validation_of(config, model.spec, held)
-        say(f"validation: {validation.about if validation else 'none, so the last epoch is kept as the best'}")
+        how = "" if config.validate == "none" else f"; {_HOW_TO_VALIDATE}"
+        say(f"validation: {validation.about if validation else f'none, so the last epoch is kept as the best{how}'}")
         if processes.first:
             folder = RunFolder.create(folder.path, config, {**environment(), "processes": processes.count})
             held_open.callback(folder.close)
