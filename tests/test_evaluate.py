@@ -711,7 +711,7 @@ def test_comparison_of_two_saved_results(
     assert f"queries/{worst[0].query}.png" in out
     spec = a["settings"]["model"]
     told = f"(weights {spec['weights']['id']}, size {spec['image']['size']}, {a['settings']['fingerprint']})"
-    assert out.splitlines()[0].endswith(told)
+    assert out.splitlines()[0].endswith(f"{told}, ranked by cosine")
     line = next(line for line in out.splitlines() if line.startswith("medium"))
     assert f"{100 * compared['medium'].difference.mean:.2f} [" in line
     told = json.loads(retrieve("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--format", "json"))

@@ -154,6 +154,8 @@ def test_a_missing_key_is_named_with_those_that_are_there(tmp_path: Path) -> Non
     images["images"] = images.pop("gallery")
     with pytest.raises(DatasetError, match=r'toy\.json has no "gallery"; it has: .*images.*queries'):
         load(tmp_path, images)
+    with pytest.raises(DatasetError, match=r"toy\.json is a result of retrieve evaluate --save, .*--compare"):
+        load(tmp_path, {"protocols": {}, "settings": {}, "queries": []})
 
 
 BAD_SETS: dict[str, Any] = {

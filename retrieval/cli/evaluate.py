@@ -101,7 +101,7 @@ def command(
     chosen = parse_rerankers(rerankers)
     by = parse_ranks([name.strip() for name in rank.split(",")])
     if save is not None and len(chosen) + len([name for name in by if name != "cosine"]) > 1:
-        raise UsageError("--save keeps one result", "Name one --rerank or --rank with it.")
+        raise UsageError("--save keeps one result", "Name one --rerank, or one --rank and no --rerank, with it.")
     if save is not None and not Path(save).absolute().parent.is_dir():
         raise UsageError(f"the folder of {save} does not exist")
     from retrieval.cli.results import print_results

@@ -142,9 +142,10 @@ def print_comparison(paths: tuple[str, str], sheet: str | None, form: str, resam
             what = settings.get("name") or settings.get("ranks") or "?"
             if model := settings.get("model"):
                 what = f"{what} (weights {model['weights']['id']}, size {model['image']['size']}, {settings['fingerprint']})"
+            ranked = f", ranked by {settings['rank']}" if settings.get("rank") and not settings.get("rerank") else ""
             marked = " MARKED: whitening learned on the evaluated pictures" if settings.get("leak") else ""
             print(
-                f"{letter}: {safe(path)}: {safe(str(what))}"
+                f"{letter}: {safe(path)}: {safe(str(what))}{safe(ranked)}"
                 + (f" + {settings['rerank']}" if settings.get("rerank") else "")
                 + marked
             )

@@ -181,6 +181,8 @@ def _require_key(form: dict[str, Any], key: str, where: str) -> None:
     """Raises DatasetError where it is not there, with what is: mostly it is the same under another name."""
     if key not in form:
         there = ", ".join(sorted(form)) or "nothing"
+        if {"protocols", "settings"} <= form.keys():
+            raise DatasetError(f"{where} is a result of retrieve evaluate --save, no ground truth", "See --compare.")
         raise DatasetError(f'{where} has no "{key}"; it has: {there:.200}')
 
 
