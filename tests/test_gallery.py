@@ -382,6 +382,28 @@ def test_another_model_is_refused(gallery: Gallery) -> None:
         gallery.require(fake_model(weights="b"))
 
 
+def test_a_name_means_published_weights() -> None:
+    """A trained model has the short name of the one it came from: to ask with that name is to ask with another model."""
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    from retrieval import load_model
+    from retrieval.describe.choice import ModelChoice
+    from retrieval.gallery.same_model import require_same_model
+
+    published = load_model("lite0_instance-gem").spec
+    trained = replace(published, weights=replace(published.weights, id=f"{published.weights.id} trained in mine"))
+    choice = ModelChoice("lite0_instance-gem", None, None)
+    for spec in (published, trained):
+        held = SimpleNamespace(spec=spec, folder="g", require=lambda model: None)
+        if spec is published:
+            require_same_model(held, choice, print)
+            continue
+        with pytest.raises(GalleryMismatch, match=r"one's own \(lite0_instance-gem, .* trained in mine\)"):
+            require_same_model(held, choice, print)
+        require_same_model(held, ModelChoice(None, None, None), print)
+
+
 def test_creating_twice_or_over_something_else_is_refused(tmp_path: Path, gallery: Gallery) -> None:
     with pytest.raises(GalleryError, match="already"):
         Gallery.create(tmp_path / "g", fake_model())

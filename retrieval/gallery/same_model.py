@@ -33,6 +33,8 @@ def require_same_model(gallery: HasModel, asked: ModelChoice, say: Say) -> None:
     """Raises GalleryMismatch when a request names another model, size, scales or schedule of tokens than the gallery's own.
     The rule of EXIF orientation is the gallery's."""
     own = gallery.spec
+    if asked.model is not None and asked.model == own.name:
+        _refuse_published_for_own(gallery)
     if asked.model is None or asked.model == own.name:
         scales = None if asked.scales is None else tuple(asked.scales)
         gallery.require(Model(with_tokens(own, asked.tokens).with_image(size=asked.size, scales=scales)))
@@ -41,6 +43,21 @@ def require_same_model(gallery: HasModel, asked: ModelChoice, say: Say) -> None:
         rule = own.image
         wanted = replace(asked, size=asked.size or rule.size, scales=asked.scales or rule.scales, exif=rule.exif)
         gallery.require(wanted.load(say=say))
+
+
+def _refuse_published_for_own(gallery: HasModel) -> None:
+    """A trained or whitened model has the short name of the one it came from, and a name means published weights."""
+    from retrieval.models.registry import BACKBONES
+
+    own = gallery.spec
+    known = BACKBONES.get(own.backbone)
+    published = known is not None and known.published(own.weights.id) is not None and own.whitening is None
+    if not published and not own.weights.id.startswith("random:"):
+        raise GalleryMismatch(
+            f"the gallery {gallery.folder} was made with a model of one's own ({own.name}, {own.origin}), "
+            "not with published weights",
+            "Leave out --model to use the gallery's own, or name another with --index.",
+        )
 
 
 def _refuse_other_backbone(gallery: HasModel, name: str) -> None:
