@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from retrieval.training.network.live import LiveEngine, describe_pictures
 from retrieval.training.network.optimiser import create_optimiser, set_learning_rate
 from retrieval.training.record.state import optimiser_tensors, read_state, restore_optimiser, write_state
 from retrieval.training.schedule import learning_rate
+from retrieval.training.trainer import Trainer
 from retrieval.training.validation import HeldOut
 
 CPU = torch.device("cpu")
@@ -630,3 +632,25 @@ def test_what_is_held_out() -> None:
     assert TrainingConfig("d", "m", validate="gt.json").truth == "gt.json"
     with pytest.raises(UsageError, match="between 0 and 1"):
         share("1.5", 9)
+
+
+def test_how_long_a_run_will_take_is_said_once_after_some_steps() -> None:
+    said: list[str] = []
+    run = SimpleNamespace(
+        foretold=False,
+        config=SimpleNamespace(epochs=3),
+        progress=SimpleNamespace(epoch=0),
+        machine=SimpleNamespace(say=said.append),
+    )
+
+    def after(step: int, seconds: float, taken: int) -> list[str]:
+        Trainer._foretell(run, step, 100, seconds, taken)  # type: ignore[arg-type]
+        return said
+
+    assert after(4, 8.0, 4) == []  # not yet a twentieth of an epoch
+    # 95 steps of this epoch and 200 of two others, two seconds each.
+    assert len(after(5, 10.0, 5)) == 1
+    assert said[0].startswith("about 10 min to the end of 3 epochs")
+    assert after(6, 12.0, 6) == said[:1]
+    run.foretold, run.progress.epoch = False, 2
+    assert after(90, 20.0, 10) == said[:1]  # a quarter of a minute is not worth it

@@ -8,6 +8,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluation_set import retrieve, use_fake_engine
 from fakes import fake_gallery
@@ -164,3 +165,15 @@ def test_info_names_a_few_of_many_places(tmp_path: Path, monkeypatch: pytest.Mon
         assert line.count("box") == named
         assert line.endswith(f"box{named - 1}{more}")
         assert len(json.loads(retrieve("info", "--index", f"g{count}", "--format", "json"))["roots"]) == count
+
+
+def test_info_of_what_was_added_by_a_program_names_no_run_that_would_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fake_engine(monkeypatch)
+    with fake_gallery(tmp_path / "g") as gallery:
+        assert "from  nothing yet" in retrieve("info", "--index", tmp_path / "g")
+        gallery.add("key", vector=np.eye(1, gallery.spec.dim)[0])
+    told = retrieve("info", "--index", tmp_path / "g")
+    assert "from  no folder: imported, or added by a program" in told
+    assert "local index  empty: no files to look at" in told

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retrieval.gallery.facts import GalleryInfo
 
 _SHOWN = 5  # of the places a gallery is from
+_NO_FOLDER = "no folder: imported, or added by a program"
 
 
 @click.command("info")
@@ -59,7 +60,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     lines = [
         ("gallery", f"{safe(info.path)} ({human_bytes(info.bytes_total)})"),
         ("pictures", f"{info.images} ({info.vectors} different){waiting}"),
-        ("from", _places(info.roots)),
+        ("from", _places(info.roots, info.images)),
         ("model", f"{spec.name}, {spec.dim} dimensions, fingerprint {spec.fingerprint}"),
         ("weights", f"{spec.weights.id}, sha256 {spec.weights.sha256[:16]}"),
         (
@@ -82,10 +83,12 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
             print(f"  {safe(path)}: {safe(reason)}")
 
 
-def _places(roots: Sequence[str]) -> str:
+def _places(roots: Sequence[str], images: int) -> str:
     """The first few: a gallery that was filled file by file has as many as pictures."""
     more = [f"{len(roots) - _SHOWN} more places (--format json lists them)"] if len(roots) > _SHOWN + 1 else []
-    return "; ".join([*map(safe, roots[: _SHOWN if more else None]), *more]) or "nothing yet"
+    return "; ".join([*map(safe, roots[: _SHOWN if more else None]), *more]) or (
+        _NO_FOLDER if images else "nothing yet"
+    )
 
 
 def _tell_served(address: str, form: str) -> None:
@@ -113,7 +116,7 @@ def _tell_served(address: str, form: str) -> None:
         return
     print(f"     gallery  {safe(gallery.folder)}{'' if size is None else f' ({human_bytes(size)})'}")
     print(f"    pictures  {images}")
-    print(f"        from  {_places(kept.get('roots', []))}")
+    print(f"        from  {_places(kept.get('roots', []), images)}")
     print(f"       model  {spec.name}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
     if "recall" in kept:
         print(f"      search  recall@10 {kept['recall']:.3f} at effort {kept['effort']} ({kept['queries']} queries)")
@@ -170,7 +173,7 @@ def _local_line(info: GalleryInfo) -> str:
     if local is None:
         return "none (retrieve index --local makes it)"
     if not local.pictures:
-        return "empty until the next retrieve index"
+        return "empty until the next retrieve index" if info.roots or not info.images else "empty: no files to look at"
     lacking = max(info.vectors - local.pictures, 0)
     beside = f"; not in it: {count_of(lacking, 'picture')}" if lacking else ""
     each = human_bytes(local.bytes // local.pictures)

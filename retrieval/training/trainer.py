@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from retrieval.errors import DatasetError, UsageError
-from retrieval.messages import count_of
+from retrieval.messages import count_of, human_time
 from retrieval.training.config import TrainingConfig
 from retrieval.training.data.augmentation import view_seed
 from retrieval.training.data.enough import require_clusters
@@ -40,6 +40,10 @@ from retrieval.training.validation import Validation
 
 _STATISTICS = 64  # pictures that normalisation statistics are measured on
 _STATISTICS_EVERY = 20  # steps, in training from random weights
+_TELLING, _LONG = (
+    3,
+    120.0,
+)  # steps after which it can be said how long a run will take, and seconds that are worth saying
 _MOST_LOST = 0.5  # of an epoch's tuples, above which training stops
 
 
@@ -83,6 +87,7 @@ class Trainer:
         title = f"{folder.path.name}: {learner.spec.name}"
         self.journal = Journal(folder, config, machine, title=title, watch=self.observers.watch)
         self.progress = Progress()
+        self.foretold = False  # whether it has been said how long the run will take
 
     # ------------------------------------------------------------ the run
 
@@ -152,7 +157,7 @@ class Trainer:
         freeze_statistics(self.learner.network)
         views = self.steps.views(steps, progress.step, progress.epoch)
         groups = ahead(views, self.pictures.view, self.machine.workers)
-        started, before = time.monotonic(), progress.seconds
+        started, before, first = time.monotonic(), progress.seconds, progress.step
         with self.machine.bars(f"epoch {progress.epoch + 1}/{config.epochs}") as update:
             for step in range(progress.step, len(steps)):
                 if step and step % _STATISTICS_EVERY == 0:
@@ -163,12 +168,23 @@ class Trainer:
                 if progress.step % config.save_every == 0 and progress.step < len(steps):
                     self.checkpoints.save_state(progress)
                 update(progress.trained * (2 + config.negatives), len(tuples) * (2 + config.negatives))
+                self._foretell(progress.step, len(steps), progress.seconds - before, progress.step - first)
         if progress.lost > _MOST_LOST * len(tuples):
             raise DatasetError(
                 f"{progress.lost} of {count_of(len(tuples), 'tuple')} of epoch {progress.epoch + 1} have pictures "
                 "that cannot be read",
                 "Mend the training set and continue with --resume.",
             )
+
+    def _foretell(self, step: int, steps: int, seconds: float, taken: int) -> None:
+        """Say once, after a twentieth of an epoch, how long the rest of the run will take: ``taken`` steps took ``seconds``."""
+        if self.foretold or taken < max(_TELLING, steps // 20):
+            return
+        self.foretold = True
+        left = steps - step + (self.config.epochs - self.progress.epoch - 1) * steps
+        if (wait := left * seconds / taken) > _LONG:
+            end = f"the end of {count_of(self.config.epochs, 'epoch')}, beside mining and validation"
+            self.machine.say(f"about {human_time(wait)} to {end} (--epochs, --size and --queries decide)")
 
     def _step(self, tuples: Sequence[MinedTuple], groups: Groups, rate: float) -> None:
         """Add up the gradients of some tuples, whose pictures are the next of ``groups``, and move the weights by them."""
