@@ -267,6 +267,33 @@ else:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_openvino_has_twice_is_the_packages_own() -> None:
+    """Its inner module has things of the same names, which are not what a program means."""
+    code = """
+import retrieval.engines.openvino.runtime
+from openvino import frontend, op, properties
+import openvino
+assert openvino.frontend is frontend and frontend.FrontEndManager().get_available_front_ends() is not None
+assert [m.__name__ for m in (frontend, op, properties)] == ["openvino.frontend", "openvino.op", "openvino.properties"]
+assert openvino.AsyncInferQueue.__module__ == "openvino._ov_api"
+assert not hasattr(openvino, "FrontEnd")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_that_ask_for_more_of_openvino_wait_for_it() -> None:
+    code = """
+import retrieval.engines.openvino.runtime, openvino, sys
+from concurrent.futures import ThreadPoolExecutor
+sys.setswitchinterval(1e-5)
+names = ["opset8", "opset13", "helpers", "compile_model", "convert_model", "__version__"]
+with ThreadPoolExecutor(len(names)) as pool:
+    found = list(pool.map(lambda name: getattr(openvino, name), names))
+assert found == [getattr(openvino, name) for name in names]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_another_make_of_openvino_is_imported_whole() -> None:
     code = """
 import importlib
