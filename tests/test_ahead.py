@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from retrieval.gallery.ahead import open_ahead
 from retrieval.gallery.answers import QueryResult
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import say_nothing
+from retrieval.system.ending import must_wait
 
 
 @pytest.fixture
@@ -133,6 +136,33 @@ def test_what_is_wrong_with_the_gallery_is_told_as_ever(album: Path) -> None:
     (album / "g" / "gallery.json").write_text("{")
     with pytest.raises(GalleryDamaged):
         open_ahead(album / "g", str(album / "known.png"), warn=say_nothing)
+
+
+def test_the_end_does_not_wait_for_what_was_begun(album: Path) -> None:
+    """Preparing a network takes half a minute, and fetching one longer: not after a usage error or Ctrl-C."""
+    code = """
+import sys, time
+from retrieval.cli.main import run
+from retrieval.describe.model import Model
+Model._built = lambda _: time.sleep(100)
+sys.argv[0] = "retrieve"
+run()
+"""
+    arguments = ["query", "--index", str(album / "g"), str(album / "known.png"), "--sheet", "sheet.txt"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert ".txt" in done.stderr
+
+
+def test_other_threads_are_waited_for() -> None:
+    go = threading.Event()
+    before = must_wait()
+    for name, wanted in (("begun_0", before), ("local_0", True)):
+        thread = threading.Thread(target=go.wait, name=name)
+        thread.start()
+        assert must_wait() == wanted
+    go.set()
+    assert must_wait() == before  # each has its moment to end
 
 
 def test_threads_turn_as_before_afterwards(album: Path) -> None:

@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import sys
-import threading
 import traceback
 import warnings
 from contextlib import suppress
@@ -19,6 +18,7 @@ from retrieval.cli.streams import OutputError, forget_output, prepare_streams
 from retrieval.errors import RetrievalError
 from retrieval.messages import first_line, safe
 from retrieval.system.caches import cache_folder
+from retrieval.system.ending import must_wait
 from retrieval.version import __version__
 
 COMMANDS = {
@@ -60,11 +60,12 @@ def cli() -> None:
 
 def run() -> None:
     """Entry point of the process: :func:`main`, and an end without taking the libraries apart, which is a sixth of the processor
-    time of a query. What is registered for the end is done; with threads at work the end is the usual one."""
+    time of a query. What is registered for the end is done; with threads at work that have to be waited for the end is the usual
+    one."""
     try:
         main()
     except SystemExit as end:
-        if not isinstance(end.code, int) or threading.active_count() > 1:
+        if not isinstance(end.code, int) or must_wait():
             raise
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrieval.engines.choose import import_engine
+from retrieval.system.ending import UNAWAITED
 
 if TYPE_CHECKING:
     from retrieval.describe.model import Model
@@ -19,13 +20,14 @@ class Begun:
     """``image`` (a path), or its ``bbox``, as ``model`` decodes and describes it.
 
     Threads do what is hardly Python's work: reading the network, decoding and running it. What the network needs is imported
-    first, for two threads that import take longer than one.
+    first, for two threads that import take longer than one. A process that ends does not wait for them: they may be preparing
+    the network, or fetching its weights.
     """
 
     def __init__(self, model: Model, image: str, bbox: Sequence[float] | None = None) -> None:
         self.image, self.bbox = image, None if bbox is None else tuple(bbox)
         import_engine(model.engine_name)
-        pool = ThreadPoolExecutor(2, thread_name_prefix="begun")
+        pool = ThreadPoolExecutor(2, thread_name_prefix=UNAWAITED)
         engine = pool.submit(model.engine)  # first, for it takes longest
         self._pixels = pool.submit(model.load, image, bbox)
         self._descriptor = pool.submit(lambda: engine.result().describe(self._pixels.result()[None])[0])

@@ -33,6 +33,7 @@ inside = False
 """Whether this process is such a one: then it decodes itself."""
 
 _idle: list[_Worker] = []
+_busy: set[_Worker] = set()
 _lock = threading.Lock()
 _none_can_be_had = False
 
@@ -81,19 +82,24 @@ def _take() -> _Worker | None:
         while _idle:
             worker = _idle.pop()
             if worker.lives():
+                _busy.add(worker)
                 return worker
             worker.end()
         if _none_can_be_had:
             return None
     try:
-        return _Worker()
+        worker = _Worker()
     except OSError:
         _none_can_be_had = True
         return None
+    with _lock:
+        _busy.add(worker)
+    return worker
 
 
 def _give_back(worker: _Worker) -> None:
     with _lock:
+        _busy.discard(worker)
         kept = worker.ready and len(_idle) < _MOST_IDLE
         if kept:
             _idle.append(worker)
@@ -106,11 +112,12 @@ def _forget() -> None:
     global _lock
     _lock = threading.Lock()
     _idle.clear()
+    _busy.clear()
 
 
 def _end_all() -> None:
     with _lock:
-        workers, _idle[:] = list(_idle), []
+        workers, _idle[:] = [*_idle, *_busy], []  # those at work where nobody waits for them (retrieval.system.ending)
     for worker in workers:
         worker.end()
 
