@@ -127,6 +127,19 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(
     assert sum("cannot be written" in line for line in said) == 1
 
 
+def test_a_cache_that_cannot_be_looked_into_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that another user left."""
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
+
+    def refused(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    for look in (lambda: cache.load("key", "model.blob"), lambda: cache.find("key")):
+        with pytest.raises(cache.Damaged):
+            look()
+
+
 def test_a_full_disk_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
 

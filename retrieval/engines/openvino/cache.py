@@ -54,9 +54,9 @@ def find(key: str, folder: Path | None = None) -> Path | None:
 def load(key: str, name: str) -> npt.NDArray[np.uint8] | None:
     """The bytes of this file in the entry, checked, and read but once; None where there is no entry. Raises Damaged."""
     entry = cache_folder() / "engines" / key
-    if not entry.is_dir():
-        return None
     try:
+        if not entry.is_dir():
+            return None
         data = np.fromfile(entry / name, np.uint8)  # into large pages of memory, where the system has them
         whole = json.loads((entry / CONTENTS).read_text("utf-8"))[name] == hashlib.sha256(data.data).hexdigest()
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
