@@ -121,13 +121,17 @@ def test_a_descriptor_that_is_none_is_told(album: Path, monkeypatch: pytest.Monk
 
 
 def test_an_engine_that_cannot_be_had_is_told(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
     def none(_: Model) -> object:
+        tries.append(1)
         raise ModelError("the weights are gone")
 
     monkeypatch.setattr(Model, "_built", none)
     query = str(album / "known.png")
     with open_ahead(album / "g", query, warn=say_nothing) as gallery, pytest.raises(ModelError, match="are gone"):
         gallery.query(query)
+    assert len(tries) == 1
 
 
 def test_what_is_wrong_with_the_gallery_is_told_as_ever(album: Path) -> None:

@@ -28,9 +28,9 @@ class Begun:
         self.image, self.bbox = image, None if bbox is None else tuple(bbox)
         import_engine(model.engine_name)
         pool = ThreadPoolExecutor(2, thread_name_prefix=UNAWAITED)
-        engine = pool.submit(model.engine)  # first, for it takes longest
+        self._engine = pool.submit(model.engine)  # first, for it takes longest
         self._pixels = pool.submit(model.load, image, bbox)
-        self._descriptor = pool.submit(lambda: engine.result().describe(self._pixels.result()[None])[0])
+        self._descriptor = pool.submit(lambda: self._engine.result().describe(self._pixels.result()[None])[0])
         pool.shutdown(wait=False)
 
     def is_of(self, image: object, bbox: Sequence[float] | None) -> bool:
@@ -41,7 +41,9 @@ class Begun:
         return self._pixels.result()
 
     def descriptor(self) -> np.ndarray | None:
-        """float32 (D,), once it is there. None where something went wrong: describing it in the usual way tells what."""
+        """float32 (D,), once it is there. None where something went wrong: describing it in the usual way tells what. Raises what
+        stands against the engine, which is not built twice: fetching weights in vain takes long."""
+        self._engine.result()
         with suppress(Exception):
             found: np.ndarray = self._descriptor.result()
             if np.isfinite(found).all() and found.any():
