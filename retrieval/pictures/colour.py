@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 STRIP = 1 << 22  # pixels; Pillow computes its filter anew for each, which for very wide ones takes longer than using it
+_COPIED = 1 << 17  # pixels that are copied out of Pillow at a time: Pillow copies them twice, which the cache holds
 FEWEST_ROWS = 8  # of a strip; wider pictures are converted as a whole first
 _ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
@@ -73,14 +74,14 @@ def pixels(image: Image.Image, turn: int = 1) -> np.ndarray:
     """uint8 (H, W, 3) of a picture in RGB or grey, turned by an EXIF orientation; C-contiguous, in memory of its own."""
     width, height = image.size
     out = np.empty((height, width, 3) if turn < 5 else (width, height, 3), np.uint8)
-    stored = _as_stored(out, turn)
-    for top, bottom in _strips(width, height, False):
+    stored = as_stored(out, turn)
+    for top, bottom in _strips(width, height, False, _COPIED):
         values = np.asarray(_part(image, (0, top, width, bottom)))
         stored[top:bottom] = values if values.ndim == 3 else values[..., None]
     return out
 
 
-def _as_stored(seen: np.ndarray, turn: int) -> np.ndarray:
+def as_stored(seen: np.ndarray, turn: int) -> np.ndarray:
     """The array of a picture as it is seen, viewed as its file has it."""
     if turn in (2, 3, 6, 7):
         seen = seen[:, ::-1]
@@ -98,9 +99,9 @@ def _two_passes(
     return image.resize(target, filter, box=(0, 0, x, image.height))
 
 
-def _strips(width: int, height: int, columns: bool) -> Iterator[tuple[int, int]]:
+def _strips(width: int, height: int, columns: bool, most: int = STRIP) -> Iterator[tuple[int, int]]:
     length, across = (width, height) if columns else (height, width)
-    step = max(1, STRIP // across)
+    step = max(1, most // across)
     for begin in range(0, length, step):
         yield begin, min(begin + step, length)
 

@@ -22,6 +22,7 @@ def memory_needed(cost: Cost, reader: str, rule: Rule) -> float:
         return cost.fixed
     whole = width * height
     decoded = whole
+    ready = reader == "JPEG" or _is_ready(cost)
     if reader == "JPEG" and rule.bbox is None:
         decoded //= rule.draft(max(width, height)) ** 2
     target = (width, height) if rule.size is None else fitted_size(width, height, rule.size)
@@ -29,14 +30,20 @@ def memory_needed(cost: Cost, reader: str, rule: Rule) -> float:
     between = 4 * target[0] * height * decoded / whole
     if target == (width, height):
         between = 0
-        if reader == "JPEG":
+        if ready:
             result = 3 * whole
     if target != (width, height):  # a filter reaches 3 steps to both sides, 8 bytes for each pixel that it covers
         between += 48 * max(width, height)
-        if reader != "JPEG" and STRIP // max(width, height) < FEWEST_ROWS:
+        if not ready and STRIP // max(width, height) < FEWEST_ROWS:
             between += 4 * whole
-    strip = 0 if reader == "JPEG" else 12 * min(whole, STRIP)
+    strip = 0 if ready else 12 * min(whole, STRIP)
     return cost.fixed + cost.passing * whole + cost.held * decoded + strip + between + result
+
+
+def _is_ready(cost: Cost) -> bool:
+    """Whether a PNG is RGB or grey of 8 bits as it is decoded, and nothing is converted."""
+    header = cost.header
+    return header is not None and header.bits == 8 and header.colour in (0, 2) and header.key is None
 
 
 def orientation(image: Image.Image) -> int:
