@@ -93,6 +93,25 @@ def pixels_alone(stream: BinaryIO) -> tuple[PngHeader | None, BinaryIO]:
     return header, Spliced(stream, first + rest)  # type: ignore[return-value]
 
 
+def tells_later(stream: BinaryIO) -> bool:
+    """Whether text or EXIF data stand behind the pixels, which a reader meets when it has decoded them."""
+    place, count, pixels = 8, 0, False
+    while count < _MOST_CHUNKS:
+        stream.seek(place)
+        head = stream.read(8)
+        if len(head) < 8:
+            return False
+        size, kind = struct.unpack(">I4s", head)
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
+        if kind == b"IEND":
+            return False
+        pixels = pixels or kind == b"IDAT"
+        place += 12 + size
+        count += 1
+    return True
+
+
 def _speaking(stream: BinaryIO, kind: bytes, size: int) -> bytes | None:
     """The keyword of a text that may tell the orientation and unpacks to no more than is reasonable."""
     if size > 1 << 20:

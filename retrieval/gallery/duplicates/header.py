@@ -8,10 +8,12 @@ from PIL import Image
 
 from retrieval.errors import ImageError
 from retrieval.messages import first_line
+from retrieval.pictures import png
 from retrieval.pictures.limits import Limits
 from retrieval.pictures.readers import identify, open_file, open_header
 
-_EXIF = 0x8769
+_EXIF, _ORIENTATION = 0x8769, 0x0112
+_NEVER_TURN = ("JPEG", "PNG", "WebP")  # readers that leave it to others
 # ImageDescription, Artist, Copyright, DateTimeOriginal, UserComment, GPS, Windows' title, comment, author, keywords, subject.
 _TELLING = (0x010E, 0x013B, 0x8298, 0x9003, 0x9286, 0x8825, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F)
 
@@ -19,12 +21,14 @@ _TELLING = (0x010E, 0x013B, 0x8298, 0x9003, 0x9286, 0x8825, 0x9C9B, 0x9C9C, 0x9C
 @dataclass(frozen=True)
 class Header:
     """``frames``: of an animation, pages, or views of one file; ``transparent``: anything is; ``deep``: more than 8 bits a
-    colour; ``told``: what EXIF says of when, where, by whom and of what, by its tags."""
+    colour; ``told``: what EXIF says of when, where, by whom and of what, by its tags; ``turn``: the EXIF orientation, 1 to 8,
+    None where a reader may have turned the pixels by itself."""
 
     frames: int
     transparent: bool
     deep: bool
     told: frozenset[int]
+    turn: int | None
 
 
 def header_of(path: str) -> Header:
@@ -32,15 +36,24 @@ def header_of(path: str) -> Header:
     with open_file(path) as file:
         reader = identify(file, Limits.from_environment())
         try:
+            early = reader == "PNG" and not png.tells_later(file)
             image = open_header(file, reader)
             frames = max(int(getattr(image, "n_frames", 1)), 2 if _has_views(image) else 1)
-            exif = image.getexif()
+            # Pillow's reader of PNG decodes all pixels for what may stand behind them.
+            exif = Image.Image.getexif(image) if early else image.getexif()
             told = frozenset(tag for tag in _TELLING if tag in exif or tag in exif.get_ifd(_EXIF))
-            return Header(frames, _transparent(image), _deep(image), told)
+            return Header(frames, _transparent(image), _deep(image), told, _turn(exif, reader))
         except ImageError:
             raise
         except Exception as error:  # readers raise many kinds
             raise ImageError(first_line(error)) from error
+
+
+def _turn(exif: Image.Exif, reader: str) -> int | None:
+    value = exif.get(_ORIENTATION, 1)
+    if reader not in _NEVER_TURN:
+        return 1 if value == 1 else None
+    return int(value) if value in range(1, 9) else 1
 
 
 def _has_views(image: Image.Image) -> bool:
