@@ -18,9 +18,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+from threadpoolctl import threadpool_limits
 
-from retrieval.gallery.duplicates.edits import Look, worth_keeping
+from retrieval.gallery.duplicates.edits import worth_keeping
 from retrieval.gallery.duplicates.items import Item
+from retrieval.gallery.duplicates.look import Look
 from retrieval.gallery.duplicates.quality import Quality, best_first, quality
 from retrieval.gallery.duplicates.thumbnails import SIDE, thumbnail
 from retrieval.pictures.imaging import is_picture_name, load_picture
@@ -106,7 +108,7 @@ def main() -> None:
     photos = sorted(path for folder in given.photos for path in folder.rglob("*") if is_picture_name(path.name))
     photos = photos[:: max(1, len(photos) // given.count)][: given.count]
     print(f"{len(photos)} photos\n\n| made of it | the photo is listed | what was made | none |\n|---|---|---|---|")
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool, threadpool_limits(1, user_api="blas"):
         for name, (suffix, amount, change) in {**LESSER, **OTHERS}.items():
 
             def one(i: int, suffix: str = suffix, amount: int = amount, change: Change = change) -> str:

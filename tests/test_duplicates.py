@@ -23,9 +23,10 @@ from retrieval.cli.main import cli
 from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.gallery.duplicates import verification
 from retrieval.gallery.duplicates.answers import Duplicates
-from retrieval.gallery.duplicates.edits import Look, worth_keeping
+from retrieval.gallery.duplicates.edits import worth_keeping
 from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.duplicates.keep import superfluous
+from retrieval.gallery.duplicates.look import Look
 from retrieval.gallery.duplicates.quality import Quality, best_first, sharpness
 from retrieval.gallery.duplicates.thumbnails import thumbnail
 from retrieval.pictures.imaging import load_picture

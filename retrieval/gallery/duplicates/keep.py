@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from retrieval.errors import UsageError
 from retrieval.files.digest import content_hash
 from retrieval.gallery.duplicates.answers import Duplicates, Group, Member
-from retrieval.gallery.duplicates.edits import Look, worth_keeping
+from retrieval.gallery.duplicates.edits import worth_keeping
+from retrieval.gallery.duplicates.look import Look
 from retrieval.messages import Say, Update, no_update, say_nothing
 
 _CHANGED = "it is no file that is as it was compared"

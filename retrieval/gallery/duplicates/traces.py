@@ -25,17 +25,31 @@ def is_colourful(pixels: Pixels) -> bool:
 def lost_colours(pixels: Pixels) -> bool:
     """Whether an RGB picture, uint8 (H, W, 3), at its own size, has so few colours that a palette may hold them, and is no
     drawing, whose areas are flat."""
-    codes = pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+    most = min(_FEW, pixels[..., 0].size // 64)
+    if len(np.unique(_codes(pixels[::16]))) > most:  # most photos have more on a few lines
+        return False
+    codes = _codes(pixels)
     few = min(_FEW if is_colourful(pixels) else _FEW_GREYS, codes.size // 64)
     return len(np.unique(codes)) <= few and bool((codes[:, 1:] == codes[:, :-1]).mean() < _FLAT)
 
 
+def _codes(pixels: Pixels) -> npt.NDArray[np.uint32]:
+    """One number a colour, uint32 (H, W)."""
+    red, green, blue = (pixels[..., i].astype(np.uint32) for i in range(3))
+    codes: npt.NDArray[np.uint32] = red | green << np.uint32(8) | blue << np.uint32(16)
+    return codes
+
+
 def middle_of(path: str) -> Pixels:
+    """The :func:`middle` of a picture as it is stored. Raises ImageError."""
+    return middle(imaging.load_picture(path, size=None, exif=False).array)
+
+
+def middle(pixels: Pixels) -> Pixels:
     """At most 1,024 x 1,024 pixels in the middle of a picture as it is stored, uint8 (H, W, 3), from a multiple of 8 on, where
-    JPEG's blocks begin. Raises ImageError."""
-    pixels = imaging.load_picture(path, size=None, exif=False).array
+    JPEG's blocks begin. A copy: the rest may go."""
     top, left = (max(0, (length - _MIDDLE) // 16 * 8) for length in pixels.shape[:2])
-    return pixels[top : top + _MIDDLE, left : left + _MIDDLE]
+    return pixels[top : top + _MIDDLE, left : left + _MIDDLE].copy()
 
 
 def blockiness(pixels: Pixels) -> float:
