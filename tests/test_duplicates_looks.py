@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fakes import fake_gallery
 from PIL import Image
 
 from retrieval.gallery.duplicates import closeness, lanczos
 from retrieval.gallery.duplicates.edits import worth_keeping
 from retrieval.gallery.duplicates.header import header_of
+from retrieval.gallery.duplicates.keep import reasons_to_keep, superfluous
 from retrieval.gallery.duplicates.look import Look, same_pixels
 from retrieval.gallery.duplicates.thumbnails import inner_box
 from retrieval.gallery.duplicates.traces import lost_colours, middle_of
@@ -135,3 +137,21 @@ def test_equal_pixels_say_nothing_more(tmp_path: Path, monkeypatch: pytest.Monke
     best = Look(a.path)
     assert [worth_keeping(Look(other.path), best) for other in (b, c)] == [None, None]
     assert sorted(opened) == sorted([a.path, b.path, c.path])  # each once
+
+
+def test_pictures_are_counted_while_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETRIEVE_PICTURE_MEMORY", "1")  # one at a time
+    (tmp_path / "album").mkdir()
+    for i in range(3):
+        picture = Image.fromarray(noise(30, 40, 3)).resize((160, 120), Image.Resampling.BICUBIC)
+        for suffix in ("png", "bmp", "tif"):
+            picture.save(tmp_path / "album" / f"{i}.{suffix}")
+    with fake_gallery(tmp_path / "g") as gallery:
+        gallery.index(["album"])
+        found = gallery.duplicates()
+    seen: list[tuple[int, int]] = []
+    listed = superfluous(found, update=lambda done, total: seen.append((done, total)))
+    assert seen == [(i + 1, 6) for i in range(6)]
+    assert listed == [member.path for group in found.groups for member in group.members[1:]]
+    assert reasons_to_keep(found) == {}

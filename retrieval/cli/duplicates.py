@@ -107,8 +107,13 @@ def command(
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)
         if out is not None:
-            paths = []
-            for path in superfluous(found, warn):
+            paths: list[str] = []
+            left_alone: list[str] = []
+            with progress_bar("which to keep", quiet) as update:
+                listed = superfluous(found, left_alone.append, update)
+            for message in left_alone:  # not across the bar
+                warn(message)
+            for path in listed:
                 if "\n" in path:  # half of its name could be another file's
                     warn(f"{path} is left out of the list: its name has a line break")
                 else:
