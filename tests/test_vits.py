@@ -129,9 +129,9 @@ def test_descriptors_of_token_poolings() -> None:
 
 
 def test_poolings_of_the_wrong_kind_are_refused() -> None:
-    with pytest.raises(UsageError, match="tokens"):
+    with pytest.raises(UsageError, match="gives token sequences"):
         load_model("deit_tiny-gem@random:0").describe(np.zeros((32, 32, 3), np.uint8))
-    with pytest.raises(UsageError, match="map"):
+    with pytest.raises(UsageError, match="gives feature maps"):
         load_model("resnet18-cls@random:0").describe(np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(ModelError, match="do not fit"):
         create_backbone("deit_tiny").load_published(torchvision.models.vit_b_32().state_dict())
