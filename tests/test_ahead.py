@@ -208,3 +208,22 @@ def test_a_request_keeps_the_memory_that_its_network_works_on(tmp_path: Path, mo
     assert memory() is None
     engine._give(*second)
     np.testing.assert_allclose(engine.describe(images), wanted, atol=1e-6)
+
+
+def test_nothing_is_read_ahead_that_the_search_does_not_look_at(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large gallery the index is compared with its hash when it is first read, which takes long."""
+    query, read = str(album / "known.png"), []
+    for part in ("_candidates", "_background"):
+        real = getattr(Gallery, part)
+        monkeypatch.setattr(
+            Gallery, part, lambda self, *a, part=part, real=real: (read.append(part), real(self, *a))[1]
+        )
+    for options, wanted in (
+        ({}, {"_candidates", "_background"}),
+        ({"rank": "cosine"}, {"_candidates"}),
+        ({"rank": "cosine", "under": album / "album"}, set()),
+    ):
+        read.clear()
+        with open_ahead(album / "g", query, warn=say_nothing) as gallery:
+            assert gallery.query(query, **options).matches  # type: ignore[call-overload]
+        assert set(read) == wanted

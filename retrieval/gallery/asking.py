@@ -161,7 +161,8 @@ class AskedGallery(SearchedGallery):
             if begun is not None:
                 with suppress(ImageError):  # describing the picture tells it
                     load(0)
-                    self.read_ahead()
+                    if under is None:  # else neither index nor all vectors are looked at
+                        self.read_ahead(weighed=codes is not None)
                     first = begun.descriptor()
             least = {"min_score": min_score, "min_probability": min_probability}
             yield from answered_in_order(images, bbox, self.model, find, load=load, first=first, **least)

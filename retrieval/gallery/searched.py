@@ -75,13 +75,15 @@ class SearchedGallery(OpenedGallery):
             for found, scores in ranked
         ]
 
-    def read_ahead(self) -> None:
-        """Read what the first search needs, while its descriptor is waited for. Raises GalleryDamaged."""
+    def read_ahead(self, *, weighed: bool) -> None:
+        """Read what the first search needs, while its descriptor is waited for; ``weighed``: one whose answers get a probability.
+        Raises GalleryDamaged."""
         with self.catalog.reading(), products_on_one_core():
             if self.catalog.any_searchable():
                 count, store = self._sound_store()
                 self._candidates(count, store)
-                self._background(count, store)
+                if weighed:
+                    self._background(count, store)
 
     def _ids_below(self, under: str | os.PathLike[str]) -> np.ndarray:
         """Ids of the pictures in a folder of the gallery, or of that name, int64."""
