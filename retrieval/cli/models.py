@@ -41,7 +41,7 @@ def list_models(form: str) -> None:
         )
     print("\nAny pooling of the same kind can follow the backbone: resnet50-avg, resnet50-max, resnet50-gem:p=4.")
     for layout, what in (("map", "convolutional networks"), ("tokens", "vision transformers (cls by default)")):
-        print(f"Of {what}: {', '.join(entry.name for entry in list_poolings() if entry.kind == layout)}.")
+        print(f"Of {what}: {', '.join(entry.name for entry in list_poolings(layout))}.")
 
 
 @command.command("show", short_help="One model as data: specification, fingerprint, licence.")

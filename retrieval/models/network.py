@@ -32,7 +32,7 @@ def make_pooling(pooling: Mapping[str, Any], info: BackboneInfo) -> Pooling:
     known = pooling_info(pooling["name"])
     if known.kind != info.layout:
         gives = {"map": "feature maps", "tokens": "token sequences"}
-        fitting = ", ".join(entry.name for entry in list_poolings() if entry.kind == info.layout)
+        fitting = ", ".join(entry.name for entry in list_poolings(info.layout))
         raise UsageError(
             f"pooling {pooling['name']!r} is for {gives[known.kind]}, but {info.name} gives {gives[info.layout]}",
             f"With {info.name} go: {fitting}.",

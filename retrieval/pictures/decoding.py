@@ -14,6 +14,8 @@ from retrieval.pictures.limits import Limits
 from retrieval.pictures.png import with_alpha
 from retrieval.pictures.readers import open_header
 
+ORIENTATION = 0x0112  # EXIF's tag
+
 
 def memory_needed(cost: Cost, reader: str, rule: Rule) -> float:
     """Bytes that are held at one time: what is decoded, what it is decoded from, and what it becomes."""
@@ -49,10 +51,15 @@ def _is_ready(cost: Cost) -> bool:
 def orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or it cannot be read."""
     try:
-        value = image.getexif().get(0x0112, 1)
-        return int(value) if value in range(1, 9) else 1
+        return told_orientation(image.getexif())
     except Exception:
         return 1
+
+
+def told_orientation(exif: Image.Exif) -> int:
+    """1..8; 1 where there is none or it is no such number."""
+    value = exif.get(ORIENTATION, 1)
+    return int(value) if value in range(1, 9) else 1
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:

@@ -104,9 +104,9 @@ _TABLE = (
 _BY_NAME = {name: info for info in _TABLE for name in (info.name, *info.aliases)}
 
 
-def list_poolings() -> list[PoolingInfo]:
-    """All poolings, feature maps first, in the order of the documentation."""
-    return list(_TABLE)
+def list_poolings(kind: str | None = None) -> list[PoolingInfo]:
+    """All poolings, or those of a ``kind`` ("map", "tokens"); feature maps first, in the order of the documentation."""
+    return [entry for entry in _TABLE if kind in (None, entry.kind)]
 
 
 def pooling_info(name: str) -> PoolingInfo:

@@ -40,10 +40,8 @@ from retrieval.training.validation import Validation
 
 _STATISTICS = 64  # pictures that normalisation statistics are measured on
 _STATISTICS_EVERY = 20  # steps, in training from random weights
-_TELLING, _LONG = (
-    3,
-    120.0,
-)  # steps after which it can be said how long a run will take, and seconds that are worth saying
+_TELLING = 3  # steps, at least, after which it can be said how long a run will take
+_LONG = 120.0  # seconds that are worth saying
 _MOST_LOST = 0.5  # of an epoch's tuples, above which training stops
 
 

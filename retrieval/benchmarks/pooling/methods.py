@@ -78,7 +78,7 @@ def choose_methods(
     for name in names:
         if name == "all":
             expanded: Sequence[str] = _USUAL[info.layout]
-            left = [i.name for i in list_poolings() if i.kind == info.layout and i.name in _UNTRAINED]
+            left = [i.name for i in list_poolings(info.layout) if i.name in _UNTRAINED]
             left = [n for n in left if not any(other.split(":")[0] == n for other in names)]
             if left:
                 reasons = "; ".join(f"{n}: {_UNTRAINED[n]}" for n in left)

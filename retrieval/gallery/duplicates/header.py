@@ -9,10 +9,11 @@ from PIL import Image
 from retrieval.errors import ImageError
 from retrieval.messages import first_line
 from retrieval.pictures import png
+from retrieval.pictures.decoding import ORIENTATION, told_orientation
 from retrieval.pictures.limits import Limits
 from retrieval.pictures.readers import identify, open_file, open_header
 
-_EXIF, _ORIENTATION = 0x8769, 0x0112
+_EXIF = 0x8769
 _NEVER_TURN = ("JPEG", "PNG", "WebP")  # readers that leave it to others
 # ImageDescription, Artist, Copyright, DateTimeOriginal, UserComment, GPS, Windows' title, comment, author, keywords, subject.
 _TELLING = (0x010E, 0x013B, 0x8298, 0x9003, 0x9286, 0x8825, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F)
@@ -50,10 +51,9 @@ def header_of(path: str) -> Header:
 
 
 def _turn(exif: Image.Exif, reader: str) -> int | None:
-    value = exif.get(_ORIENTATION, 1)
     if reader not in _NEVER_TURN:
-        return 1 if value == 1 else None
-    return int(value) if value in range(1, 9) else 1
+        return 1 if exif.get(ORIENTATION, 1) == 1 else None
+    return told_orientation(exif)
 
 
 def _has_views(image: Image.Image) -> bool:

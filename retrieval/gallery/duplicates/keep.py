@@ -86,26 +86,26 @@ def _looked_at(groups: Sequence[Group], update: Update) -> Iterator[tuple[Group,
             return _why(member, best) if best.as_compared else _BEST_CHANGED
 
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="keep")
-    # The products are small: threads of their own would wait for each other longer than they take.
-    limited = threadpool_limits(1, user_api="blas")
 
     def begun(group: Group) -> list[Future[str | None]]:
         best = _Best(group)  # held by what is to be done alone, so that it goes with the last of its copies
         return [pool.submit(look, member, best) for member in group.members[1:]]
 
-    try:
-        running = [begun(group) for group in groups]
-        done, total = 0, sum(map(len, running))
-        for group, futures in zip(groups, running, strict=True):
-            reasons = []
-            for future in futures:
-                reasons.append(future.result())
-                done += 1
-                update(done, total)
-            yield group, reasons
-    finally:
-        pool.shutdown(cancel_futures=True)
-        limited.restore_original_limits()
+    with threadpool_limits(
+        1, user_api="blas"
+    ):  # threads within small products wait for each other longer than they work
+        try:
+            running = [begun(group) for group in groups]
+            done, total = 0, sum(map(len, running))
+            for group, futures in zip(groups, running, strict=True):
+                reasons = []
+                for future in futures:
+                    reasons.append(future.result())
+                    done += 1
+                    update(done, total)
+                yield group, reasons
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _why(member: Member, best: _Best) -> str | None:
