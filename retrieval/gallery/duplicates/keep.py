@@ -91,9 +91,8 @@ def _looked_at(groups: Sequence[Group], update: Update) -> Iterator[tuple[Group,
         best = _Best(group)  # held by what is to be done alone, so that it goes with the last of its copies
         return [pool.submit(look, member, best) for member in group.members[1:]]
 
-    with threadpool_limits(
-        1, user_api="blas"
-    ):  # threads within small products wait for each other longer than they work
+    # The products are small: threads of their own would wait for each other longer than they take.
+    with threadpool_limits(1, user_api="blas"):
         try:
             running = [begun(group) for group in groups]
             done, total = 0, sum(map(len, running))
