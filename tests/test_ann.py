@@ -22,10 +22,11 @@ from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.search import candidates as ann_search
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import index as ann
-from retrieval.gallery.search import intact
+from retrieval.gallery.search import intact, looking, operating
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import note as ann_note
 from retrieval.gallery.search import recall as ann_recall
+from retrieval.gallery.search.looking import Effort
 from retrieval.gallery.search.note import IndexNote
 from retrieval.gallery.store.catalog import Catalog
 
@@ -49,7 +50,7 @@ def measured_in_full(monkeypatch: pytest.MonkeyPatch, _no_gallery_is_small: None
 
 def looked_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every list visited and codes of 8 bits, nothing can be missed: what is left is bookkeeping."""
-    monkeypatch.setattr(ann_search, "effort_for", lambda note, k: 1 << 20)
+    monkeypatch.setattr(ann_search, "effort_for", lambda note, k, stage: Effort(k, 1 << 20))
 
 
 def made(folder: Path, kind: str = "ivf", count: int = COUNT, **options: str) -> VectorGallery:
@@ -146,8 +147,8 @@ def test_less_is_looked_at_than_there_is(prepared: VectorGallery) -> None:
     assert note.effort < 64
     index = index_of(prepared)
     queries = clustered(50, seed=3)
-    few = ann_search.search(index, queries, 10, 1)
-    all_ = ann_search.search(index, queries, 10, 1 << 20)
+    few = looking.search(index, queries, 10, Effort(10, 1))
+    all_ = looking.search(index, queries, 10, Effort(10, 1 << 20))
     expected = [{i for i, _ in prepared.brute(q, 10)} for q in queries]
     assert np.mean([len(set(a) & b) for a, b in zip(few.tolist(), expected, strict=True)]) < 8
     assert np.mean([len(set(a) & b) for a, b in zip(all_.tolist(), expected, strict=True)]) > 9.5
@@ -158,10 +159,10 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
     ids, rows = catalog.searchable()
     trial = ann_recall.Trial(prepared.gallery.store(), ids, rows, count=30)
     index = index_of(prepared)
-    recalls = trial.recalls(index, 3, 20)
+    recalls = trial.recalls(index, Effort(10, 3), 20)
     for n, (query, own) in enumerate(zip(trial.queries, trial.own, strict=True)):
         best = [i for i, _ in prepared.brute(query, 11) if i != own][:10]
-        found = [i for i in ann_search.search(index, query[None], 21, 3)[0].tolist() if i not in (own, -1)]
+        found = [i for i in looking.search(index, query[None], 21, Effort(10, 3))[0].tolist() if i not in (own, -1)]
         for shortlist in (1, 10, 20):
             assert recalls[n, shortlist - 1] == pytest.approx(len(set(found[:shortlist]) & set(best)) / 10)
         assert 0.2 < prepared.truth[int(own)] @ query < 0.99
@@ -181,7 +182,7 @@ def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target:
     index = index_of(subject)
 
     def surely(effort: int) -> float:
-        recalls = trial.recalls(index, effort, 999)[:, -1]
+        recalls = trial.recalls(index, Effort(10, effort), 999)[:, -1]
         sure = recalls.mean() - 1.645 * recalls.std() / len(recalls) ** 0.5
         ways = [recalls[way::3].mean() for way in range(3)]
         return float(min(sure, *ways)) if (recalls == 0).mean() <= 1 / 400 else 0.0
@@ -327,7 +328,7 @@ def test_more_than_a_hundredth_goes_into_the_file_without_training(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(ann_recall, "operate", refuse)
+    monkeypatch.setattr(operating.Tuning, "operation", refuse)
     monkeypatch.setattr(ann_kind, "create", refuse)
     subject.add(clustered(20, seed=1))
     assert note_of(subject) == before
@@ -406,11 +407,11 @@ def test_members_without_a_path_are_missed(tmp_path: Path, templates: Templates)
     ids, rows = catalog.searchable()
     trial = ann_recall.Trial(subject.gallery.store(), ids, rows, count=10)
     index = index_of(subject, mapped=False)
-    assert trial.missed(index, 64, 42) == 0
+    assert trial.missed(index, Effort(10, 64), 42) == 0
     graph = ann_kind.core(index).hnsw
     links = faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
     links[np.isin(links, np.arange(300))] = -1  # nothing leads to the first 300
-    assert trial.missed(index, 64, 42) > 0.09  # and what only they led to
+    assert trial.missed(index, Effort(10, 64), 42) > 0.09  # and what only they led to
 
 
 def test_another_target_is_measured_on_the_same_file(subject: VectorGallery) -> None:

@@ -15,6 +15,7 @@ from retrieval.benchmarks.ann.results import AnnReport
 from retrieval.benchmarks.ann.run import benchmark_ann
 from retrieval.errors import UsageError
 from retrieval.gallery.search import candidates as ann_search
+from retrieval.gallery.search.looking import Effort
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_exact_search_comes_first_and_misses_nothing(report: AnnReport) -> None:
 
 
 def test_an_index_that_looks_at_little_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ann_search, "effort_for", lambda note, k: 1)
+    monkeypatch.setattr(ann_search, "effort_for", lambda note, k, stage: Effort(k, 4**stage))
     exact, lists = benchmark_ann([2000], ["ivf"], dim=32, queries=30, labelled=40, seed=1).rows
     assert lists.recall_10 < 0.95
     assert lists.change < 0

@@ -27,6 +27,7 @@ from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import note as ann_note
 from retrieval.gallery.search import source as ann_source
 from retrieval.gallery.search.cutting import Stretch, planned
+from retrieval.gallery.search.looking import Effort
 from retrieval.gallery.search.note import IndexNote, ShardNote
 from retrieval.gallery.store.catalog import Catalog
 
@@ -44,7 +45,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every list visited nothing can be missed: what is left is bookkeeping."""
-    monkeypatch.setattr(ann_search, "effort_for", lambda note, k: 1 << 20)
+    monkeypatch.setattr(ann_search, "effort_for", lambda note, k, stage: Effort(k, 1 << 20))
 
 
 def made(folder: Path, kind: str = "IVF8,SQ8", count: int = COUNT, recall: float = 0.9) -> VectorGallery:
@@ -144,7 +145,7 @@ def test_copies_in_several_shards_tie_by_ascending_id(subject: VectorGallery) ->
 
 def test_the_recall_of_all_shards_is_that_of_a_loop(subject: VectorGallery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same queries, asked through the gallery: how many of the true ten are among the ten answers."""
-    monkeypatch.setattr(ann_search, "effort_for", lambda note, k: 2)
+    monkeypatch.setattr(ann_search, "effort_for", lambda note, k, stage: Effort(k, 2 * 4**stage))
     monkeypatch.setattr(ann_search, "shortlist", lambda note, k: 12)
     seen = {}
     real = ann.ann_recall.together

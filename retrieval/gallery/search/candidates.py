@@ -7,9 +7,9 @@ asks again, for more and with more effort, where they do not settle the answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy as np
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import intact
-from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search.looking import effort_for, least, search, shortlist, threads
 from retrieval.gallery.search.note import ShardNote
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.vectors import VectorStore
@@ -30,7 +30,6 @@ MOST_CHANGED_VALUES = 1 << 24
 MEANWHILE = "Searching the vectors themselves meanwhile."
 _FEW_VALUES = 1 << 23  # in vectors that one core goes through in a few milliseconds
 _SLOW = 8.0  # milliseconds in shards, from which on several cores gain more than their threads cost
-_BEYOND_K = 16  # candidates beyond k at least, so that ties at the border are seen; each costs the look at its entry
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Changes:
             return self.ids
         import faiss
 
-        with _threads(1):
+        with threads(1):
             _, found = faiss.knn(vector[None], self.vectors, wanted, faiss.METRIC_INNER_PRODUCT)
         result: np.ndarray = self.ids[found[0]]
         return result
@@ -159,8 +158,9 @@ class Part:
         wanted = shortlist(self.note, k) * 4**stage
         if wanted > max(self.note.count // 4, 4096):
             return None
-        effort = effort_for(self.note, k) * 4**stage
-        found = search(self.index, vector[None], min(wanted, self.note.count), effort, shown)[0]
+        found = search(self.index, vector[None], min(wanted, self.note.count), effort_for(self.note, k, stage), shown)[
+            0
+        ]
         return np.asarray(found[found >= 0])
 
 
@@ -243,58 +243,3 @@ class Indexed:
     def _give_up(self, damage: GalleryDamaged) -> None:
         self._usable = False
         self.say(f"{damage} {MEANWHILE}")
-
-
-def least(k: int) -> int:
-    """How few candidates for the best ``k`` are enough, however good they are."""
-    return k + max(_BEYOND_K, k // 4)
-
-
-def shortlist(note: ShardNote, k: int) -> int:
-    """How many candidates to take for the best ``k``: the note's, measured for 10, and growing slower than k does."""
-    result: int = max(least(k), round(note.shortlist * max(1.0, k / 10) ** 0.5))
-    return result
-
-
-def effort_for(note: ShardNote, k: int) -> int:
-    """Lists or nodes to look at for the best ``k``; 1 where the kind knows no effort."""
-    result: int = max(1, round((note.effort or 1) * max(1.0, k / 10) ** 0.5))
-    return result
-
-
-def search(index: Any, queries: np.ndarray, wanted: int, effort: int, shown: Any = None) -> np.ndarray:
-    """Ids (Q, wanted) int64 in the order of the index's own scores, -1 where it found fewer.
-
-    ``effort``: inverted lists to visit or graph nodes to keep, cut to what there is; ``shown``: a FAISS selector of ids.
-    """
-    import faiss
-
-    library: Any = faiss  # its type stubs lack half of the parameters
-    inner = ann_kind.core(index)
-    if isinstance(inner, faiss.IndexIVF):
-        parameters = library.SearchParametersIVF(nprobe=min(effort, inner.nlist), sel=shown)
-        if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
-            parameters = library.SearchParametersPreTransform(index_params=parameters)
-    elif isinstance(inner, faiss.IndexHNSW):
-        parameters = library.SearchParametersHNSW(efSearch=min(max(effort, wanted), max(index.ntotal, 1)), sel=shown)
-    else:
-        parameters = library.SearchParameters(sel=shown)
-    with _threads(1 if len(queries) == 1 else None):
-        _, ids = index.search(np.ascontiguousarray(queries, np.float32), wanted, params=parameters)
-    result: np.ndarray = ids
-    return result
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """FAISS on so many threads, None: as many as before. It splits queries between threads: for one query the others are
-    woken and waited for, in vain, which on a busy machine takes several times as long as the search."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    if count is not None:
-        faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -198,7 +198,8 @@ class SearchIndex:
 
 
 def _louder(shard: ShardNote) -> ShardNote:
-    return replace(shard, effort=None if shard.effort is None else math.ceil(1.1 * shard.effort))
+    effort = None if shard.effort is None else math.ceil(1.1 * shard.effort)
+    return replace(shard, effort=effort, reach=None if shard.reach is None else 1.1 * shard.reach)
 
 
 def searched_beside(count: int, dim: int) -> int:

@@ -14,6 +14,7 @@ from retrieval.errors import GalleryDamaged, UsageError
 from retrieval.gallery.search import candidates as ann_search
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import kind as ann_kind
+from retrieval.gallery.search import operating
 from retrieval.gallery.search import recall as ann_recall
 from retrieval.gallery.search.note import ShardNote
 from retrieval.gallery.store.catalog import Catalog, LogState
@@ -140,26 +141,23 @@ class Maker:
 
     def measured(self, index: Any, shard: ShardNote, ids: np.ndarray, rows: np.ndarray) -> ShardNote:
         """The note with an operation chosen for the present target; ``ids``: what the file holds, and its rows."""
-        import faiss
-
         shard = replace(shard, target=self.target, measured=shard.count)
         if shard.count < ann_kind.FEWEST:
             return shard
         started = time.monotonic()
-        inner = ann_kind.core(index)
-        exact = shard.kind == "flat"
-        lists, graph = isinstance(inner, faiss.IndexIVF), isinstance(inner, faiss.IndexHNSW)
-        most = inner.nlist if lists else 4096
-        count = 5 if exact else ann_recall.QUERIES  # the exact kind is only timed
-        trial = ann_recall.Trial(self.store, ids, rows, count=count)
-        chosen = ann_recall.operate(index, lists or graph, exact, most, trial, self.target, graph)
+        if shard.kind == "flat":  # only timed
+            chosen = operating.exact(index, ann_recall.Trial(self.store, ids, rows, count=5))
+        else:
+            trial = ann_recall.Trial(self.store, ids, rows, count=ann_recall.QUERIES)
+            chosen = operating.Tuning(index, trial, self.target).operation()
         return replace(
             shard,
             effort=chosen.effort,
+            reach=chosen.reach,
             shortlist=chosen.shortlist,
             recall=chosen.recall,
             milliseconds=chosen.milliseconds,
-            queries=0 if exact else chosen.queries,
+            queries=chosen.queries,
             reached=chosen.reached,
             seconds_measuring=round(time.monotonic() - started, 3),
         )

@@ -32,9 +32,10 @@ class ShardNote:
     ``first``, ``last``: its range of ids; ``last`` is None in a file of format 2, which covers all ids there were. ``seq``: the
     newest change in the catalog's log that it holds. ``kind`` and ``factory``: what was made; ``instead`` of which kind, where
     that one could not be had. ``count``: vectors in the file, ``trained``: vectors there were at the last training, ``bytes``
-    and ``sha256``: the file's size and content. ``effort`` (lists or graph nodes looked at) and ``shortlist`` (candidates that
-    are scored again) were chosen for the recall ``target`` among the first 10 when there were ``measured`` vectors;
-    ``reached``: whether they suffice. ``recall`` and ``milliseconds`` (one query, candidates and exact scores) are what was
+    and ``sha256``: the file's size and content. ``effort`` (lists or graph nodes looked at), ``reach`` (radians, see
+    ``lists.py``: up to twice as many lists are looked at, and mostly far fewer) and ``shortlist`` (candidates that are scored
+    again) were chosen for the recall ``target`` among the first 10 when there were ``measured`` vectors; ``reached``: whether
+    they suffice. ``recall`` and ``milliseconds`` (one query, candidates and exact scores) are what was
     measured then, over ``queries`` queries that are no members. None where the kind has no such figure. ``seconds``: to build
     the file, and of these ``seconds_measuring`` to choose how to search it.
     """
@@ -61,6 +62,7 @@ class ShardNote:
     seconds_measuring: float = 0.0
     reached: bool = True
     instead: str | None = None
+    reach: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How hard an index has to look: measured on the gallery's own vectors, against exact search.
+"""What an index finds of what it should: measured on the gallery's own vectors, against exact search.
 
 No query is a member of the gallery. Each begins at a stored vector, which is then no answer to it, and leaves it in one of
 three ways: moved along the difference of two other vectors, 0.5 to 1.25 long, which keeps to the directions in which
@@ -11,40 +11,23 @@ they are counted too.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from retrieval.gallery.search import candidates as ann_search
+from retrieval.gallery.search import looking
+from retrieval.gallery.search.looking import Effort
 from retrieval.gallery.store.vectors import VectorStore
 
 QUERIES = 900
-_WAYS = 3  # in which queries leave the gallery; query i goes way i % 3
+WAYS = 3  # in which queries leave the gallery; query i goes way i % 3
 MEMBERS = 4096  # stored vectors that have to find themselves in a graph
-_MISSED = 1 / 2000  # of them may not
-_LOST = 1 / 400  # of the queries may find nothing that is right
 K = 10
 _TRUTH = 64  # true neighbours kept, so that ties with the tenth are known
-_MOST_CANDIDATES = 1000
 _TIMED = 40
 _BLOCK = 8192
-_SURE = 1.645  # standard errors: the true recall reaches the target with 95 % confidence
-_FINE = 16  # the effort is found to a sixteenth
-
-
-@dataclass(frozen=True)
-class Operation:
-    """How to search an index, see :class:`retrieval.gallery.search.note.ShardNote`, and what was measured so; ``reached``:
-    whether that is what was asked for."""
-
-    effort: int | None
-    shortlist: int
-    recall: float | None
-    milliseconds: float | None
-    queries: int
-    reached: bool = True
 
 
 class Trial:
@@ -93,10 +76,10 @@ class Trial:
             columns[: len(ids), query] = ids
         return columns
 
-    def recalls(self, index: Any, effort: int, wanted: int) -> np.ndarray:
+    def recalls(self, index: Any, effort: Effort, wanted: int) -> np.ndarray:
         """Recall among the best 10 of each query if the first 1, 2, ... ``wanted`` candidates were scored exactly:
         float64 (queries, wanted)."""
-        found = ann_search.search(index, self.queries, wanted + 1, effort)
+        found = looking.search(index, self.queries, wanted + 1, effort)
         right = np.zeros(found.shape, bool)
         for ids in self._truth_columns:
             right |= found == ids[:, None]
@@ -107,11 +90,11 @@ class Trial:
         result: np.ndarray = np.where(np.arange(wanted) < place[:, None], hits[:, :-1], hits[:, 1:])
         return result
 
-    def missed(self, index: Any, effort: int, wanted: int) -> float:
+    def missed(self, index: Any, effort: Effort, wanted: int) -> float:
         """The share of stored vectors that do not find themselves (nor a copy): no path of a graph leads to them. Needs no
         exact answers, so that many can be asked, and rare gaps show."""
         ids, vectors = self.ids[self._members], ann_search.unit(self.store.take(self.rows[self._members]))
-        found = ann_search.search(index, vectors, wanted, effort)
+        found = looking.search(index, vectors, wanted, effort)
         gone = np.flatnonzero((found != ids[:, None]).all(axis=1))
         place = {int(i): row for i, row in zip(self.ids, self.rows, strict=True)} if len(gone) else {}
         count = 0
@@ -121,76 +104,17 @@ class Trial:
             count += best < float(vectors[i] @ vectors[i]) - 1e-6
         return count / max(len(ids), 1)
 
-    def milliseconds(self, index: Any, effort: int, wanted: int) -> float:
-        """Median time for one query at a time: candidates, their vectors read, scored in float64."""
+    def milliseconds(self, index: Any, effort: Effort, wanted: int) -> np.ndarray:
+        """What some queries take, one at a time: candidates, their vectors read, scored in float64."""
         order = np.argsort(self.ids)
         times = []
         for query in self.queries[:_TIMED]:
             started = time.perf_counter()
-            found = np.sort(ann_search.search(index, query[None], wanted, effort)[0])
+            found = np.sort(looking.search(index, query[None], wanted, effort)[0])
             rows = self.rows[order[np.searchsorted(self.ids, found[found >= 0], sorter=order)]]
             self.store.take(rows, check=True).astype(np.float64) @ query.astype(np.float64)
             times.append(time.perf_counter() - started)
-        return 1000 * float(np.median(times))
-
-
-def operate(
-    index: Any, kind_has_effort: bool, exact: bool, most: int, trial: Trial, target: float, graph: bool = False
-) -> Operation:
-    """The cheapest way to search ``index`` that reaches the recall ``target``, or the best there is.
-
-    The target counts as reached when a one-sided 95 % confidence bound of the recall is above it, when each way of leaving
-    the gallery has that recall, and when next to no query finds nothing. In a ``graph``, stored vectors have to find
-    themselves, too. ``most``: the greatest effort there is; ``exact``: the index leaves nothing out, so there is nothing to
-    choose.
-    """
-    plain = ann_search.least(K)
-    if exact:
-        return Operation(None, plain, 1.0, round(trial.milliseconds(index, 1, plain), 3), len(trial.queries))
-    wanted = min(_MOST_CANDIDATES, max(len(trial.ids) - 1, 1))
-
-    def attempt(effort: int) -> Operation | None:
-        """The shortest list of candidates that reaches the target with this effort, not timed yet; None if none does."""
-        recalls = trial.recalls(index, effort, wanted)
-        means = recalls.mean(axis=0)
-        errors = recalls.std(axis=0) / np.sqrt(len(recalls))
-        least = np.min([recalls[way::_WAYS].mean(axis=0) for way in range(min(_WAYS, len(recalls)))], axis=0)
-        lost = (recalls == 0).mean(axis=0)
-        sure = means - _SURE * errors * (means < 1) >= target
-        enough = np.flatnonzero(sure & (least >= target) & (lost <= _LOST))
-        shortlist = min(max(int(enough[0]) + 1 if len(enough) else wanted, plain), wanted)
-        found = len(enough) > 0 and (not graph or trial.missed(index, effort, plain) <= _MISSED)
-        made = Operation(effort, shortlist, round(float(least[shortlist - 1]), 4), None, len(recalls), found)
-        best.append(made)
-        return made if found else None
-
-    def timed(operation: Operation) -> Operation:
-        cost = trial.milliseconds(index, operation.effort or 1, operation.shortlist)
-        return replace(operation, milliseconds=round(cost, 3), effort=operation.effort if kind_has_effort else None)
-
-    best: list[Operation] = []
-    low, high = 0, 1
-    reached = attempt(high)
-    while reached is None and kind_has_effort and high < most:
-        low, high = high, min(2 * high, most)
-        reached = attempt(high)
-    if reached is None:
-        return timed(max(best, key=lambda operation: operation.recall or 0.0))
-    while high - low > max(1, high // _FINE):
-        middle = (low + high) // 2
-        less = attempt(middle)
-        if less is None:
-            low = middle
-        else:
-            high, reached = middle, less
-    chosen = timed(reached)
-    if kind_has_effort and reached.shortlist > plain and high < most:
-        # Codes are rough: a second look at fewer candidates may be worth a longer first look.
-        more = attempt(min(2 * high, most))
-        other = chosen if more is None else timed(more)
-        if (other.milliseconds or 0.0) < (chosen.milliseconds or 0.0):
-            return other
-    return chosen
+        return 1000 * np.array(times)
 
 
 def together(parts: list[ann_search.Part], trial: Trial) -> tuple[float, float]:
@@ -214,7 +138,7 @@ def together(parts: list[ann_search.Part], trial: Trial) -> tuple[float, float]:
         min(int(np.isin(ids[ids != own], truth).sum()), trial.right) / max(trial.right, 1)
         for ids, own, truth in zip(found, trial.own, trial.truth, strict=True)
     ]
-    least = min(float(np.mean(hits[way::_WAYS])) for way in range(min(_WAYS, len(hits))))
+    least = min(float(np.mean(hits[way::WAYS])) for way in range(min(WAYS, len(hits))))
     return round(least, 4), milliseconds
 
 
@@ -240,5 +164,5 @@ def _moved(store: VectorStore, rows: np.ndarray, chosen: np.ndarray, rng: np.ran
     )
     out = np.empty(base.shape)
     for way, made in enumerate(ways):
-        out[way::_WAYS] = made[way::_WAYS]
+        out[way::WAYS] = made[way::WAYS]
     return np.ascontiguousarray(out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12), np.float32)
