@@ -1,6 +1,6 @@
 """``python -m retrieval`` is ``retrieve``."""
 
-from retrieval.cli.main import run
+from retrieval.cli.start import run
 
 if __name__ == "__main__":
     run()

@@ -24,7 +24,7 @@ from textures import texture, turned, write_textures
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryDamaged, RetrievalError, UsageError
 from retrieval.gallery.gallery import Gallery
-from retrieval.resident import place
+from retrieval.resident import place, talk
 from retrieval.resident.answer import answering
 from retrieval.resident.ask import ResidentGallery, ask_resident
 
@@ -269,7 +269,7 @@ def test_whoever_does_not_read_keeps_nobody_waiting(gallery: Gallery, monkeypatc
     with answering([gallery]), ExitStack() as idle:
         for _ in range(4):
             visitor = idle.enter_context(asked(gallery.folder))
-            place.send(
+            talk.send(
                 visitor._stream, {"ask": "answers", "here": os.getcwd(), "images": [{"name": "view.png"}], "k": 1}
             )
         time.sleep(0.2)  # they come first
@@ -372,8 +372,10 @@ def test_where_it_ends_in_between_the_rest_is_answered_here(gallery: Gallery, mo
 
     told = answer._answers
 
-    def broken(asked_for: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:
-        yield from told(asked_for, here, images[:1], **options)
+    def broken(
+        asked_for: Gallery, here: str, begun: object, images: list[dict[str, str]], **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        yield from told(asked_for, here, None, images[:1], **options)
         raise ConnectionError
 
     monkeypatch.setattr("retrieval.resident.answer._answers", broken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -49,6 +49,10 @@ class Begun:
             if np.isfinite(found).all() and found.any():
                 return found
         return None
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Once, from a thread, whatever became of it."""
+        self._descriptor.add_done_callback(lambda _: call())
 
     def done(self) -> bool:
         """Whether the descriptor is there, or will not come."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import urllib.parse
 from pathlib import Path
 
 from retrieval.errors import UsageError
@@ -12,7 +10,7 @@ from retrieval.errors import UsageError
 DEFAULT_FOLDER = ".retrieval"
 DESCRIPTION, CATALOG = "gallery.json", "catalog.sqlite"  # in a gallery's folder
 SCHEMES = ("postgresql", "milvus")
-_SECRET = re.compile(r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*")
+_SECRET = r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*"
 
 
 def holds_gallery(folder: str | os.PathLike[str]) -> bool:
@@ -33,9 +31,14 @@ def served_address(index: str | os.PathLike[str] | None) -> str | None:
 
 def shown(address: str) -> str:
     """An address without password and token."""
+    import re  # only here: every command looks for its gallery
+    import urllib.parse
+
     parts = urllib.parse.urlsplit(address)
     login, at, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=login.partition(":")[0] + at + host, query=_SECRET.sub(r"\1***", parts.query)).geturl()
+    return parts._replace(
+        netloc=login.partition(":")[0] + at + host, query=re.sub(_SECRET, r"\1***", parts.query)
+    ).geturl()
 
 
 def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:

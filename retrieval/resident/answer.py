@@ -14,22 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from retrieval.describe.begun import Begun
 from retrieval.errors import RetrievalError
 from retrieval.files.paths import seen_from
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import first_line
-from retrieval.resident.place import (
-    SIGN_EVERY,
-    SWITCH,
-    Stream,
-    available,
-    circumstances,
-    identity_of,
-    receive,
-    send,
-    socket_name,
-    sockets_folder,
-)
+from retrieval.resident.place import SWITCH, available, socket_name, sockets_folder
+from retrieval.resident.talk import SIGN_EVERY, Stream, circumstances, identity_of, receive, send
 from retrieval.version import __version__
 
 _ALONE = "With --no-server, retrieve query answers by itself."
@@ -104,6 +95,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 class _Visit(socketserver.StreamRequestHandler):
     server: _Server
+    begun: Begun | None = None  # the picture that the visitor named first
 
     def handle(self) -> None:
         gallery = self.server.gallery
@@ -127,16 +119,20 @@ class _Visit(socketserver.StreamRequestHandler):
     def _reply(self, gallery: Gallery, here: str, ask: str, **values: Any) -> None:
         say = self.wfile
         try:
+            if ask == "ahead":  # without a reply
+                self._begin(gallery, os.path.join(here, str(values["name"])))
+                return
             if ask == "count":
                 send(say, {"count": len(gallery)})
             elif ask == "rank_by":
                 send(say, {"by": gallery.rank_by(**values)})
             elif ask == "answers":
                 found: list[dict[str, Any]] = []
+                begun, self.begun = self.begun, None
                 try:
                     # Not while they are sent: whoever does not read them would keep others waiting.
                     with _signs_of_life(say), self.server.turns:
-                        found.extend(_answers(gallery, here, **values))
+                        found.extend(_answers(gallery, here, begun, **values))
                 finally:
                     for told in found:
                         send(say, told)
@@ -147,6 +143,12 @@ class _Visit(socketserver.StreamRequestHandler):
             if self.server.ending:  # the gallery may be closed by now: what failed is no damage
                 raise ConnectionError from error
             self._failed(error)
+
+    def _begin(self, gallery: Gallery, image: str) -> None:
+        """Describe a picture before all is known of the question, where nobody waits."""
+        if self.begun is None and self.server.turns.acquire(blocking=False):
+            self.begun = Begun(gallery.model, image)
+            self.begun.when_done(self.server.turns.release)
 
     def _failed(self, error: Exception) -> None:
         """Without a reply the visitor would take a failure for the server's end, and come again."""
@@ -176,10 +178,14 @@ def _signs_of_life(stream: Stream) -> Iterator[None]:
         thread.join()
 
 
-def _answers(gallery: Gallery, here: str, images: list[dict[str, str]], **options: Any) -> Iterator[dict[str, Any]]:
+def _answers(
+    gallery: Gallery, here: str, begun: Begun | None, images: list[dict[str, str]], **options: Any
+) -> Iterator[dict[str, Any]]:
     sources = [
         base64.b64decode(image["bytes"]) if "bytes" in image else os.path.join(here, image["name"]) for image in images
     ]
+    # Where visitors come at the same moment, one of them may take another's and leave it.
+    gallery.begun = begun
     for result in gallery.answers(sources, **options):
         error = None if result.error is None else [result.error.message, result.error.hint]
         yield {

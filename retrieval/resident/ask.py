@@ -14,18 +14,9 @@ from retrieval import errors
 from retrieval.errors import ImageError, RetrievalError, ServerEnded
 from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.answers import Match, QueryResult
-from retrieval.resident.place import (
-    MOST_OF_A_LINE,
-    SWITCH,
-    Stream,
-    available,
-    circumstances,
-    identity_of,
-    receive,
-    send,
-    socket_name,
-    sockets_folder,
-)
+from retrieval.resident.early import taken
+from retrieval.resident.place import socket_of
+from retrieval.resident.talk import MOST_OF_A_LINE, Stream, circumstances, identity_of, receive, send
 from retrieval.version import __version__
 
 if TYPE_CHECKING:
@@ -151,18 +142,18 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
     """The gallery in ``folder`` as the process holds it that serves it; None where none does, or not this very
     gallery, or with another engine or other limits than a command has here. ``alone`` opens it here, for the case that the
     process ends in between."""
-    if not available() or os.environ.get(SWITCH):
-        return None
-    sockets = sockets_folder()
-    if sockets is None or not (sockets / socket_name(folder)).exists():
+    path = socket_of(folder)
+    if path is None:
         return None
     import socket  # only here, where somebody listens
 
-    connection = socket.socket(socket.AF_UNIX)
+    begun = taken(path)
+    connection = socket.socket(socket.AF_UNIX) if begun is None else begun
     try:
         os.getcwd()  # from a folder that is gone, names mean nothing to others
         connection.settimeout(_PATIENCE)
-        connection.connect(os.fspath(sockets / socket_name(folder)))
+        if begun is None:
+            connection.connect(os.fspath(path))
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))

@@ -1,0 +1,80 @@
+"""The picture of a query named to the process that will be asked, while the command that asks is still being imported.
+
+What a command line means is known only once its options are read, and reading them takes as long as a third of the query. So
+this guesses, where there is little to be wrong about; a wrong guess costs the other process the description of a picture that
+nobody asks for. Imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from retrieval.errors import UsageError
+from retrieval.gallery.address import locate
+from retrieval.resident.place import socket_of
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+# With these the other process is not asked, or for a part of the picture.
+_OTHERWISE = (
+    "--bbox",
+    "--no-server",
+    "--engine",
+    "--model",
+    "--size",
+    "--scales",
+    "--rerank",
+    "--sheet",
+    "--explain",
+)
+_PATIENCE = 0.2  # seconds for the other process to take a line: one that is stopped shall not keep this one
+
+_begun: list[tuple[Path, socket.socket]] = []
+
+
+def begin(arguments: Sequence[str]) -> None:
+    """Name the picture, where ``arguments`` (of the command line) are a query for one file in the gallery found from here and a
+    process holds that. Never raises."""
+    if arguments[:1] != ["query"] or any(argument.startswith(_OTHERWISE) for argument in arguments):
+        return
+    files = [argument for argument in arguments[1:] if argument[:1] != "-" and os.path.isfile(argument)]
+    try:
+        if len(files) != 1:
+            return
+        folder = locate(_index(arguments))
+        path = None if folder is None else socket_of(folder)
+        if path is None:
+            return
+        import socket  # only here, where somebody listens
+
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(_PATIENCE)
+        connection.connect(os.fspath(path))
+        connection.sendall(json.dumps({"ask": "ahead", "here": os.getcwd(), "name": files[0]}).encode() + b"\n")
+    except (OSError, ValueError, UsageError):
+        return
+    _begun.append((path, connection))
+
+
+def _index(arguments: Sequence[str]) -> str | None:
+    """What the option names."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--index="):
+            return argument.partition("=")[2]
+        if argument == "--index":
+            return arguments[place + 1] if place + 1 < len(arguments) else None
+    return None
+
+
+def taken(path: Path) -> socket.socket | None:
+    """The connection to the process behind a socket that was told of a picture; once."""
+    known, connection = _begun.pop() if _begun else (None, None)
+    if connection is not None and known != path:
+        connection.close()
+        return None
+    return connection
