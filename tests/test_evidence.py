@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from retrieval.ranking import evidence
-from retrieval.ranking.evidence import Background, background, log_odds, probability, verdict, weigh
+from retrieval.ranking.evidence import Background, background, log_odds, probability, weigh
+from retrieval.ranking.verdicts import LIKELY, LIKELY_PROBABILITY, SAME, SIMILAR, percent, verdict
 
 PRIOR = (0.5, 0.1)
 
@@ -47,12 +48,51 @@ def test_each_evidence_adds_and_none_takes_away() -> None:
 def test_probabilities_and_verdicts() -> None:
     assert probability(np.array([0.0]))[0] == 0.5
     assert probability(np.array([-900.0, 900.0])).tolist() == pytest.approx([0, 1], abs=1e-12)
-    assert verdict(0.999, 20, 5) == evidence.SAME
-    assert verdict(0.999, 3, 5) == evidence.LIKELY  # never verified by geometry
-    assert verdict(0.999, None, 5) == evidence.LIKELY
-    assert verdict(0.6, 30, 0) == evidence.LIKELY
-    assert verdict(0.2, 0, 2.5) == evidence.SIMILAR
-    assert verdict(0.2, 0, 1.5) is None
+    assert verdict(0.999, 20) == SAME
+    assert verdict(0.95, 8) == SAME
+    assert verdict(0.999, 7) == LIKELY  # never verified by geometry
+    assert verdict(0.999, None) == LIKELY
+    assert verdict(0.94, 30) == verdict(0.5, 0) == LIKELY
+    assert verdict(0.31, 0) == verdict(0.02, 30) == SIMILAR
+    assert verdict(0.009, 30) is None
+
+
+def read(said: str) -> tuple[float, float]:
+    """The probabilities that a reader of "31%", "<1%" or ">99%" has in mind: from, up to (not included)."""
+    number = float(said.strip("<>%")) / 100
+    return (0.0, number) if said[0] == "<" else (number, 1.0 if said[0] == ">" else number + 0.01)
+
+
+def test_the_word_never_contradicts_the_percentage_beside_it() -> None:
+    rng = np.random.default_rng(1)
+    many = 20_000
+    cosine, local = rng.uniform(-2, 30, many), rng.exponential(8, many)
+    inliers = rng.integers(0, 40, many)
+    drawn = probability(log_odds(cosine, local, inliers))
+    edges = [float(np.nextafter(edge, to)) for edge in (0.01, 0.5, 0.95, 0.995, 1.0) for to in (0, 1, edge)]
+    chances = [*drawn.tolist(), *np.linspace(0, 1, 2001).tolist(), *edges]
+    geometry: list[int | None] = [*inliers.tolist(), *[None, 0, 7, 8, 30] * 500][: len(chances)]
+    said = set()
+    for chance, found in zip(chances, geometry, strict=True):
+        word = verdict(chance, found)
+        low, high = read(percent(chance))
+        said.add((word, percent(chance)))
+        # The number alone tells the word, but for the check that "same" takes besides.
+        if high <= 0.01:
+            assert word is None, chance
+        elif high <= 0.5 + 1e-9:
+            assert word == SIMILAR, chance
+        elif low < 0.95:
+            assert word == LIKELY, chance
+        else:
+            assert word == (SAME if (found or 0) >= 8 else LIKELY), chance
+        assert (percent(chance) == "100%") == (chance == 1)
+    assert {(None, "<1%"), (SIMILAR, "31%"), (SIMILAR, "49%"), (LIKELY, "50%"), (LIKELY, "94%"), (SAME, "95%")} <= said
+    # The greater probability never has the lesser word, whatever the cosine is.
+    ranks = [None, SIMILAR, LIKELY, SAME]
+    for count in (None, 0, 8, 30):
+        words = [ranks.index(verdict(chance, count)) for chance in sorted(chances)]
+        assert words == sorted(words)
 
 
 def test_a_gallery_that_shows_little_background_says_little_by_local_scores() -> None:
@@ -68,8 +108,8 @@ def test_a_gallery_that_shows_little_background_says_little_by_local_scores() ->
 
 def test_no_local_score_alone_makes_a_match_in_a_gallery_of_one() -> None:
     z = np.array([3.0]), np.array([300.0])
-    assert probability(log_odds(*z, np.zeros(1, np.int64), 1))[0] < evidence.LIKELY_PROBABILITY
-    assert probability(log_odds(*z, np.zeros(1, np.int64), 500))[0] > evidence.LIKELY_PROBABILITY
+    assert probability(log_odds(*z, np.zeros(1, np.int64), 1))[0] < LIKELY_PROBABILITY
+    assert probability(log_odds(*z, np.zeros(1, np.int64), 500))[0] > LIKELY_PROBABILITY
 
 
 @dataclass
@@ -89,7 +129,7 @@ def test_what_was_laid_over_both_pictures_makes_no_match_unless_they_are_alike_b
     plain = float(log_odds(np.array([1.0]), np.zeros(1), np.zeros(1, np.int64))[0])
     held, told = odds(1.0, True)
     assert plain < held
-    assert probability(np.array([held]))[0] < evidence.LIKELY_PROBABILITY
+    assert probability(np.array([held]))[0] < LIKELY_PROBABILITY
     assert told == [30]  # what was counted is told
     both = weigh(np.array([1.0, 1.0]), np.array([30.0, 20.0]), lambda i: Looked(30, True))[0]
     assert both[0] > both[1]  # in the order of the evidence
@@ -101,7 +141,7 @@ def test_what_was_laid_over_both_pictures_makes_no_match_unless_they_are_alike_b
 
 def test_the_cosine_alone_never_makes_a_match() -> None:
     odds = log_odds(np.array([4.0, 30.0]), np.zeros(2), np.zeros(2, np.int64))
-    assert (probability(odds) < evidence.LIKELY_PROBABILITY).all()
+    assert (probability(odds) < LIKELY_PROBABILITY).all()
 
 
 def test_quantiles_are_those_of_numpy() -> None:

@@ -244,12 +244,12 @@ def test_costs_and_formats_of_query(
         "k-reciprocal:n=3,k1=2",
     )
     rows = [line.split(",") for line in retrieve(*ask, "--format", "csv").splitlines()]
-    assert rows[0][-1] == "rerank_score"
-    assert float(rows[3][-1]) > 0
-    assert rows[4][-1] == ""  # beyond what was looked at again
+    assert rows[0][5] == "rerank_score"
+    assert float(rows[3][5]) > 0
+    assert rows[4][5] == ""  # beyond what was looked at again
     assert re.search(r"k-reciprocal:n=3,k1=2: \d+\.\d ms a query, \d+\.\d s for the gallery", capsys.readouterr().err)
     lines = retrieve(*ask, "-q").splitlines()
-    assert [line.split()[2] == "-" for line in lines] == [False, False, False, True]
+    assert [line.split()[4] == "-" for line in lines] == [False, False, False, True]
     assert "rerank" not in retrieve(*ask[:-2], "--format", "json")
     with pytest.raises(UsageError, match="unknown re-ranker 'x'"):
         retrieve(*ask[:-1], "x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from textures import texture, turned, write_textures
 
 from retrieval.cli.main import cli
+from retrieval.cli.rankings import unjudged
 from retrieval.errors import UsageError
 
 SIZE = (240, 180)
@@ -66,6 +68,19 @@ def test_the_table_and_csv_say_it_too(album: Path) -> None:
     assert rows[0]["verdict"] == "same"
     assert float(rows[0]["probability"]) > 0.98
     assert "verdict" not in retrieve("query", "known.png", "--format", "csv", "--rank", "cosine")
+
+
+def test_down_a_table_neither_words_nor_percentages_rise(album: Path) -> None:
+    words = ["-", "similar", "likely", "same"]
+    shown = [
+        line.split() for line in retrieve("query", "known.png", "unknown.png").splitlines() if line[0] in " 123456"
+    ]
+    assert len(shown) == 12
+    for first, second in itertools.pairwise(shown):
+        if second[0] != "1":
+            assert words.index(first[1]) >= words.index(second[1])
+            assert float(first[2].strip("<>%")) >= float(second[2].strip("<>%"))
+    assert {row[1] for row in shown if row[2] == "<1%"} <= {"-"}
 
 
 def test_no_match_is_said(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,12 +143,68 @@ def test_the_exit_status_says_it_on_request(album: Path) -> None:
     assert status("query", "unknown.png", "known.png", "--require-match") == 3
 
 
-@pytest.mark.parametrize("wrong", [("--rank", "cosine"), ("--rerank", "alpha-qe")])
-def test_what_gives_no_verdicts_cannot_require_them(wrong: tuple[str, str], album: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--rerank", "alpha-qe")])
+def test_what_gives_no_verdicts_cannot_require_them(more: tuple[str, ...], album: Path) -> None:
     with pytest.raises(UsageError, match="verdicts"):
-        retrieve("query", "known.png", "--require-match", *wrong)
+        retrieve("query", "known.png", "--require-match", "--rank", "cosine", *more)
     with pytest.raises(UsageError):
-        retrieve("query", "known.png", "--min-probability", 0.5, *wrong)
+        retrieve("query", "known.png", "--min-probability", 0.5, "--rank", "cosine", *more)
+
+
+JUDGED = ("local", "fused", "inliers", "probability", "verdict")
+
+
+@pytest.mark.parametrize("name", ["qe:n=2", "dba:n=2", "k-reciprocal", "diffusion", "verify"])
+def test_a_second_look_changes_the_order_and_no_verdict(name: str, album: Path) -> None:
+    def answers(*more: str) -> dict[str, dict[str, object]]:
+        found = json.loads(retrieve("query", "known.png", "-k", 6, "--format", "json", *more))
+        assert found["found"] is True
+        return {r["path"]: {key: r[key] for key in JUDGED} for r in found["results"]}
+
+    plain, again = answers(), answers("--rerank", name)
+    assert len(again) == 6
+    assert again == plain
+    assert again["album/0002.png"]["verdict"] == "same"
+    below = retrieve("query", "known.png", "--rerank", name, "--under", "album/0002.png").split()
+    assert below[:3] == ["1", "same", below[2]]
+    assert retrieve("query", "known.png", "--rerank", name, "--min-probability", 0.95, "--format", "paths") == (
+        "album/0002.png\n"
+    )
+    assert status("query", "unknown.png", "--rerank", name, "--require-match") == 3
+    assert status("query", "known.png", "--rerank", name, "--require-match") == 0
+
+
+def test_pictures_beyond_the_candidates_of_a_plain_query_are_weighed_too(
+    album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = json.loads(retrieve("query", "known.png", "-k", 6, "--format", "json"))["results"]
+    monkeypatch.setattr("retrieval.gallery.weighed.CANDIDATES", 1)
+    again = json.loads(retrieve("query", "known.png", "-k", 6, "--format", "json", "--rerank", "dba"))["results"]
+    assert {r["id"]: r["probability"] for r in again} == {r["id"]: r["probability"] for r in plain}
+
+
+def test_verification_names_the_unit_of_its_score(album: Path) -> None:
+    first = retrieve("query", "known.png", "-k", 1, "--rerank", "verify").split()
+    assert first[1] == "same"
+    assert (int(first[4]) >= 10, first[5]) == (True, "inliers")
+    assert "inliers" not in retrieve("query", "known.png", "--rerank", "qe")
+    assert retrieve("query", "known.png", "--rerank", "qe", "--format", "csv").splitlines()[0].split(",")[5:] == [
+        "rerank_score",
+        *JUDGED,
+    ]
+
+
+def test_a_second_look_says_why_there_are_no_verdicts(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retrieve("query", "known.png", "--rerank", "qe", "--rank", "cosine")
+    assert "no verdicts" not in capsys.readouterr().err  # as it was asked for
+    retrieve("index", "--no-local")
+    capsys.readouterr()
+    line = retrieve("query", "known.png", "-k", 1, "--rerank", "qe").split()
+    assert len(line) == 4  # rank, cosine, the re-ranker's score, path
+    assert (
+        "no verdicts: the gallery has no local index. Make it with: retrieve index --local" in capsys.readouterr().err
+    )
+    assert "on a server keeps no local features" in unjudged("postgresql://me@db/photos/album")
 
 
 def test_index_without_and_with(album: Path) -> None:

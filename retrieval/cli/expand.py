@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 
 from retrieval.errors import UsageError
 from retrieval.messages import safe
@@ -32,3 +33,18 @@ def expand_pictures(images: tuple[str, ...]) -> list[str]:
         else:
             files.append(name)
     return files
+
+
+def piped_picture() -> bytes:
+    """The picture on standard input. Raises UsageError where there is none."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("- means a picture on standard input, and there is none", "Send one: ... | retrieve query -")
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise UsageError("standard input is empty", "- means that a picture comes from there.")
+    first = data[:4096].partition(b"\n")[0].rstrip(b"\r")
+    if b"\0" not in first and os.path.exists(os.fsdecode(first)):
+        raise UsageError(
+            "standard input names files, and - means a picture", "For names: ... | xargs -d '\\n' retrieve query"
+        )
+    return data

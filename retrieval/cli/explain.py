@@ -13,6 +13,7 @@ from retrieval.errors import ImageError, RetrievalError, UsageError
 from retrieval.files.whole import write_whole
 from retrieval.gallery.explaining import Explaining, PairExplaining, WhyMatched
 from retrieval.messages import SlowSteps, safe
+from retrieval.ranking.verdicts import NO_WORD, percent
 from retrieval.views.explanation import ExplainedMatch, explanation_page
 
 if TYPE_CHECKING:
@@ -97,4 +98,4 @@ def write_explanations(whys: Whys, results: Sequence[QueryResult], path: str) ->
 def _said(match: Match) -> str:
     if match.probability is None:
         return f"answer {match.rank}"
-    return f"answer {match.rank} · {match.verdict or 'no verdict'} · {match.probability:.0%} the same thing"
+    return f"answer {match.rank} · {match.verdict or NO_WORD} · {percent(match.probability)} the same thing"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,8 +19,8 @@ from retrieval.cli.common import (
     say,
     verbosity_options,
 )
-from retrieval.cli.expand import STANDARD_INPUT, expand_pictures
-from retrieval.cli.rankings import RankingPrinter, no_match
+from retrieval.cli.expand import STANDARD_INPUT, expand_pictures, piped_picture
+from retrieval.cli.rankings import RankingPrinter, no_match, unjudged
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.address import locate, served_address
 from retrieval.messages import safe
@@ -116,13 +115,14 @@ def command(
     """Find the pictures most similar to IMAGE: files, folders, quoted globs, or - for one on standard input.
 
     One ranking a query; json prints one object a line. A query that cannot be read is reported and the others go on.
-    Each match is the same thing, likely so, only similar, or none of these (-), with the probability that it is the same;
-    scores are cosine similarities. With --rerank, ranks follow the re-ranker's own score, which is printed beside them.
+    Each match has the probability that it shows the same thing, and that in a word: same from 95 % on (verified by geometry),
+    likely from 50, similar from 1, else -; scores are cosine similarities. With --rerank, ranks follow the re-ranker's own score,
+    which is printed beside them; a probability is what the same picture has without --rerank.
     """
     if null and form != "paths":
         raise UsageError("-0 goes with --format paths")
     reranker = None if rerank is None else _reranker(rerank)
-    piped = _piped() if STANDARD_INPUT in images else b""
+    piped = piped_picture() if STANDARD_INPUT in images else b""
     closer = reranker is not None or fold
     own = engine != "auto" or model or size or scales or rerank or sheet or explain  # what takes a gallery of one's own
     resident = _resident(index, under, quiet) if server and not own and len(piped) <= MOST else None
@@ -147,10 +147,9 @@ def command(
 
             check_page_path(explain)
         by = gallery.rank_by(rank, reranker is not None, min_probability is not None)
-        if require_match and by == "cosine":
-            raise UsageError(
-                "--require-match needs verdicts", "They need a local index, and no --rerank or --rank cosine."
-            )
+        judged = by != "cosine" or (reranker is not None and cast("Gallery", here).judges(rank))
+        if require_match and not judged:
+            raise UsageError("--require-match needs verdicts", "They need a local index, and no --rank cosine.")
         search = None if reranker is None or here is None else _second_look(here, reranker, under)
         sources = [piped if name == STANDARD_INPUT else name for name in files]
         printer = RankingPrinter(
@@ -159,9 +158,9 @@ def command(
             gallery.judges if isinstance(gallery, ResidentGallery) else gallery.local is not None,
             form,
             len(files) > 1,
-            None if reranker is None else reranker.name,
+            reranker,
             null,
-            by != "cosine",
+            judged,
             fold,
         )
         least = {"--min-score": min_score, "--min-probability": min_probability}
@@ -185,7 +184,7 @@ def command(
             if result.error is not None:
                 say(f"retrieve: {safe(result.query)}: {result.error}")
                 failed += 1
-            elif by != "cosine" and not result.found:
+            elif judged and not result.found:
                 unmatched += 1
                 if form == "table" and (result.matches or result.filtered or under is None):
                     say(no_match(result, *limits), quiet)
@@ -207,6 +206,8 @@ def command(
             milliseconds = 1000 * search.query_seconds / search.queries
             once = search.prepare_seconds + search.matchers.seconds
             say(f"{search.name}: {milliseconds:.1f} ms a query, {once:.1f} s for the gallery", quiet)
+            if not judged and rank is None and form == "table":
+                say(f"no verdicts: {unjudged(index)}", quiet)
         if failed == len(files) and failed == 1:
             return 1
         whys = None
@@ -279,18 +280,3 @@ def _second_look(gallery: Gallery | ServedGallery, reranker: Reranker, under: st
 
     assert isinstance(gallery, Gallery)  # a copy, where it is a served one
     return RerankedSearch(gallery, reranker, under)
-
-
-def _piped() -> bytes:
-    """The picture on standard input. Raises UsageError where there is none."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("- means a picture on standard input, and there is none", "Send one: ... | retrieve query -")
-    data = sys.stdin.buffer.read()
-    if not data:
-        raise UsageError("standard input is empty", "- means that a picture comes from there.")
-    first = data[:4096].partition(b"\n")[0].rstrip(b"\r")
-    if b"\0" not in first and os.path.exists(os.fsdecode(first)):
-        raise UsageError(
-            "standard input names files, and - means a picture", "For names: ... | xargs -d '\\n' retrieve query"
-        )
-    return data

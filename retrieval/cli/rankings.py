@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.cli.common import print_json
 from retrieval.cli.streams import write_path
+from retrieval.gallery.address import served_address
 from retrieval.messages import safe
+from retrieval.ranking.verdicts import percent
 
 if TYPE_CHECKING:
     from retrieval.gallery.answers import Match, QueryResult
+    from retrieval.ranking.rerank import Reranker
 
 
 class RankingPrinter:
@@ -23,7 +26,7 @@ class RankingPrinter:
         judges: bool,
         form: str,
         many: bool,
-        rerank: str | None = None,
+        rerank: Reranker | None = None,
         null: bool = False,
         judged: bool = False,
         folded: bool = False,
@@ -57,7 +60,7 @@ class RankingPrinter:
                     "bbox": box,
                     "index": self.index,
                     "model": self.fingerprint,
-                    **({} if self.rerank is None else {"rerank": self.rerank}),
+                    **({} if self.rerank is None else {"rerank": self.rerank.name}),
                     **({"found": result.found} if self.judged else {}),
                     "results": matches,
                 }
@@ -77,14 +80,12 @@ class RankingPrinter:
             width = len(str(result.matches[-1].rank))
             if not self.headed and sys.stdout.isatty():  # not into a file or another program
                 self.headed = True
-                second = "" if self.judged else "".join(f"{name:>9}  " for name in self._second(result.matches[0]))
-                print(f"{'#':>{width}}  {'verdict  same  ' if self.judged else ''}cosine  {second}path")
+                heading = "" if self.rerank is None else f"{self.rerank.method.unit or 'rerank_score':>{_RERANKED}}  "
+                print(f"{'#':>{width}}  {'verdict  P(same)  ' if self.judged else ''}cosine  {heading}path")
             for m in result.matches:
-                said = f"{m.verdict or '-':<7}  {m.probability or 0:4.0%}  " if self.judged else ""
-                more = {} if self.judged else self._second(m)
-                second = "".join(f"{'-' if s is None else f'{s:.4g}':>9}  " for s in more.values())
+                said = f"{m.verdict or '-':<7}  {percent(m.probability or 0):>7}  " if self.judged else ""
                 copies = f"  (+ {len(m.copies)} cop{'y' if len(m.copies) == 1 else 'ies'})" if m.copies else ""
-                print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {second}{safe(m.path)}{copies}")
+                print(f"{m.rank:>{width}}  {said}{m.score:.4f}  {self._reranked(m)}{safe(m.path)}{copies}")
 
     def _more(self, match: Match) -> dict[str, Any]:
         judged = {} if not self.judges else dict.fromkeys(_JUDGED)
@@ -94,14 +95,19 @@ class RankingPrinter:
 
     def _second(self, match: Match) -> dict[str, Any]:
         """The re-ranker's own score, where there is one: None for pictures that it did not look at; what a verdict rests on."""
-        if self.rerank is not None:
-            return {"rerank_score": getattr(match, "rerank_score", None)}
-        if not self.judged:
-            return {}
-        values = {name: getattr(match, name) for name in _JUDGED}
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+        own = {} if self.rerank is None else {"rerank_score": getattr(match, "rerank_score", None)}
+        values = {name: getattr(match, name) for name in _JUDGED} if self.judged else {}
+        return own | {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+
+    def _reranked(self, match: Match) -> str:
+        """The column of the re-ranker's score, with its unit; nothing without a re-ranker."""
+        if self.rerank is None:
+            return ""
+        score = getattr(match, "rerank_score", None)
+        return f"{'-' if score is None else f'{score:.4g} {self.rerank.method.unit}'.rstrip():>{_RERANKED}}  "
 
 
+_RERANKED = 12  # characters
 _JUDGED = ("local", "fused", "inliers", "probability", "verdict")
 
 
@@ -111,3 +117,10 @@ def no_match(result: QueryResult, *limits: str) -> str:
     if result.filtered:
         return f"no match for {safe(result.query)} that {' and '.join(limits)} let{'s' * (len(limits) == 1)} through.{rest}"
     return f"no match: nothing here is sure to show what is on {safe(result.query)}.{rest}"
+
+
+def unjudged(index: str | None) -> str:
+    """Why answers of a second look come without verdicts, though nobody asked for that."""
+    if served_address(index) is not None:
+        return "a gallery on a server keeps no local features. One in a folder, filled from the same parts, has them."
+    return "the gallery has no local index. Make it with: retrieve index --local (opens each picture)."

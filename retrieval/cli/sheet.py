@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from retrieval.cli.expand import STANDARD_INPUT
 from retrieval.gallery.explaining import WhyMatched
+from retrieval.ranking.verdicts import NO_WORD, percent
 from retrieval.views.heatmap import looks
 from retrieval.views.sheet import SheetCell, SheetRow, contact_sheet, save_sheet
 
@@ -55,4 +56,6 @@ def _cells(why: WhyMatched) -> tuple[Cells | None, Cells | None]:
 
 
 def _caption(match: Match) -> str:
-    return f"{match.score:.3f}" if match.probability is None else f"{match.verdict or 'other'}, {match.probability:.0%}"
+    if match.probability is None:
+        return f"{match.score:.3f}"
+    return f"{match.verdict or NO_WORD}, {percent(match.probability)}"

@@ -15,9 +15,9 @@ class Match:
     """One answer: ``score`` is the cosine similarity in [-1, 1]; ``path`` opens as printed from the current folder, or is the
     key under which a program added the picture; ``metadata`` is what it added with it.
 
-    Where the gallery has a local index: ``probability`` that it shows the same thing, ``verdict`` ("same", "likely", "similar" or
-    None), ``fused`` the log-odds that the order follows, ``local`` the similarity of local features in [0, 1], ``inliers`` how
-    many of these agree in one pose. None where it was not computed.
+    Where the gallery has a local index: ``probability`` that it shows the same thing, ``verdict`` what that is in a word ("same",
+    "likely", "similar" or None, by :mod:`retrieval.ranking.verdicts`), ``fused`` the log-odds that the order follows, ``local``
+    the similarity of local features in [0, 1], ``inliers`` how many of these agree in one pose. None where it was not computed.
 
     ``copies``: paths of the copies that were folded into this answer, by rank.
     """

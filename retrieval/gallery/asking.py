@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, overload
 import numpy as np
 
 from retrieval.errors import ImageError, UsageError, number_between, whole_number
-from retrieval.files.paths import show_path
 from retrieval.gallery.answers import Match, QueryResult, one_box
-from retrieval.gallery.fusing import CANDIDATES, RANKS, Weigher
 from retrieval.gallery.in_order import answered_in_order
 from retrieval.gallery.local.querying import QueryCodes
-from retrieval.gallery.local.search import LocalSearch
-from retrieval.gallery.nearest import nearest, nearest_rows
-from retrieval.gallery.searched import SearchedGallery, metadata_of
+from retrieval.gallery.weighed import WeighedGallery
 from retrieval.pictures.content import digest_of
-from retrieval.system.products import products_on_one_core
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,7 +39,7 @@ class QueryOptions(TypedDict, total=False):
     exclude_self: bool
 
 
-class AskedGallery(SearchedGallery):
+class AskedGallery(WeighedGallery):
     """The half of :class:`retrieval.Gallery` that answers. Several threads may ask one gallery at the same time: describing
     runs in all of them, the search in one after the other. ``begun``: a picture that is being described already."""
 
@@ -88,7 +83,8 @@ class AskedGallery(SearchedGallery):
         ``rerank``: look twice, by name such as "alpha-qe" or "verify"; ``under``: only pictures in this folder;
         ``min_score``: only matches of this cosine similarity or more; ``min_probability``: only such as show the same thing
         with this probability or more. ``rank``: what the order follows, "fused" (the default where there is a local index),
-        "cosine" or "local"; with ``rerank`` it is the re-ranker. ``fold``: copies of an answer, altered ones too, do not follow
+        "cosine" or "local"; with ``rerank`` it is the re-ranker, and verdicts are those that the same pictures get without it
+        (none with rank="cosine"). ``fold``: copies of an answer, altered ones too, do not follow
         it but are named in its ``copies``; ``exclude_self``: neither the file that asks nor its exact copies are answers.
         Raises ImageError, UsageError, GalleryDamaged.
         """
@@ -139,7 +135,7 @@ class AskedGallery(SearchedGallery):
             min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
         second = self._second_look(rerank, under)
-        index = None if by == "cosine" else self.local
+        index = self.local if self.judges(rank) else None
         with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
             begun, self.begun = self.begun, None
             if begun is not None and not (images and begun.is_of(images[0], bbox)):
@@ -202,72 +198,9 @@ class AskedGallery(SearchedGallery):
         by: str,
     ) -> Callable[[int], Sequence[Match]]:
         """What gives the so many best for a query described by ``vector`` (D,) and ``codes``."""
+        content = digest_of(source) if codes is not None and box is None else None
         if second is not None:
-            return lambda k: second.search(vector, k, source, box)
+            return lambda k: self._judged(vector, codes, content, second.search(vector, k, source, box), under)
         if codes is not None:
-            content = digest_of(source) if box is None else None
             return lambda k: self._weighed(vector, codes, content, k, under, by)
         return lambda k: self.search(vector[None], k, under=under)[0]
-
-    def rank_by(self, rank: str | None, reranked: bool = False, judged: bool = False) -> str:
-        """What the order of answers follows: as asked, else "fused" where the gallery has a local index. ``judged``: whether
-        probabilities are asked for. Raises UsageError for what cannot be had."""
-        if rank is not None and rank not in RANKS:
-            raise UsageError(f"unknown ranking {rank!r}", f"There are: {', '.join(RANKS)}.")
-        if reranked and (rank not in (None, "cosine") or judged):
-            raise UsageError("a re-ranker starts from the cosine", "Leave out the other ranking and probabilities.")
-        if judged and rank == "cosine":
-            raise UsageError("the cosine alone gives no probability", "Leave out --rank cosine or the probability.")
-        if reranked or rank == "cosine":
-            return "cosine"
-        has = len(self.local_blocks()) > 0
-        if not has and (rank in ("fused", "local") or judged):
-            raise UsageError(
-                f"the gallery {self.folder} has no local index",
-                "Make it with: retrieve index --local (opens each picture).",
-            )
-        return rank or "fused" if has else "cosine"
-
-    def _weighed(
-        self,
-        vector: np.ndarray,
-        codes: LocalCodes,
-        content: str | None,
-        k: int,
-        under: str | os.PathLike[str] | None,
-        by: str,
-    ) -> list[Match]:
-        """The ``k`` best for a descriptor (D,) and the local codes of the same picture; ``content``: the hash of its file."""
-        catalog = self.catalog
-        blocks = self.local_blocks()  # before the catalog's state is held, see there
-        with catalog.reading():
-            if not catalog.any_searchable():
-                return []
-            count, store = self._sound_store()
-            among = None
-            most = max(k, CANDIDATES)
-            if under is None:
-                ids, scores = nearest(vector, most, self._candidates(count, store), store)
-            else:
-                among = self._ids_below(under)
-                ids, scores = nearest_rows(vector, most, among, catalog.rows_of(among), store)
-            background = self._background(count, store)
-            with products_on_one_core():
-                weigher = Weigher(vector, LocalSearch(blocks, codes), catalog, store, background, content)
-                found = weigher.ranked(k, ids, among, by, scores)
-            name = self.namer()
-        return [
-            Match(
-                place,
-                w.score,
-                w.record.id,
-                show_path(name(w.record)),
-                metadata_of(w.record),
-                w.local,
-                w.fused,
-                w.inliers,
-                w.probability,
-                w.verdict,
-            )
-            for place, w in enumerate(found, 1)
-        ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from retrieval.gallery.nearest import cosines
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record
 from retrieval.gallery.store.vectors import VectorStore
 from retrieval.ranking import evidence
-from retrieval.ranking.verdicts import SAME
+from retrieval.ranking.verdicts import SAME, verdict
 
 CANDIDATES = 100  # from each list, or as many as are asked for
 _SAMPLE = 512  # pictures whose scores are the background
@@ -81,11 +81,13 @@ class Weigher:
         among: np.ndarray | None = None,
         by: str = "fused",
         scores: np.ndarray | None = None,
+        also: Set[int] = frozenset(),
     ) -> list[Weighed]:
         """The ``k`` best of the pictures ``ids`` (by cosine) and the best by local features, ``among`` these ids alone.
         ``by``: "fused", or "local" for the local similarity alone. Equal ones by cosine, then ascending id. ``scores``: the
-        cosines of ``ids``, where they are known."""
-        found = {*map(int, ids), *self._found_locally(max(k, CANDIDATES), among), *self._identical(k, among)}
+        cosines of ``ids``, where they are known. ``also``: ids that are weighed too, and come after the ``k`` best where they are
+        not among these."""
+        found = {*map(int, ids), *also, *self._found_locally(max(k, CANDIDATES), among), *self._identical(k, among)}
         records = self.catalog.by_ids(sorted(found))
         if len(records) < len(ids):
             raise GalleryDamaged(f"{self.catalog.path} is damaged: it lacks pictures that its index knows", REPAIR)
@@ -109,9 +111,10 @@ class Weigher:
                 inliers[i],
                 float(odds[i]),
                 float(chances[i]),
-                SAME if identical[i] else evidence.verdict(float(chances[i]), inliers[i], float(z_cosine[i])),
+                SAME if identical[i] else verdict(float(chances[i]), inliers[i]),
             )
-            for i in np.lexsort((-cosine, -key))[:k]
+            for place, i in enumerate(np.lexsort((-cosine, -key)).tolist())
+            if place < k or chosen[i].id in also
         ]
 
     def _cosines(self, chosen: Sequence[Record], known: dict[int, float]) -> np.ndarray:

@@ -21,8 +21,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.ranking.verdicts import LIKELY, SAME, SIMILAR
-
 Floats = npt.NDArray[np.floating]
 
 # (median, spread) of scores of pictures that do not belong together, for galleries too small to show their own: the prior
@@ -40,9 +38,6 @@ VERIFIED = 20  # first answers whose geometry is looked at
 _SLOPE, _OFFSET = 0.881, -6.735
 
 CERTAIN = 50.0  # log-odds of the very same file: no other evidence comes near
-SAME_PROBABILITY, SAME_INLIERS = 0.95, 8
-LIKELY_PROBABILITY = 0.5
-SIMILAR_COSINE = 2.0  # spreads above the background
 
 
 class Geometry(Protocol):
@@ -126,13 +121,3 @@ def probability(odds: Floats) -> npt.NDArray[np.float64]:
     """Of log-odds, in [0, 1]."""
     result: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(odds, -CERTAIN, CERTAIN)))
     return result
-
-
-def verdict(probability: float, inliers: int | None, cosine: float) -> str | None:
-    """What an answer is: "same" (the same thing, verified by geometry), "likely", "similar" (not the same, but more alike than
-    unrelated pictures are), or None. ``cosine``: in spreads above the background."""
-    if probability >= SAME_PROBABILITY and (inliers or 0) >= SAME_INLIERS:
-        return SAME
-    if probability >= LIKELY_PROBABILITY:
-        return LIKELY
-    return SIMILAR if cosine >= SIMILAR_COSINE else None

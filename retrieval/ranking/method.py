@@ -60,7 +60,7 @@ class Context:
 @dataclass(frozen=True)
 class Method:
     """A re-ranker as data. ``offline``: whether it prepares something from the whole gallery, once. ``sizes``: parameters that
-    say how many neighbours are followed; unless one is named, links that may be chance are left out."""
+    say how many neighbours are followed; unless one is named, links that may be chance are left out. ``unit``: of its scores."""
 
     name: str
     summary: str
@@ -68,3 +68,4 @@ class Method:
     prepare: Callable[[Floats, Parameters, Context], Online]
     offline: bool = False
     sizes: tuple[str, ...] = ()
+    unit: str = ""

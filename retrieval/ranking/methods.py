@@ -209,12 +209,14 @@ METHODS: dict[str, Method] = {
             "the first n answers by how many local features agree in one geometry with the query's",
             {"n": 50, "minimum": 10},
             partial(_verified, SIFT),
+            unit="inliers",
         ),
         Method(
             XFEAT,
             "the same by learned local features, meant for places in other light, and not for pictures that are turned",
             {"n": 50, "minimum": 12},
             partial(_verified, XFEAT),
+            unit="inliers",
         ),
     )
 }

@@ -171,7 +171,7 @@ function tell(row, picture) {
   if (row && row.rank) {
     fact("Answer", number(row.rank));
     if (row.probability !== null) {
-      fact("Verdict", row.verdict ?? "none");
+      fact("Verdict", row.verdict ?? "other");
       fact("The same thing", percent(row.probability));
     }
     fact("Score (cosine)", row.score.toFixed(4));

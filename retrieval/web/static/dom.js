@@ -16,7 +16,8 @@ export function h(tag, given = {}, ...children) {
 }
 
 export const number = (value) => new Intl.NumberFormat("en").format(value);
-export const percent = (value) => (value >= 0.995 ? ">\u202f99\u202f%" : value < 0.005 ? "<\u202f1\u202f%" : `${Math.round(100 * value)}\u202f%`);
+/** Rounded down, so that no number reads as one from which on another verdict is given: see retrieval/ranking/verdicts.py. */
+export const percent = (value) => (value < 0.01 ? "<\u202f1\u202f%" : value >= 0.995 && value < 1 ? ">\u202f99\u202f%" : `${Math.floor(100 * value)}\u202f%`);
 
 export function bytes(value) {
   if (value === null || value === undefined) return "unknown";

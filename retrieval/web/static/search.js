@@ -196,7 +196,7 @@ function filtered(here, anew = false) {
 function card(row) {
   const query = row.rank !== undefined;
   const open = () => (query ? go({ show: String(row.id) }) : go({ id: String(row.id), upload: null, box: "" }));
-  const verdict = row.verdict ?? "no verdict";
+  const verdict = row.verdict ?? "other";
   const judged = query && row.probability !== null;
   const said = query ? `${judged ? `${verdict}, ${percent(row.probability)}, ` : ""}score ${row.score.toFixed(3)}` : "";
   const here = read();
