@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -459,6 +460,29 @@ def test_unreadable_and_missing_pictures_are_named(model: Model, truth: GroundTr
         benchmark_pooling(model, load_groundtruth(tmp_path / "truth.json"), methods=("avg",))
     with pytest.raises(UsageError, match="one scale"):
         benchmark_pooling(load_model(MODEL, size=96, scales=(1, 0.5)), truth, methods=("avg",))
+
+
+def test_of_class_folders_what_cannot_be_used_is_left_out(model: Model, truth: GroundTruth, tmp_path: Path) -> None:
+    for folder in ("sound", "torn"):
+        for i, name in enumerate(truth.gallery):
+            (tmp_path / folder / str(i % 3)).mkdir(parents=True, exist_ok=True)
+            shutil.copy(truth.root / name, tmp_path / folder / str(i % 3))
+    torn = tmp_path / "torn"
+    (torn / "0" / "dead.png").symlink_to(tmp_path / "gone.png")
+    (torn / "1" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, or so it says")
+    said: list[str] = []
+    chosen = {"methods": ("avg", "max"), "bootstrap": 10}
+    found = benchmark_pooling(model, load_groundtruth(torn), say=said.append, **chosen)
+    expected = benchmark_pooling(model, load_groundtruth(tmp_path / "sound"), **chosen)
+    assert [(row.method, row.protocol, row.mAP) for row in found.rows] == [
+        (row.method, row.protocol, row.mAP) for row in expected.rows
+    ]
+    left_out = [line for line in said if "left out" in line]
+    assert ["'0/dead.png' (a symbolic link to nothing)" in left_out[0], "'1/broken.png' (" in left_out[1]] == [
+        True,
+        True,
+    ]
+    assert found.setting["gallery"] == expected.setting["gallery"] == len(truth.gallery)
 
 
 def run(*arguments: str) -> tuple[str, str]:

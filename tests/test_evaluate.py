@@ -182,6 +182,23 @@ def test_of_a_folder_what_cannot_be_read_is_left_out_with_one_warning(
         retrieve("evaluate", folder, "--gallery", tmp_path / "cache")
 
 
+def test_of_a_folder_a_link_to_nothing_and_what_may_not_be_read_are_left_out(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = labelled_folder(tmp_path)
+    sound = load_groundtruth(folder)
+    (folder / "0" / "dead.png").symlink_to(tmp_path / "gone.png")
+    shutil.copy(folder / sound.gallery[0], folder / "1" / "secret.png")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path) and allowed(path, mode))
+    cached_gallery(tmp_path / "cache")
+    out = json.loads(retrieve("evaluate", folder, "--gallery", tmp_path / "cache", "--format", "json"))
+    (warned,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert warned.startswith(f"warning: 2 of {len(sound.gallery) + 2} pictures left out, which cannot be used: ")
+    assert "'0/dead.png' (a symbolic link to nothing); '1/secret.png' (Permission denied)" in warned
+    assert out["protocols"]["medium"]["AP"] == pytest.approx(by_hand(sound)[1]["medium"]["mAP"], abs=1e-9)
+
+
 def test_of_a_list_what_cannot_be_read_is_refused(tmp_path: Path, engine: FakeEngine) -> None:
     folder = labelled_folder(tmp_path)
     lines = [f"{name},{name.split('/')[0]}" for name in load_groundtruth(folder).gallery]

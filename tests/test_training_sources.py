@@ -280,6 +280,18 @@ def test_missing_pictures_are_counted_and_named(tmp_path: Path) -> None:
     assert "4 of 4 pictures are missing" in refusal(pairs, skip_missing=True)
 
 
+@pytest.mark.parametrize("kind", ["folders", "unlabelled"])
+def test_links_to_nothing_in_a_folder_are_left_out_and_told(kind: str, tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.jpg", "one/b.jpg", "two/c.jpg", "two/d.jpg")
+    for name in ("one/dead.jpg", "two/gone.jpg"):
+        (tmp_path / name).symlink_to(tmp_path / "nothing.jpg")
+    data = read_training_set(tmp_path, kind=kind)
+    assert [path.name for path in data.paths] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    (told,) = [note for note in data.notes if "left out" in note]
+    assert told.startswith("2 ")
+    assert str(tmp_path / "one" / "dead.jpg") in told
+
+
 def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
     touch(tmp_path, *NAMES)
     (tmp_path / "list.csv").write_text("a.jpg,1\nb.jpg,2\n" + "x" * 5000 + ",1\nc.jpg/d.jpg,1\n")

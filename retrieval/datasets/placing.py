@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Sequence
 
 from retrieval.datasets.groundtruth import Box, GroundTruth
 from retrieval.errors import DatasetError, ImageError
-from retrieval.messages import count_of
+from retrieval.messages import Say, count_of
 from retrieval.pictures.imaging import picture_size
+from retrieval.pictures.scan import look
 
 _BORDER = 1.0  # pixels by which an annotated box may reach over the border: annotators round
 
@@ -28,6 +31,54 @@ def check_files(truth: GroundTruth) -> None:
             f"{truth.name}: {lacking} under {truth.root}: {names}",
             "Check where the pictures lie",
         )
+
+
+def present(truth: GroundTruth, say: Say) -> GroundTruth:
+    """The set, all of whose files are there. What is whatever lies in a folder of classes goes on without files that cannot be
+    opened (a link to nothing, no right to read), which ``say`` is told; of a set that somebody listed, and where too little is
+    left, DatasetError is raised."""
+    if truth.of_folder:
+        looked = [(path, _trouble(os.path.join(truth.root, path), path)) for path in truth.gallery]
+        if troubles := [(path, why) for path, why in looked if why is not None]:
+            truth = without(truth, troubles, say)
+    check_files(truth)
+    return truth
+
+
+def _trouble(file: str, path: str) -> str | None:
+    problem = look(file, path).problem
+    return problem if problem is not None or os.access(file, os.R_OK) else os.strerror(errno.EACCES)
+
+
+def without(truth: GroundTruth, troubles: Sequence[tuple[str, str]], say: Say) -> GroundTruth:
+    """What is left of a folder's set without pictures (path, reason). Raises DatasetError where the pictures were listed by
+    someone, or too few are left."""
+    if not truth.of_folder:
+        refuse(truth, troubles)
+    try:
+        left = truth.without([name for name, _ in troubles])
+    except DatasetError:
+        refuse(truth, troubles)
+        raise
+    of = count_of(len(truth.gallery), "picture")
+    say(f"warning: {len(troubles):,} of {of} left out, which cannot be used: {named(troubles)}")
+    return left
+
+
+def refuse(truth: GroundTruth, troubles: Sequence[tuple[str, str]]) -> None:
+    """Raises DatasetError that names the first five of the pictures (path, reason) that cannot be used, if there are any."""
+    if troubles:
+        place = "folder" if truth.of_folder else "ground truth"
+        raise DatasetError(
+            f"{truth.name}: {count_of(len(troubles), 'picture')} cannot be used: {named(troubles)}",
+            f"Mend them or take them out of the {place}.",
+        )
+
+
+def named(troubles: Sequence[tuple[str, str]]) -> str:
+    """The first five of pictures (path, reason), in one line."""
+    more = f" and {len(troubles) - 5} more" if len(troubles) > 5 else ""
+    return "; ".join(f"{path!r} ({reason.rstrip('.')})" for path, reason in troubles[:5]) + more
 
 
 def check_boxes(truth: GroundTruth, *, oriented: bool = False) -> None:

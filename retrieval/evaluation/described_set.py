@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.datasets.groundtruth import GroundTruth
-from retrieval.datasets.placing import check_files
+from retrieval.datasets.placing import check_files, without
 from retrieval.errors import DatasetError
-from retrieval.evaluation.queries import Queries, named, refuse
+from retrieval.evaluation.queries import Queries
 from retrieval.files.digest import content_hash
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.local_features import LocalMatchers
 from retrieval.gallery.store.catalog import Record
 from retrieval.gallery.store.view import DerivedArrays, VectorView
-from retrieval.messages import Bars, Say, count_of, no_bars, say_nothing
+from retrieval.messages import Bars, Say, no_bars, say_nothing
 from retrieval.models.whitening import Whitening
 from retrieval.ranking.method import Context
 
@@ -106,7 +106,7 @@ def describe_set(
             gallery.index(todo, progress=update)
     records = dict(gallery.records())
     if troubles := _troubles(truth, paths, records, gallery):
-        truth = _without(truth, troubles, say)
+        truth = without(truth, troubles, say)
         return describe_set(truth, gallery, distractors=distractors, say=say, bars=bars)
     chosen = [(path, records[path]) for path in paths]
     queries.take_whole(whole, [str(records[queries.paths[i]].hash) for i in whole])
@@ -169,20 +169,6 @@ def _troubles(
         for name, path in zip(truth.gallery, paths, strict=True)
         if path not in records or path in reasons
     ]
-
-
-def _without(truth: GroundTruth, troubles: list[tuple[str, str]], say: Say) -> GroundTruth:
-    """What is left of a folder's set. Raises DatasetError where the pictures were listed by someone, or too few are left."""
-    if not truth.of_folder:
-        refuse(truth, troubles)
-    try:
-        left = truth.without([name for name, _ in troubles])
-    except DatasetError:
-        refuse(truth, troubles)
-        raise
-    of = count_of(len(truth.gallery), "picture")
-    say(f"warning: {len(troubles):,} of {of} left out, which cannot be used: {named(troubles)}")
-    return left
 
 
 def whitened_vectors(described: DescribedSet, whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:

@@ -13,14 +13,14 @@ from contextlib import suppress
 import numpy as np
 
 from retrieval.datasets.groundtruth import Box, GroundTruth
-from retrieval.datasets.placing import box_trouble
+from retrieval.datasets.placing import box_trouble, refuse
 from retrieval.describe.extraction import describe_all
-from retrieval.errors import DatasetError, GalleryError, ImageError
+from retrieval.errors import GalleryError, ImageError
 from retrieval.evaluation.set_cache import QUERIES_FILE, kept_queries
 from retrieval.files.digest import content_digest
 from retrieval.gallery.gallery import Gallery
 from retrieval.gallery.store.view import write_arrays
-from retrieval.messages import Bars, count_of
+from retrieval.messages import Bars
 from retrieval.pictures.imaging import picture_size
 from retrieval.pictures.readers import open_file
 
@@ -103,19 +103,3 @@ class Queries:
                     "vectors": np.stack(list(self._kept.values())),
                 },
             )
-
-
-def refuse(truth: GroundTruth, troubles: Sequence[tuple[str, str]]) -> None:
-    """Raises DatasetError that names the first five of the pictures (path, reason) that cannot be used, if there are any."""
-    if troubles:
-        place = "folder" if truth.of_folder else "ground truth"
-        raise DatasetError(
-            f"{truth.name}: {count_of(len(troubles), 'picture')} cannot be used: {named(troubles)}",
-            f"Mend them or take them out of the {place}.",
-        )
-
-
-def named(troubles: Sequence[tuple[str, str]]) -> str:
-    """The first five of pictures (path, reason), in one line."""
-    more = f" and {len(troubles) - 5} more" if len(troubles) > 5 else ""
-    return "; ".join(f"{path!r} ({reason.rstrip('.')})" for path, reason in troubles[:5]) + more

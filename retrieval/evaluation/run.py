@@ -9,6 +9,7 @@ from typing import Any
 
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.load import load_truth
+from retrieval.datasets.placing import present
 from retrieval.describe.choice import ModelChoice
 from retrieval.errors import UsageError
 from retrieval.evaluation.described_set import SetContext, describe_set, set_hashes, whitened_vectors
@@ -103,6 +104,7 @@ def evaluate(
     Raises UsageError, DatasetError, ModelError, GalleryError.
     """
     truth = dataset if isinstance(dataset, GroundTruth) else load_truth(os.fspath(dataset), data, images)
+    truth = present(truth, say)
     name = truth.name if isinstance(dataset, GroundTruth) else os.fspath(dataset)
     chosen = parse_rerankers([rerank] if isinstance(rerank, str) else rerank)
     if distractors and gallery is None:

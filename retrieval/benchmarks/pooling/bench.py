@@ -75,7 +75,7 @@ class Bench:
         in_gallery = set(self.gallery)
         batches = self.cache.batches()
         for method, found in zip(self.methods, descriptors(self.methods, self.cache.load(batches[0][:1])), strict=True):
-            self.vectors[method.label] = np.empty((len(self.cache), found.shape[1]), np.float32)
+            self.vectors[method.label] = np.zeros((self.cache.expected, found.shape[1]), np.float32)
 
         def pool_batch(batch: list[int]) -> npt.NDArray[np.float64]:
             x = self.cache.load(batch)

@@ -184,12 +184,14 @@ def extract_features(
     *,
     budget: int | None = None,
     progress: Callable[[int, int], None] = no_update,
+    unread: dict[int, str] | None = None,
 ) -> FeatureCache:
     """Run the backbone of the model (that of ``engine``) once over each picture and keep what it gives, under the number
     of the picture in ``pictures``.
 
-    ``budget``: bytes of features that may stay in memory (default: :func:`default_budget`). The caller closes the cache.
-    Raises UsageError for a multi-scale model, DatasetError for a picture that cannot be read.
+    ``budget``: bytes of features that may stay in memory (default: :func:`default_budget`). ``unread`` takes numbers of pictures
+    that cannot be read, and why; without it the first ends all. The caller closes the cache. Raises UsageError for a multi-scale
+    model, DatasetError for a picture that cannot be read.
     """
     from retrieval.describe.extraction import describe_all
     from retrieval.models.registry import BACKBONES
@@ -203,9 +205,12 @@ def extract_features(
         results = describe_all(range(len(pictures)), lambda i: model.load(*pictures[i]), lambda: backbone)
         for done, result in enumerate(results):
             if result.error is not None:
-                raise DatasetError(f"{pictures[result.item][0]}: {result.error}")
-            assert result.descriptor is not None
-            cache.add(result.item, result.descriptor)
+                if unread is None:
+                    raise DatasetError(f"{pictures[result.item][0]}: {result.error}")
+                unread[result.item] = str(result.error)
+            else:
+                assert result.descriptor is not None
+                cache.add(result.item, result.descriptor)
             progress(done + 1, len(pictures))
     except BaseException:
         cache.close()

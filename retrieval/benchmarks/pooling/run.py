@@ -24,8 +24,8 @@ from retrieval.benchmarks.pooling.results import PoolingReport
 from retrieval.benchmarks.pooling.scoring import headline, protocols_of
 from retrieval.benchmarks.pooling.whitened import fit_whitener, fitting_pictures
 from retrieval.datasets.groundtruth import GroundTruth
-from retrieval.datasets.placing import check_boxes, check_files
-from retrieval.errors import UsageError
+from retrieval.datasets.placing import check_boxes, present, without
+from retrieval.errors import DatasetError, UsageError
 from retrieval.messages import count_of, no_update, say_nothing
 
 if TYPE_CHECKING:
@@ -75,21 +75,28 @@ def benchmark_pooling(
     reference = make_method(baseline or default_baseline(info), info)
     if reference.label not in {method.label for method in compared}:
         compared.insert(0, reference)
-    check_files(truth)
+    truth = present(truth, say)
     check_boxes(truth, oriented=model.spec.image.exif)
     others = [] if whiten_on in (None, "gallery") else fitting_pictures(whiten_on, truth)
     engine = TorchEngine(model.spec, model.checkpoint)
     if model.checkpoint is not None:
         compared.append(trained_method(model.spec.pooling, engine.describer.network.pooling))
 
-    gallery: list[Picture] = [(os.path.join(truth.root, path), None) for path in truth.gallery]
-    asked: list[Picture] = [(os.path.join(truth.root, q.image), q.bbox) for q in truth.queries]
+    gallery, asked = _pictures(truth)
     fitted: list[Picture] = [(path, None) for path in others]
     pictures = list(dict.fromkeys([*gallery, *asked, *fitted]))  # a query that is in the gallery is seen once
     number = {picture: i for i, picture in enumerate(pictures)}
 
+    unread: dict[int, str] | None = {} if truth.of_folder else None
     started = time.perf_counter()
-    with extract_features(model, engine, pictures, budget=budget, progress=progress) as cache:
+    with extract_features(model, engine, pictures, budget=budget, progress=progress, unread=unread) as cache:
+        if unread:
+            troubles = {pictures[i][0]: why for i, why in sorted(unread.items())}
+            if stranger := next((path for path in others if path in troubles), None):
+                raise DatasetError(f"{stranger}: {troubles[stranger]}")
+            names = {os.path.join(truth.root, path): path for path in truth.gallery}
+            truth = without(truth, [(names[path], why) for path, why in troubles.items()], say)
+            gallery, asked = _pictures(truth)
         extraction = time.perf_counter() - started
         bench = Bench(truth, cache, compared, [number[p] for p in gallery], [number[p] for p in asked], bootstrap, seed)
         bench.pool(list(noise), info.prefix)
@@ -143,3 +150,9 @@ def benchmark_pooling(
         "environment": environment(),
     }
     return PoolingReport(rows, setting["ranked_by"], notes, setting)
+
+
+def _pictures(truth: GroundTruth) -> tuple[list[Picture], list[Picture]]:
+    """Gallery and queries, each with its box."""
+    gallery: list[Picture] = [(os.path.join(truth.root, path), None) for path in truth.gallery]
+    return gallery, [(os.path.join(truth.root, q.image), q.bbox) for q in truth.queries]

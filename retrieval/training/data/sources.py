@@ -43,8 +43,9 @@ def read_training_set(
     ``auto`` tells by what lies there: a ``labels.csv`` in a folder, else sub-folders, else pictures; the file's suffix and
     second column. ``images`` is the folder that a list's paths are relative to (default: the list's own; for ``sfm``,
     ``ims/`` beside it). A picture listed twice counts once. ``skip_missing`` leaves out pictures that are not there, with a
-    note. Raises DatasetError, with numbers and names, for a list that cannot be read or contradicts itself, missing
-    pictures, and data without two pictures that match and one that does not; UsageError for an unknown kind.
+    note, as is done with links to nothing in folders, which nobody listed. Raises DatasetError, with numbers and names, for a
+    list that cannot be read or contradicts itself, missing pictures, and data without two pictures that match and one that
+    does not; UsageError for an unknown kind.
     """
     if kind not in KINDS:
         raise UsageError(f"no kind of training data is called {kind!r}", f"There are: {', '.join(KINDS)}.")
@@ -64,7 +65,7 @@ def read_training_set(
         pictures = labelled.read_folders(path) if chosen == "folders" else labelled.read_list(path)
         root = path if chosen == "folders" else Path(images) if images else path.parent
         made = _of_labels(path.resolve().stem if chosen == "list" else path.resolve().name, root, pictures)
-    made = _present(made, skip_missing)
+    made = _present(made, skip_missing or chosen == "folders")
     _check_trainable(made)
     return made
 
@@ -165,13 +166,21 @@ def _of_folder(folder: Path) -> TrainingSet:
     found = [file for file in scan.files if file.problem is None]
     if not found:
         raise DatasetError(f"{folder}: no pictures in this folder or below it")
+    bad = [f"{folder / file.path} ({file.problem})" for file in scan.files if file.problem is not None]
     alike = Counter(file.size for file in found)  # only files of one size can be copies
     first: dict[Hashable, Path] = {}
+    copies = 0
     for file in found:
         path = folder / file.path
-        key: Hashable = _digest(path) if alike[file.size] > 1 else ("alone", file.size)
-        first.setdefault(key, path)
-    notes = _repeated(len(found) - len(first), "picture is a copy of another", "pictures are copies of others")
+        try:
+            key: Hashable = content_hash(path) if alike[file.size] > 1 else ("alone", file.size)
+        except OSError as error:
+            bad.append(f"{path} ({error.strerror})")
+        else:
+            copies += first.setdefault(key, path) is not path
+    notes = _repeated(copies, "picture is a copy of another", "pictures are copies of others")
+    if bad:
+        notes += (f"{count_of(len(bad), 'picture')} left out, which cannot be used: {_some(bad)}",)
     notes += ("no labels: each picture is taken to differ from all others, and photos of one thing will be told apart",)
     paths = tuple(first.values())
     none = np.zeros((0, 2), np.int64)
@@ -198,13 +207,6 @@ def _connected(count: int, pairs: np.ndarray) -> np.ndarray:
     paired = np.zeros(count, bool)
     paired[pairs] = True
     return _numbered(int(g) if p else None for g, p in zip(group, paired, strict=True))
-
-
-def _digest(path: Path) -> str:
-    try:
-        return content_hash(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _repeated(count: int, one: str, several: str) -> tuple[str, ...]:
