@@ -24,7 +24,7 @@ from retrieval.evaluation.protocol import REVISITED, Labels, evaluate_vectors
 from retrieval.models.registry import BACKBONES
 from retrieval.models.whitening import learn_pca
 from retrieval.pooling.regions import rmac_regions
-from retrieval.pooling.registry import create_pooling
+from retrieval.pooling.registry import create_pooling, list_poolings
 from retrieval.system.threads import one_thread
 
 MAPS, TOKENS = BACKBONES["resnet18"], BACKBONES["deit_tiny"]
@@ -232,7 +232,7 @@ def test_whitening_is_pca_whitening() -> None:
 
 
 def test_methods_by_name() -> None:
-    def labels(*names: str, info: object = MAPS, ps: tuple[float, ...] = (1, 3)) -> list[str]:
+    def labels(*names: str, info: object = MAPS, ps: tuple[float, ...] | None = (1, 3)) -> list[str]:
         return [method.label for method in choose_methods(info, ps, names)[0]]  # type: ignore[arg-type]
 
     everything = labels("all")
@@ -244,7 +244,7 @@ def test_methods_by_name() -> None:
     assert "strided-conv" not in choose_methods(MAPS, (1,), ("all", "strided-conv"))[1][0]
     assert "strided-conv" in choose_methods(MAPS, (1,), ("all",))[1][0]
     assert labels("gem", ps=(2.5, math.inf)) == ["gem:p=2.5", "gem:p=inf"]
-    assert "attention" in labels("attention", info=TOKENS)
+    assert labels("attention", info=TOKENS, ps=None) == ["attention"]
     assert [m.p for m in choose_methods(MAPS, (1, math.inf), ("gem", "avg"))[0]] == [1, math.inf, None]
     for method in choose_methods(TOKENS, (3,), ("all",))[0]:
         assert method.module.prefix == 1
@@ -311,3 +311,21 @@ def test_a_method_is_the_pooling_of_a_specification() -> None:
     assert method.pooling == {"name": "spp", "mode": "gem", "p": 4, "levels": (1, 2)}
     assert method.label == "spp:mode=gem,p=4,levels=(1,2)"
     assert make_method("mac", MAPS).label == "max"
+
+
+def test_exponents_that_mean_nothing_are_refused() -> None:
+    for wrong in (0, -1, math.nan):
+        with pytest.raises(UsageError, match="p must be above 0"):
+            choose_methods(MAPS, (2, wrong), ("gem",))
+    with pytest.raises(UsageError, match=r"none of these methods takes exponents: avg, gem:p=2\. Add gem"):
+        choose_methods(MAPS, (2,), ("avg", "gem:p=2"))
+    assert [m.label for m in choose_methods(MAPS, None, ("avg",))[0]] == ["avg"]
+    assert len(choose_methods(MAPS, None, ("gem",))[0]) == 10
+
+
+def test_what_a_pooling_is_untrained_is_told_once() -> None:
+    """Poolings that have weights of their own are those that say what they are without training."""
+    for info in list_poolings():
+        made = create_pooling(info.name, dim=8)
+        learned = [name for name, p in made.named_parameters() if p.numel() > 1]
+        assert bool(learned) == bool(info.untrained), info.name

@@ -14,15 +14,18 @@ import warnings
 from pathlib import Path
 from unittest.mock import patch
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 from retrieval import Gallery
+from retrieval.cli.common import NumberList
 from retrieval.cli.main import main
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.reading import load_groundtruth
 from retrieval.datasets.synthetic.make import make_synthetic
+from retrieval.files.paths import nearly
 
 
 def words_of(arguments: tuple[object, ...]) -> list[str]:
@@ -355,3 +358,33 @@ main.run()
         assert "registered" in done.stdout
         assert ("thread" in done.stdout) == bool(words)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["1,2,3,4", "1 2 3 4", " 1, 2,3  4 ", "1\t2 3,4"])
+def test_numbers_are_separated_by_commas_or_spaces(text: str) -> None:
+    assert NumberList(4).convert(text, None, None) == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("text", ["", "1,2,,4", "1;2;3;4", "1,2,3"])
+def test_what_are_no_four_numbers_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"numbers"):
+        NumberList(4).convert(text, None, None)
+
+
+def test_a_folder_that_is_not_there_is_told_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "messy").mkdir()
+    for name, meant in (("mesy", "messy"), ("mesy/", "messy"), ("pictures", None)):
+        hint = nearly(f"{tmp_path}/{name}")
+        assert hint == (f" (did you mean {tmp_path}/{meant}?)" if meant else "")
+    assert nearly(f"{tmp_path}/nowhere/at/all") == ""
+
+
+def test_learned_poolings_without_training_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrieval.describe.choice import ModelChoice
+
+    for name, told in (("efficientnet_lite0-strided-conv", 1), ("efficientnet_lite0-gem", 0)):
+        said: list[str] = []
+        ModelChoice(name).load(say=said.append)
+        warned = [line for line in said if line.startswith("warning:")]
+        assert len(warned) == told
+        assert all("strided-conv were never trained, so it is local-avg" in line for line in warned)

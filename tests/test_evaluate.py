@@ -140,6 +140,8 @@ def test_leave_one_out_of_labelled_folders(tmp_path: Path, engine: FakeEngine) -
     truth = load_groundtruth(labelled_folder(tmp_path))
     cached_gallery(tmp_path / "cache")
     out = retrieve("evaluate", tmp_path / "labelled", "--gallery", tmp_path / "cache", "--format", "json")
+    rows = retrieve("evaluate", tmp_path / "labelled", "--gallery", tmp_path / "cache").splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ["easy", "medium"]  # nothing is hard here
     check_hand = means(by_hand(truth)[1])
     assert json.loads(out)["protocols"]["medium"]["mAP"] == pytest.approx(check_hand["medium"]["mAP"], abs=1e-9)
     assert engine.described == len(truth.gallery)  # queries are gallery pictures: nothing is described twice

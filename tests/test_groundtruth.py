@@ -655,3 +655,24 @@ def test_real_json_files(shared_data: Path, tmp_path: Path, name: str) -> None:
     check_boxes(truth)
     assert (len(truth.gallery), len(truth.queries)) == (287, 30)
     assert truth.to_json() == json.loads((shared_data / "paintings" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["truth.json", "groundtruth.json"])
+def test_a_folder_that_holds_a_ground_truth_is_not_taken_for_classes(name: str, tmp_path: Path) -> None:
+    for path in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    (tmp_path / "labels.json").write_text('{"queries": 3, "gallery": "not a list"}')
+    (tmp_path / "torn.json").write_text('{"queries": [], "gallery": [')
+    said: list[str] = []
+    assert load_groundtruth(tmp_path, say=said.append).of_folder
+    assert said == []
+    form = {"name": "own", "gallery": ["a/2.jpg", "b/3.jpg"], "queries": [{"image": "a/1.jpg", "easy": ["b/3.jpg"]}]}
+    (tmp_path / name).write_text(json.dumps(form))
+    truth = load_groundtruth(tmp_path, say=said.append)
+    assert (truth.name, len(truth.queries), truth.queries[0].easy, truth.of_folder) == ("own", 1, ("b/3.jpg",), False)
+    assert said == [f"{tmp_path} holds a ground truth: {tmp_path / name} is used, not its sub-folders as classes"]
+    if name == "truth.json":
+        shutil.copy(tmp_path / name, tmp_path / "other.json")
+        with pytest.raises(UsageError, match="holds 2 ground truths"):
+            load_groundtruth(tmp_path)

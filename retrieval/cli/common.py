@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NumberList(click.ParamType):
-    """Comma-separated numbers, such as ``1,0.7071,0.5``."""
+    """Numbers separated by commas, spaces or both, such as ``1,0.7071,0.5``."""
 
     name = "numbers"
 
@@ -30,9 +31,9 @@ class NumberList(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            numbers = tuple(float(part) for part in str(value).split(","))
+            numbers = tuple(float(part) for part in re.split(r"\s*,\s*|\s+", str(value).strip()))
         except ValueError:
-            self.fail(f"{value!r} is not numbers separated by commas", param, ctx)
+            self.fail(f"{value!r} is not numbers separated by commas or spaces", param, ctx)
         if self.count is not None and len(numbers) != self.count:
             self.fail(f"{value!r} has {len(numbers)} numbers, not {self.count}", param, ctx)
         return numbers

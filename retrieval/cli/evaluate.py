@@ -77,8 +77,8 @@ def command(
 ) -> None:
     """Measure rankings of a set: mAP and mP@k by the protocols of Revisited Oxford and Paris, with intervals.
 
-    DATASET is a downloaded benchmark (roxford5k), a ground truth (.json, .pkl), a folder with a sub-folder a class, or a
-    list of path,label lines. Descriptors are kept, so a second evaluation takes seconds.
+    DATASET is a downloaded benchmark (roxford5k), a ground truth (.json, .pkl) or the folder it lies in, a folder with a
+    sub-folder a class, or a list of path,label lines. Descriptors are kept, so a second evaluation takes seconds.
 
     \b
     Re-rankers (--rerank): qe, alpha-qe, dba, k-reciprocal, diffusion, spectral, verify, xfeat.
@@ -98,6 +98,9 @@ def command(
         raise UsageError("--sheet goes with --compare")
     from retrieval.evaluation.run import evaluate, evaluate_ranking, parse_ranks, parse_rerankers
 
+    def tell(message: str) -> None:
+        say(safe(message), quiet)
+
     chosen = parse_rerankers(rerankers)
     by = parse_ranks([name.strip() for name in rank.split(",")])
     if save is not None and len(chosen) + len([name for name in by if name != "cosine"]) > 1:
@@ -113,7 +116,7 @@ def command(
             raise UsageError(
                 "--ranks gives a finished ranking: no model, gallery, whitening or re-ranking goes with it"
             )
-        result = evaluate_ranking(load_truth(dataset, data, images), ranks, truncated=truncated)
+        result = evaluate_ranking(load_truth(dataset, data, images, tell), ranks, truncated=truncated)
     else:
         if truncated:
             raise UsageError("--truncated goes with --ranks")
@@ -125,7 +128,7 @@ def command(
             rank=by,
             data=data,
             images=images,
-            say=lambda message: say(safe(message), quiet),
+            say=tell,
             bars=lambda label: progress_bar(label, quiet),
             **options,
         )

@@ -19,7 +19,7 @@ from retrieval.cli.common import (
     tokens_option,
     verbosity_options,
 )
-from retrieval.files.paths import show_path
+from retrieval.files.paths import nearly, show_path
 from retrieval.messages import count_of, progress_bar, safe
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def command(
             )
         missing = [p for p in (*paths, *([calibrate_on] if calibrate_on else [])) if not Path(p).exists()]
         if missing:
-            raise UsageError(f"there is no file or folder '{safe(missing[0])}'")
+            raise UsageError(f"there is no file or folder '{safe(missing[0])}'{safe(nearly(missing[0]))}")
         chosen = asked.load(engine, tell)
         if tokens:
             tell_saving(chosen.spec, tell)

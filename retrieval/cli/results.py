@@ -42,7 +42,10 @@ def _print_table(measured: list[Measured], resamples: int) -> None:
 
     if len(measured) == 1:
         rows = [["", "queries", *metrics_of(next(iter(measured[0].results.values())))]]
-        for name, result in measured[0].results.items():
+        results = measured[0].results
+        for name, result in results.items():
+            if not result.queries and any(other.queries for other in results.values()):
+                continue  # the set has no such pictures
             intervals = intervals_of(result, resamples)
             cells = [_percent(mean_over_queries(v), intervals.get(m)) for m, v in metrics_of(result).items()]
             rows.append([name, str(result.queries), *cells])

@@ -16,6 +16,7 @@ from retrieval.datasets import labelled, official
 from retrieval.datasets.groundtruth import GroundTruth, Query, built
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files.paths import as_on_disk
+from retrieval.messages import Say, say_nothing
 
 _PICKLE_LIMIT = 256 << 20  # bytes; the official files have 0.3 million
 
@@ -25,14 +26,15 @@ def load_groundtruth(
     *,
     root: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = "auto",
+    say: Say = say_nothing,
 ) -> GroundTruth:
     """Read a ground truth: ``.json``, ``.pkl`` (Revisited Oxford or Paris), ``.csv`` or ``.txt``
     (``path,label`` lines), or a folder.
 
-    A folder is taken for what lies in it: ``groundtruth.json``, one ``gnd_*.pkl``, or else sub-folders of one
-    class each (:func:`retrieval.datasets.labelled.read_folders`). With labels, every labelled picture asks
-    for the others of its class, and is itself junk (leave-one-out); the memory taken grows with the sum of
-    the squared class sizes.
+    A folder is taken for what lies in it: ``groundtruth.json``, one ``gnd_*.pkl`` or other ``.json`` of that form, which
+    ``say`` is told, or else sub-folders of one class each (:func:`retrieval.datasets.labelled.read_folders`). With
+    labels, every labelled picture asks for the others of its class, and is itself junk (leave-one-out); the memory taken
+    grows with the sum of the squared class sizes.
 
     ``root`` is what the paths are relative to (default: the file's folder). ``images`` says where the
     pictures lie: ``"auto"`` follows the format (``jpg/`` under the root for a ``.pkl``, the root itself for
@@ -44,7 +46,9 @@ def load_groundtruth(
     if root is not None and images not in ("auto", None):
         raise UsageError("give either the root or the folder of pictures, not both")
     if path.is_dir():
-        path = _inside(path)
+        path, folder = _inside(path), path
+        if path != folder:
+            say(f"{folder} holds a ground truth: {path} is used, not its sub-folders as classes")
     base = path if path.is_dir() else path.parent
     if images not in ("auto", None):
         root, images = images, None
@@ -91,12 +95,23 @@ def _as_on_disk(form: Any, base: Path) -> Any:
 
 
 def _inside(folder: Path) -> Path:
+    """The one ground truth in a folder, else the folder."""
     if (folder / "groundtruth.json").is_file():
         return folder / "groundtruth.json"
-    pickles = sorted(folder.glob("gnd_*.pkl"))
-    if len(pickles) > 1:
-        raise UsageError(f"{folder}: holds {len(pickles)} ground truths", f"Give one of them, such as {pickles[0]}")
-    return pickles[0] if pickles else folder
+    truths = [*sorted(folder.glob("gnd_*.pkl")), *(file for file in sorted(folder.glob("*.json")) if _is_truth(file))]
+    if len(truths) > 1:
+        raise UsageError(f"{folder}: holds {len(truths)} ground truths", f"Give one of them, such as {truths[0]}")
+    return truths[0] if truths else folder
+
+
+def _is_truth(file: Path) -> bool:
+    """Whether a JSON file has the form of a ground truth; what else lies in a folder of pictures is passed over."""
+    try:
+        text = file.read_bytes()
+        form = json.loads(text) if b'"queries"' in text and b'"gallery"' in text else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(form, dict) and isinstance(form.get("gallery"), list) and isinstance(form.get("queries"), list)
 
 
 def _leave_one_out(name: str, source: str, root: Path, pictures: labelled.Labelled) -> GroundTruth:

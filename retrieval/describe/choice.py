@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from retrieval.describe.model import Model, load_model
 from retrieval.messages import Say, say_nothing
+from retrieval.pooling.registry import pooling_info
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ModelChoice:
 
     def load(self, engine: str = "auto", say: Say = say_nothing) -> Model:
         """The model; ``auto`` where no name is said. Raises UsageError, ModelError, DownloadError."""
-        return load_model(
+        model = load_model(
             self.model or "auto",
             size=self.size,
             scales=self.scales,
@@ -30,3 +31,10 @@ class ModelChoice:
             engine=engine,
             say=say,
         )
+        pooling = pooling_info(model.spec.pooling["name"])
+        if pooling.untrained and model.checkpoint is None:
+            say(
+                f"warning: {model.spec.name}: the weights of {pooling.name} were never trained, so it is {pooling.untrained}; "
+                "`retrieve train` learns them"
+            )
+        return model

@@ -103,7 +103,7 @@ def evaluate(
     ``rank``: what rankings follow, "cosine", "local" (the local index) or "fused" (both, as queries are answered).
     Raises UsageError, DatasetError, ModelError, GalleryError.
     """
-    truth = dataset if isinstance(dataset, GroundTruth) else load_truth(os.fspath(dataset), data, images)
+    truth = dataset if isinstance(dataset, GroundTruth) else load_truth(os.fspath(dataset), data, images, say)
     truth = present(truth, say)
     name = truth.name if isinstance(dataset, GroundTruth) else os.fspath(dataset)
     chosen = parse_rerankers([rerank] if isinstance(rerank, str) else rerank)

@@ -30,6 +30,18 @@ def show_path(absolute: str) -> str:
     return os.path.relpath(absolute, here) if absolute.startswith(here.rstrip(os.sep) + os.sep) else absolute
 
 
+def nearly(path: str) -> str:
+    """Of a path to nothing, what may be meant: " (did you mean ./messy?)" where a neighbour is called nearly so, else ""."""
+    from difflib import get_close_matches  # only here: most paths lead to something
+
+    folder, name = os.path.split(os.path.abspath(path))
+    try:
+        close = get_close_matches(name, os.listdir(folder), n=1, cutoff=0.75)
+    except OSError:
+        return ""
+    return f" (did you mean {os.path.join(os.path.dirname(path.rstrip(os.sep)), close[0])}?)" if close else ""
+
+
 def composed(text: str) -> str:
     """Text in Unicode's composed form (NFC), in which names that look the same are the same."""
     return unicodedata.normalize("NFC", text)

@@ -77,7 +77,10 @@ def import_descriptors(gallery: OpenedGallery, path: str | os.PathLike[str]) -> 
 
 def _check_form(path: Path) -> None:
     if path.suffix not in (".npy", ".parquet"):
-        raise UsageError(f"descriptors are exchanged as .npy or .parquet, not as {path.name!r}")
+        raise UsageError(
+            f"descriptors are exchanged as .npy or .parquet, not as {path.name!r}",
+            "NAME.npy is for numpy.load, a line of JSON a row lies beside it; NAME.parquet holds both, for pandas and others.",
+        )
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401

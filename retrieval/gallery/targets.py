@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from retrieval.errors import UsageError
 from retrieval.files.identity import identity
-from retrieval.files.paths import show_path
+from retrieval.files.paths import nearly, show_path
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Root
 
@@ -38,7 +38,7 @@ def targets_of(
     for path in absolute:
         if not os.path.lexists(path):
             raise UsageError(
-                f"there is no file or folder '{show_path(path)}'",
+                f"there is no file or folder '{show_path(path)}'{nearly(show_path(path))}",
                 "Nothing was changed. To take pictures out: retrieve remove PATTERN.",
             )
     own = os.path.realpath(gallery.folder)

@@ -29,6 +29,7 @@ class PoolingInfo:
         target: module and class that implement it, ``"spatial:GeM"``.
         parameters: every parameter with its default, apart from ``dim``.
         needs_dim: whether the module has to know the number of channels (``dim``) when it is made.
+        untrained: for one whose weights have to be learned, what it is before that; "" for all others.
         aliases: other names for it.
     """
 
@@ -38,6 +39,7 @@ class PoolingInfo:
     target: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     needs_dim: bool = False
+    untrained: str = ""
     aliases: tuple[str, ...] = ()
 
 
@@ -48,7 +50,13 @@ _PREFIX = {"prefix": 0}
 _TABLE = (
     PoolingInfo("gem", "map", "generalised mean, between average and maximum by one exponent p", "spatial:GeM", _P),
     PoolingInfo(
-        "gem-channel", "map", "generalised mean with an exponent for each channel", "spatial:GeMChannel", _P, True
+        "gem-channel",
+        "map",
+        "generalised mean with an exponent for each channel",
+        "spatial:GeMChannel",
+        _P,
+        True,
+        "gem",
     ),
     PoolingInfo("avg", "map", "average over all cells", "spatial:GlobalAvg", aliases=("gap", "spoc")),
     PoolingInfo("max", "map", "strongest cell of each channel", "spatial:GlobalMax", aliases=("mac",)),
@@ -68,7 +76,13 @@ _TABLE = (
     PoolingInfo("local-max", "map", "maximum of small windows, then a global pooling", "local:local_max", _LOCAL),
     PoolingInfo("local-avg", "map", "average of small windows, then a global pooling", "local:local_avg", _LOCAL),
     PoolingInfo(
-        "strided-conv", "map", "learned down-sampling, then a global pooling", "local:strided_conv", _LOCAL, True
+        "strided-conv",
+        "map",
+        "learned down-sampling, then a global pooling",
+        "local:strided_conv",
+        _LOCAL,
+        True,
+        "local-avg",
     ),
     PoolingInfo("cls", "tokens", "the class token", "tokens:ClsPool", _PREFIX),
     PoolingInfo("mean", "tokens", "mean of the content tokens", "tokens:MeanPool", _PREFIX),
@@ -81,7 +95,7 @@ _TABLE = (
         "tokens:TokenGeM",
         {**_P, "negative": "clamp", **_PREFIX},
     ),
-    PoolingInfo("attention", "tokens", "one learned query", "attention:AttentionPool", _PREFIX, True),
+    PoolingInfo("attention", "tokens", "one learned query", "attention:AttentionPool", _PREFIX, True, "the mean"),
     PoolingInfo(
         "pma",
         "tokens",
@@ -89,8 +103,9 @@ _TABLE = (
         "attention:PMA",
         {"seeds": 1, "heads": 4, "merge": "concat", "feed_forward": True, "norm": True, **_PREFIX},
         True,
+        "a random projection",
     ),
-    PoolingInfo("gated", "tokens", "a learned gate for each token", "attention:GatedPool", _PREFIX, True),
+    PoolingInfo("gated", "tokens", "a learned gate for each token", "attention:GatedPool", _PREFIX, True, "the mean"),
     PoolingInfo("cls-mean", "tokens", "class token and mean", "hybrids:ClsMean", {"merge": "concat", "prefix": 1}),
     PoolingInfo(
         "cls-gem",

@@ -36,14 +36,6 @@ _USUAL = {
     ),
 }
 _BASELINES = {"map": "avg", "tokens": "mean"}
-# What these are before anything has been learned.
-_UNTRAINED = {
-    "gem-channel": "untrained it is gem",
-    "strided-conv": "untrained it is local-avg",
-    "attention": "untrained it is the mean",
-    "gated": "untrained it is the mean",
-    "pma": "untrained it is a random projection",
-}
 
 
 @dataclass(frozen=True)
@@ -63,36 +55,47 @@ class Method:
 
 
 def choose_methods(
-    info: BackboneInfo, ps: Sequence[float] = DEFAULT_PS, names: Sequence[str] = ("all",)
+    info: BackboneInfo, ps: Sequence[float] | None = None, names: Sequence[str] = ("all",)
 ) -> tuple[list[Method], list[str]]:
     """The methods that ``names`` ask for, each once, and notes on what was left out.
 
     A name is one of the registry, with parameters as in a model's name (``spp:mode=avg``); the generalised mean
-    (``gem``, for tokens ``token-gem``) without a p stands for all of ``ps``, and ``all`` for every pooling that fits the
-    backbone and means something untrained. Raises UsageError for what does not exist or fit.
+    (``gem``, for tokens ``token-gem``) without a p stands for all of ``ps`` (default: :data:`DEFAULT_PS`), and ``all`` for every
+    pooling that fits the backbone and means something untrained. Raises UsageError for what does not exist or fit, exponents
+    that are not above 0, and such as no method takes.
     """
     from retrieval.pooling.registry import list_poolings, pooling_info
 
+    if wrong := [p for p in ps or () if not p > 0]:
+        raise UsageError(f"p must be above 0, not {wrong[0]:g}", "1 is the average, inf the maximum.")
     chosen: dict[str, Method] = {}
     notes: list[str] = []
+    taken = False
     for name in names:
         if name == "all":
             expanded: Sequence[str] = _USUAL[info.layout]
-            left = [i.name for i in list_poolings(info.layout) if i.name in _UNTRAINED]
-            left = [n for n in left if not any(other.split(":")[0] == n for other in names)]
+            left = [i for i in list_poolings(info.layout) if i.untrained]
+            left = [i for i in left if not any(other.split(":")[0] == i.name for other in names)]
             if left:
-                reasons = "; ".join(f"{n}: {_UNTRAINED[n]}" for n in left)
+                reasons = "; ".join(f"{i.name}: untrained it is {i.untrained}" for i in left)
                 notes.append(f"left out unless named, since their weights have to be learned: {reasons}")
         else:
             expanded = (name,)
         for one in expanded:
             base = one.partition(":")[0]
             swept = pooling_info(base).name == _SWEPT[info.layout] and ":" not in one
-            for wanted in [f"{base}:p={p:g}" for p in ps] if swept else [one]:
+            taken |= swept
+            for wanted in [f"{base}:p={p:g}" for p in ps or DEFAULT_PS] if swept else [one]:
                 method = make_method(wanted, info)
                 chosen.setdefault(method.label, method)
     if not chosen:
         raise UsageError("no pooling to compare", "Example: --methods avg,max,gem.")
+    if ps and not taken:
+        swept_here = _SWEPT[info.layout]
+        raise UsageError(
+            f"none of these methods takes exponents: {', '.join(names)}",
+            f"Add {swept_here}, or leave the exponents (--p) out.",
+        )
     return list(chosen.values()), notes
 
 

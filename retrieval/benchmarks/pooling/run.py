@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.benchmarks.pooling.bench import Bench
 from retrieval.benchmarks.pooling.methods import (
-    DEFAULT_PS,
     choose_methods,
     default_baseline,
     make_method,
@@ -39,7 +38,7 @@ def benchmark_pooling(
     model: Model,
     truth: GroundTruth,
     *,
-    ps: Sequence[float] = DEFAULT_PS,
+    ps: Sequence[float] | None = None,
     methods: Sequence[str] = ("all",),
     baseline: str | None = None,
     noise: Sequence[float] = NOISE,

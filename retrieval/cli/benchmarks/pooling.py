@@ -89,7 +89,7 @@ def command(
     """
     import sys
 
-    from retrieval.benchmarks.pooling.methods import DEFAULT_PS, split_names
+    from retrieval.benchmarks.pooling.methods import split_names
     from retrieval.benchmarks.pooling.results import tables, write_csv, write_results
     from retrieval.benchmarks.pooling.run import benchmark_pooling
     from retrieval.describe.model import load_model
@@ -109,7 +109,7 @@ def command(
             report = benchmark_pooling(
                 chosen,
                 ground_truth,
-                ps=ps or DEFAULT_PS,
+                ps=ps,
                 methods=split_names(methods),
                 baseline=baseline,
                 noise=noise,
@@ -148,7 +148,7 @@ def _ground_truth(
         from retrieval.datasets.load import load_truth
         from retrieval.datasets.published.sets import SETS
 
-        truth = load_truth(name, data, images)
+        truth = load_truth(name, data, images, tell)
         yield truth, truth.name in SETS or name.lower().endswith(".pkl")
         return
     from retrieval.datasets.synthetic.make import make_synthetic
