@@ -331,6 +331,21 @@ def test_map_of_a_gallery(client: Any, gallery: Gallery, monkeypatch: pytest.Mon
     assert client.get("/api/map").json() == told
 
 
+def test_the_root_tells_every_route_and_where_they_are_told_in_detail(client: Any) -> None:
+    told = client.get("/api").json()
+    form = client.get(told["details"]).json()
+    expected = {(method.upper(), path) for path, methods in form["paths"].items() for method in methods}
+    assert {(e["method"], e["path"]) for e in told["endpoints"]} == expected
+    assert {
+        ("GET", "/api/search"),
+        ("POST", "/api/search"),
+        ("GET", "/api/images/{id}"),
+        ("GET", "/healthz"),
+    } < expected
+    assert all(e["summary"] for e in told["endpoints"])
+    assert client.get("/api", params={"id": 3}).status_code == 422
+
+
 def test_openapi_tells_every_route(client: Any) -> None:
     form = client.get("/api/openapi.json").json()
     assert {"/api/search", "/api/images/{id}", "/api/thumbnails/{id}", "/api/heatmap", "/api/stats"} < set(

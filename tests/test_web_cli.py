@@ -64,6 +64,7 @@ def here(folder: Path) -> Iterator[str]:
         _, err = process.communicate(timeout=60)
         assert process.returncode in (0, 130)
         assert "Traceback" not in err
+        assert f"JSON API: {address}api" in err
 
 
 @pytest.mark.slow

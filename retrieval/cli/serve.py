@@ -87,12 +87,13 @@ def command(
         settings = replace(settings, port=listener.getsockname()[1])
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         page = f"http://{shown}:{settings.port}/"
+        api = f"JSON API: {page}api (docs/web.md)"
         if settings.token is not None:
             page += f"?token={settings.token}"
 
         def ready() -> None:
             print(page, flush=True)
-            say("Ctrl-C ends it.", quiet)
+            say(f"{api}. Ctrl-C ends it.", quiet)
             if show:
                 import webbrowser
 

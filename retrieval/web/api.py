@@ -22,9 +22,6 @@ from retrieval.web.state import WebState
 from retrieval.web.uploads import JSON
 
 T = TypeVar("T")
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": forms.ErrorForm} for status in (400, 401, 403, 404, 408, 413, 415, 421, 422, 500, 503)
-}
 _PICTURE_BODY = {
     "requestBody": {
         "required": True,
@@ -38,7 +35,7 @@ _PICTURE_BODY = {
 }
 
 
-router = APIRouter(responses=_ERRORS, dependencies=[Depends(known_parameters_alone)])
+router = APIRouter(responses=forms.ERRORS, dependencies=[Depends(known_parameters_alone)])
 
 GalleryName = Annotated[
     str | None, Query(max_length=200, description="Which gallery; the first without.", examples=["album"])

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from retrieval.backends.served import ServedGallery
 from retrieval.gallery.gallery import Gallery
 from retrieval.version import __version__
-from retrieval.web import errors
+from retrieval.web import endpoints, errors
 from retrieval.web.api import router
 from retrieval.web.guard import Guard
 from retrieval.web.settings import WebSettings
@@ -48,6 +48,7 @@ def create_app(galleries: Sequence[Gallery | ServedGallery], settings: WebSettin
     )
     app.state.web = WebState(galleries, settings)
     errors.install(app)
+    app.include_router(endpoints.router)
     app.include_router(router)
     pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=select_autoescape(default=True))
 

@@ -190,6 +190,18 @@ class HealthForm(BaseModel):
     version: str
 
 
+class EndpointForm(BaseModel):
+    method: str = Field(examples=["GET"])
+    path: str = Field(examples=["/api/search"])
+    summary: str = Field(examples=["Search by an indexed picture"])
+
+
+class ApiForm(BaseModel):
+    version: str
+    details: str = Field(description="Where all parameters and forms are told", examples=["/api/openapi.json"])
+    endpoints: list[EndpointForm]
+
+
 class VectorQuestion(BaseModel):
     """A search by a descriptor of the gallery's model; it is normalised."""
 
@@ -206,3 +218,9 @@ class ErrorForm(BaseModel):
     """What every error is answered with."""
 
     error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorForm} for status in (400, 401, 403, 404, 408, 413, 415, 421, 422, 500, 503)
+}
+"""What every route may be refused with."""
