@@ -315,7 +315,7 @@ def test_a_method_is_the_pooling_of_a_specification() -> None:
 
 def test_exponents_that_mean_nothing_are_refused() -> None:
     for wrong in (0, -1, math.nan):
-        with pytest.raises(UsageError, match="p must be above 0"):
+        with pytest.raises(UsageError, match="p must be at least"):
             choose_methods(MAPS, (2, wrong), ("gem",))
     with pytest.raises(UsageError, match=r"none of these methods takes exponents: avg, gem:p=2\. Add gem"):
         choose_methods(MAPS, (2,), ("avg", "gem:p=2"))

@@ -495,9 +495,17 @@ def run(*arguments: str) -> tuple[str, str]:
 
 def test_command_prints_what_was_asked_for(truth: GroundTruth, report: PoolingReport, tmp_path: Path) -> None:
     out = tmp_path / "results"
-    common = (str(truth.root / "truth.json"), "--model", MODEL, "--size", "96", "--p", "1,3,inf", "--bootstrap", "200")
+    common = (str(truth.root / "truth.json"), "--model", MODEL, "--size", "96", "--bootstrap", "200")
     printed, said = run(
-        *common, "--methods", "gem,avg,spp:mode=max,levels=(1,2)", "--format", "json", "--out", str(out)
+        *common,
+        "--p",
+        "1,3,inf",
+        "--methods",
+        "gem,avg,spp:mode=max,levels=(1,2)",
+        "--format",
+        "json",
+        "--out",
+        str(out),
     )
     rows = [json.loads(line) for line in printed.splitlines()]
     assert [row["method"] for row in rows[::3]] == [

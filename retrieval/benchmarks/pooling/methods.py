@@ -61,13 +61,14 @@ def choose_methods(
 
     A name is one of the registry, with parameters as in a model's name (``spp:mode=avg``); the generalised mean
     (``gem``, for tokens ``token-gem``) without a p stands for all of ``ps`` (default: :data:`DEFAULT_PS`), and ``all`` for every
-    pooling that fits the backbone and means something untrained. Raises UsageError for what does not exist or fit, exponents
-    that are not above 0, and such as no method takes.
+    pooling that fits the backbone and means something untrained. Raises UsageError for what does not exist or fit, for
+    exponents that cannot be, and for such as no method takes.
     """
+    from retrieval.pooling.power import parse_p
     from retrieval.pooling.registry import list_poolings, pooling_info
 
-    if wrong := [p for p in ps or () if not p > 0]:
-        raise UsageError(f"p must be above 0, not {wrong[0]:g}", "1 is the average, inf the maximum.")
+    for p in ps or ():
+        parse_p(p)
     chosen: dict[str, Method] = {}
     notes: list[str] = []
     taken = False
