@@ -20,7 +20,7 @@ PACKAGE = Path(retrieval.__file__).parent
 FLOORS = [
     ["errors", "version"],
     ["messages", "system", "pooling"],
-    ["files"],
+    ["files", "checkup"],
     ["pictures", "ranking", "models"],
     ["datasets", "views"],
     ["engines"],

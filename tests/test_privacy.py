@@ -52,6 +52,7 @@ COMMANDS = [
     "benchmark ann --sizes 2000 --dim 64 --queries 10 -q",
     "models list",
     "datasets list",
+    "doctor",
 ]
 
 

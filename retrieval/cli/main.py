@@ -40,6 +40,7 @@ COMMANDS = {
     "benchmark": ("retrieval.cli.benchmarks.group", "Compare poolings, engines and search indexes."),
     "models": ("retrieval.cli.models", "List, show, download and import models."),
     "datasets": ("retrieval.cli.datasets", "Get, check, convert and make data sets."),
+    "doctor": ("retrieval.cli.doctor", "Look at machine, installation and gallery; say what is wrong."),
 }
 # Of click 8.2 and later; before, click itself prints the help.
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())

@@ -92,11 +92,21 @@ def _openvino(
 
 def _gpu_here() -> bool:
     """Whether torch can use a GPU. Asking it takes seconds, so only where the driver of one is loaded."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return False
-    driver = any(os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg"))
-    if not driver and not os.path.exists(os.path.expandvars(r"%SystemRoot%\System32\nvcuda.dll")):
+    if gpu_driver() is None:
         return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def gpu_driver() -> str | None:
+    """Where the driver of a GPU shows; None where none is loaded, or CUDA_VISIBLE_DEVICES hides them all."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    places = (
+        "/proc/driver/nvidia/version",
+        "/dev/kfd",
+        "/dev/dxg",
+        os.path.expandvars(r"%SystemRoot%\System32\nvcuda.dll"),
+    )
+    return next((path for path in places if os.path.exists(path)), None)
