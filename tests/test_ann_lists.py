@@ -97,7 +97,7 @@ def test_the_lists_within_reach_are_those_of_a_loop(vectors: np.ndarray, queries
 def test_with_all_in_reach_it_is_the_plain_search(vectors: np.ndarray, queries: np.ndarray, factory: str) -> None:
     """Residual codes and turned vectors too; ``search`` allows twice the effort."""
     index = filled(factory, vectors)
-    assert lists.can_be_told(ann_kind.core(index))
+    assert lists.can_be_told(index)
     plain = looking.search(index, queries, 30, Effort(K, 20))
     found = looking.search(index, queries, 30, Effort(K, 10, math.pi))
     assert [set(row) for row in found.tolist()] == [set(row) for row in plain.tolist()]
@@ -111,8 +111,25 @@ def test_too_few_in_the_first_lists_look_at_all(vectors: np.ndarray) -> None:
     assert (found >= 0).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_where_there_are_too_few_in_all_lists_nothing_is_said(vectors: np.ndarray) -> None:
+    """Of vectors that a turn has shortened: their least score is divided by less than 1."""
+    index = filled("PCAR16,IVF64,SQ8", vectors[:2000])
+    found = lists.within_reach(index, vectors[:3], 2100, 2050, 64, 0.0)
+    assert ((found >= 0).sum(axis=1) == 2000).all()
+
+
 def test_fast_scan_is_searched_in_one_step(vectors: np.ndarray) -> None:
-    assert not lists.can_be_told(ann_kind.core(filled("IVF64,PQ12x4fs", vectors)))
+    assert not lists.can_be_told(filled("IVF64,PQ12x4fs", vectors))
+
+
+def test_behind_a_table_of_ids_too(tmp_path: Path, vectors: np.ndarray) -> None:
+    subject = VectorGallery(tmp_path / "g", DIM)
+    subject.gallery.configure_search("IDMap,IVF128,SQ8", 0.95)
+    subject.add(vectors)
+    assert shard_of(subject).reach is None
+    query = clustered(1, DIM, seed=7, clusters=60)[0]
+    assert [i for i, _ in subject.answer(query, 3)] == [i for i, _ in subject.brute(query, 3)]
 
 
 def compared(trial: ann_recall.Trial, index: Any, effort: Effort, wanted: int) -> np.ndarray:
@@ -176,6 +193,13 @@ def test_what_is_found_is_what_was_promised(told: VectorGallery) -> None:
     stages = [effort_for(shard_of(told), K, stage) for stage in (0, 1)]
     assert stages[0].reach == shard_of(told).reach
     assert stages[1] == Effort(K, 4 * stages[0].most, None), "ties at the border are looked for in all lists"
+
+
+def test_fewer_answers_are_found_as_surely(told: VectorGallery) -> None:
+    """The reach was measured from the tenth: from the first, it would not lead to the lists in which a better first lies."""
+    for query in clustered(200, DIM, seed=8, clusters=60):
+        assert told.answer(query, 1) == told.answer(query, K)[:1]
+        assert told.answer(query, 3) == told.answer(query, K)[:3]
 
 
 def test_an_index_from_before_is_searched_as_before(tmp_path: Path, told: VectorGallery) -> None:

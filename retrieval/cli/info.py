@@ -182,7 +182,7 @@ def _local_line(info: GalleryInfo) -> str:
 
 
 def _search_line(info: GalleryInfo) -> str:
-    from retrieval.gallery.search.recall import K
+    from retrieval.gallery.search.looking import K
 
     note = info.search
     if note is None:

@@ -18,11 +18,14 @@ FIRST = 8  # lists that every query looks at; that 4 or 16 are worse was not see
 FURTHER = 2  # times the effort that a query looks at, at most
 
 
-def can_be_told(inner: Any) -> bool:
-    """Whether the lists of this FAISS index can be looked at in two steps."""
+def can_be_told(index: Any) -> bool:
+    """Whether the lists of this FAISS index can be looked at in two steps: not behind a table of ids, which they do not know."""
     import faiss
 
-    return isinstance(inner, faiss.IndexIVFScalarQuantizer | faiss.IndexIVFFlat | faiss.IndexIVFPQ)
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return isinstance(index, faiss.IndexIVFScalarQuantizer | faiss.IndexIVFFlat | faiss.IndexIVFPQ)
 
 
 def within_reach(
@@ -42,7 +45,8 @@ def within_reach(
     centres, lists = index.quantizer.search(queries, min(most, index.nlist))
     scores, ids = _looked(index, queries, wanted, centres[:, :FIRST], lists[:, :FIRST], shown)
     lengths = np.maximum(np.sqrt(np.einsum("qd,qd->q", queries, queries)), np.float32(1e-12))
-    angles = np.arccos(np.clip(scores[:, k - 1] / lengths, -1, 1)) + reach
+    # Where there is no k-th, its score is the least that a float32 can be: nothing to be divided.
+    angles = np.arccos(np.clip(scores[:, k - 1], -lengths, lengths) / lengths) + reach
     further = centres[:, FIRST:] >= (np.cos(np.minimum(angles, np.pi)) * lengths)[:, None]
     count = int(further.sum(axis=1).max(initial=0))
     if count:

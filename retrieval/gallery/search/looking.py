@@ -13,6 +13,7 @@ from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import lists
 from retrieval.gallery.search.note import ShardNote
 
+K = 10  # how many best ones a note's figures are measured for
 _BEYOND_K = 16  # candidates beyond k at least, so that ties at the border are seen; each costs the look at its entry
 
 
@@ -32,15 +33,17 @@ def least(k: int) -> int:
 
 
 def shortlist(note: ShardNote, k: int) -> int:
-    """How many candidates to take for the best ``k``: the note's, measured for 10, and growing slower than k does."""
-    result: int = max(least(k), round(note.shortlist * max(1.0, k / 10) ** 0.5))
+    """How many candidates to take for the best ``k``: the note's, measured for :data:`K`, and growing slower than k does."""
+    result: int = max(least(k), round(note.shortlist * max(1.0, k / K) ** 0.5))
     return result
 
 
 def effort_for(note: ShardNote, k: int, stage: int = 0) -> Effort:
-    """How hard to look for the best ``k``; ``most`` is 1 where the kind knows no effort. At a later stage it is not enough that
-    nothing better can be expected: what scores as much is looked for."""
-    most = max(1, round((note.effort or 1) * max(1.0, k / 10) ** 0.5)) * 4**stage
+    """How hard to look for the best ``k``; ``most`` is 1 where the kind knows no effort. Fewer than :data:`K` are looked for as
+    so many: the reach is measured from the last of these. At a later stage it is not enough that nothing better can be expected:
+    what scores as much is looked for."""
+    k = max(k, K)
+    most = max(1, round((note.effort or 1) * (k / K) ** 0.5)) * 4**stage
     return Effort(k, most, note.reach if stage == 0 else None)
 
 

@@ -16,6 +16,7 @@ from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import operating
 from retrieval.gallery.search import recall as ann_recall
+from retrieval.gallery.search.looking import K
 from retrieval.gallery.search.note import ShardNote
 from retrieval.gallery.store.catalog import Catalog, LogState
 from retrieval.gallery.store.vectors import VectorStore
@@ -86,9 +87,7 @@ class Maker:
         )
         shard = self.measured(index, shard, ids, rows)
         if not shard.reached:
-            found = (
-                f"the search index {factory} finds {100 * (shard.recall or 0):.1f} % of the true first {ann_recall.K}"
-            )
+            found = f"the search index {factory} finds {100 * (shard.recall or 0):.1f} % of the true first {K}"
             if chosen.kind == "hnsw":  # parts of a graph that no path leads to stay hidden whatever the effort
                 self.say(f"{found} or less, not {100 * self.target:g} %: inverted lists take its place")
                 return self.built(log, ids, rows, last, small=small, instead=chosen.kind)

@@ -10,8 +10,8 @@ import numpy as np
 
 from retrieval.gallery.search import kind as ann_kind
 from retrieval.gallery.search import lists, looking
-from retrieval.gallery.search.looking import Effort
-from retrieval.gallery.search.recall import WAYS, K, Trial
+from retrieval.gallery.search.looking import Effort, K
+from retrieval.gallery.search.recall import WAYS, Trial
 
 _MISSED = 1 / 2000  # of the stored vectors may not find themselves in a graph
 _LOST = 1 / 400  # of the queries may find nothing that is right
@@ -50,7 +50,7 @@ class Tuning:
         inner = ann_kind.core(index)
         self.graph = isinstance(inner, faiss.IndexHNSW)
         self.most = inner.nlist if isinstance(inner, faiss.IndexIVF) else _MOST_NODES if self.graph else 1
-        self.in_steps = lists.can_be_told(inner)
+        self.in_steps = lists.can_be_told(index)
         self.wanted = min(_MOST_CANDIDATES, max(len(trial.ids) - 1, 1))
         self.plain = min(looking.least(K), self.wanted)
 

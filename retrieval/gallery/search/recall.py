@@ -18,13 +18,12 @@ import numpy as np
 
 from retrieval.gallery.search import candidates as ann_search
 from retrieval.gallery.search import looking
-from retrieval.gallery.search.looking import Effort
+from retrieval.gallery.search.looking import Effort, K
 from retrieval.gallery.store.vectors import VectorStore
 
 QUERIES = 900
 WAYS = 3  # in which queries leave the gallery; query i goes way i % 3
 MEMBERS = 4096  # stored vectors that have to find themselves in a graph
-K = 10
 _TRUTH = 64  # true neighbours kept, so that ties with the tenth are known
 _TIMED = 40
 _BLOCK = 8192
