@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from vector_gallery import VectorGallery, clustered
 
+from retrieval.cli.main import main
 from retrieval.gallery.search import file as ann_file
 from retrieval.gallery.search import index as ann
 from retrieval.gallery.search import kind as ann_kind
@@ -200,6 +201,19 @@ def test_fewer_answers_are_found_as_surely(told: VectorGallery) -> None:
     for query in clustered(200, DIM, seed=8, clusters=60):
         assert told.answer(query, 1) == told.answer(query, K)[:1]
         assert told.answer(query, 3) == told.answer(query, K)[:3]
+
+
+def test_info_tells_the_reach(
+    told: VectorGallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["retrieve", "info", "--index", str(told.gallery.folder), "--format", "json"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit):
+        main()
+    search = json.loads(capsys.readouterr().out)["search"]
+    shard = shard_of(told)
+    assert (search["effort"], search["reach"]) == (shard.effort, shard.reach)
+    assert [(file["effort"], file["reach"]) for file in search["files"]] == [(shard.effort, shard.reach)]
 
 
 def test_an_index_from_before_is_searched_as_before(tmp_path: Path, told: VectorGallery) -> None:

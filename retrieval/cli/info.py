@@ -124,7 +124,7 @@ def _tell_served(address: str, form: str) -> None:
 
 def _search(info: GalleryInfo) -> dict[str, object]:
     """The search index for JSON; "recall", "milliseconds", "queries" and "measured_at" as last measured on the gallery, of all
-    its files together; "effort" is null where there are several."""
+    its files together; "effort" and "reach" are null where there are several."""
     out: dict[str, object] = {"asked": info.ann, "target": info.recall}
     note = info.search
     if note is not None:
@@ -135,6 +135,7 @@ def _search(info: GalleryInfo) -> dict[str, object]:
             "bytes": note.bytes,
             "changes": info.changes,
             "effort": note.effort,
+            "reach": note.reach,
             "shortlist": note.shortlist,
             "recall": note.recall,
             "milliseconds": note.milliseconds,
@@ -148,6 +149,7 @@ def _search(info: GalleryInfo) -> dict[str, object]:
                     "vectors": shard.count,
                     "bytes": shard.bytes,
                     "effort": shard.effort,
+                    "reach": shard.reach,
                     "shortlist": shard.shortlist,
                     "recall": shard.recall,
                 }

@@ -138,6 +138,11 @@ class IndexNote:
         return self.shards[0].effort if len(self.shards) == 1 else None
 
     @property
+    def reach(self) -> float | None:
+        """The same holds of this."""
+        return self.shards[0].reach if len(self.shards) == 1 else None
+
+    @property
     def shortlist(self) -> int:
         """Candidates that are scored again, of all shards."""
         return sum(shard.shortlist for shard in self.shards)
