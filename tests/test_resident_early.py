@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -158,7 +159,7 @@ def test_more_than_can_be_worked_at_are_not_begun(gallery: Gallery, begun: list[
         patch.setattr(answer, "_answers", slow)
         visitors = [ask_resident(gallery.folder) for _ in range(4)]
         threads = [
-            threading.Thread(target=lambda v=v: list(v.answers(["view.png"]))) for v in visitors if v is not None
+            threading.Thread(target=lambda v=v: list(v._asked("answers", images=[]))) for v in visitors if v is not None
         ]
         for thread in threads:
             thread.start()
@@ -170,6 +171,71 @@ def test_more_than_can_be_worked_at_are_not_begun(gallery: Gallery, begun: list[
         free.set()
         for thread in threads:
             thread.join(20)
+
+
+def test_what_cannot_be_begun_is_answered_all_the_same(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More often than there are turns: none is lost, and nothing is said before the question."""
+    failed: list[str] = []
+
+    class Exhausted:
+        def __init__(self, model: Any, image: str) -> None:
+            failed.append(image)
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(answer, "Begun", Exhausted)
+    wanted = gallery.query("view.png", k=5).matches
+    with answering([gallery]):
+        for count in range(1, 7):
+            early.begin(["query", "view.png"])
+            found: list[Any] = []
+
+            def ask(into: list[Any] = found) -> None:
+                resident = ask_resident(gallery.folder)
+                assert resident is not None
+                with resident:
+                    into.extend(resident.answers(["view.png"], 5))
+
+            thread = threading.Thread(target=ask, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert [result.matches for result in found] == [wanted]
+            assert len(failed) == count
+
+
+def test_a_server_that_knows_no_hints_is_not_asked(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the same version, from an earlier working copy: it replies to the hint, which would pass for a reply to the
+    question."""
+    with answering([gallery]), monkeypatch.context() as patch:
+        patch.setattr(answer, "LANGUAGE", None)
+        early.begin(["query", "view.png"])
+        assert ask_resident(gallery.folder) is None
+
+
+def test_no_connection_is_left_open_where_nobody_can_be_told(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = place.sockets_folder(create=True)
+    assert folder is not None
+    path = folder / place.socket_name(gallery.folder)
+    opened: list[socket.socket] = []
+    real = socket.socket
+
+    def counted(*arguments: Any) -> socket.socket:
+        opened.append(real(*arguments))
+        return opened[-1]
+
+    with real(socket.AF_UNIX) as left:
+        left.bind(os.fspath(path))  # nobody listens
+        monkeypatch.setattr(socket, "socket", counted)
+        early.begin(["query", "view.png"])
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        early.begin(["query", str(tmp_path / "view.png"), "--index", str(gallery.folder)])
+        monkeypatch.chdir(tmp_path)
+    assert early._begun == []
+    assert [connection.fileno() for connection in opened] == [-1]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +253,7 @@ def test_more_than_can_be_worked_at_are_not_begun(gallery: Gallery, begun: list[
         ["query", "view.png", "--index=milvus://nobody@nowhere"],
         ["query", "--no-server", "view.png"],
         ["query", "view.png", "--sheet", "out.jpg"],
+        ["query", "view.png", "--under", "album"],
     ],
 )
 def test_where_there_is_doubt_nothing_is_begun(gallery: Gallery, begun: list[str], arguments: list[str]) -> None:

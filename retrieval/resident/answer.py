@@ -20,7 +20,7 @@ from retrieval.files.paths import seen_from
 from retrieval.gallery.gallery import Gallery
 from retrieval.messages import first_line
 from retrieval.resident.place import SWITCH, available, socket_name, sockets_folder
-from retrieval.resident.talk import SIGN_EVERY, Stream, circumstances, identity_of, receive, send
+from retrieval.resident.talk import LANGUAGE, SIGN_EVERY, Stream, circumstances, identity_of, receive, send
 from retrieval.version import __version__
 
 _ALONE = "With --no-server, retrieve query answers by itself."
@@ -104,6 +104,7 @@ class _Visit(socketserver.StreamRequestHandler):
                 self.wfile,
                 {
                     "version": __version__,
+                    "language": LANGUAGE,
                     "identity": identity_of(gallery.description),
                     "fingerprint": gallery.spec.fingerprint,
                     "judges": gallery.local is not None,
@@ -145,10 +146,16 @@ class _Visit(socketserver.StreamRequestHandler):
             self._failed(error)
 
     def _begin(self, gallery: Gallery, image: str) -> None:
-        """Describe a picture before all is known of the question, where nobody waits."""
-        if self.begun is None and self.server.turns.acquire(blocking=False):
-            self.begun = Begun(gallery.model, image)
-            self.begun.when_done(self.server.turns.release)
+        """Describe a picture before all is known of the question, where nobody waits. Never raises: the question is yet to come,
+        and finds out itself what is wrong."""
+        turns = self.server.turns
+        if self.begun is None and turns.acquire(blocking=False):
+            try:
+                self.begun = Begun(gallery.model, image)
+            except Exception:  # neither threads nor memory: with a turn lost, others would wait for ever
+                turns.release()
+            else:
+                self.begun.when_done(turns.release)
 
     def _failed(self, error: Exception) -> None:
         """Without a reply the visitor would take a failure for the server's end, and come again."""

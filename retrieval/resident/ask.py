@@ -16,7 +16,7 @@ from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.answers import Match, QueryResult
 from retrieval.resident.early import taken
 from retrieval.resident.place import socket_of
-from retrieval.resident.talk import MOST_OF_A_LINE, Stream, circumstances, identity_of, receive, send
+from retrieval.resident.talk import LANGUAGE, MOST_OF_A_LINE, Stream, circumstances, identity_of, receive, send
 from retrieval.version import __version__
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        same = [hello.get("version"), hello.get("identity"), hello.get("circumstances")]
-        if same == [__version__, identity_of(description), ["auto", *circumstances()]]:
+        same = [hello.get(name) for name in ("version", "language", "identity", "circumstances")]
+        if same == [__version__, LANGUAGE, identity_of(description), ["auto", *circumstances()]]:
             exif = bool(description["model"]["image"]["exif"])
             connection.settimeout(_SILENCE)
             return ResidentGallery(folder, connection, stream, hello, exif, alone)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-# With these the other process is not asked, or for a part of the picture.
+# With these the other process is not asked (for --under, with a relative folder), or for a part of the picture.
 _OTHERWISE = (
     "--bbox",
     "--no-server",
@@ -31,6 +31,7 @@ _OTHERWISE = (
     "--rerank",
     "--sheet",
     "--explain",
+    "--under",
 )
 _PATIENCE = 0.2  # seconds for the other process to take a line: one that is stopped shall not keep this one
 
@@ -50,15 +51,25 @@ def begin(arguments: Sequence[str]) -> None:
         path = None if folder is None else socket_of(folder)
         if path is None:
             return
-        import socket  # only here, where somebody listens
-
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_PATIENCE)
-        connection.connect(os.fspath(path))
-        connection.sendall(json.dumps({"ask": "ahead", "here": os.getcwd(), "name": files[0]}).encode() + b"\n")
+        hint = json.dumps({"ask": "ahead", "here": os.getcwd(), "name": files[0]}).encode() + b"\n"
+        _begun.append((path, _told(path, hint)))
     except (OSError, ValueError, UsageError):
         return
-    _begun.append((path, connection))
+
+
+def _told(path: Path, line: bytes) -> socket.socket:
+    """The connection over which the other process was told. Raises OSError."""
+    import socket  # only here, where somebody listens
+
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(_PATIENCE)
+        connection.connect(os.fspath(path))
+        connection.sendall(line)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _index(arguments: Sequence[str]) -> str | None:
