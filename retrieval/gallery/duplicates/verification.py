@@ -3,8 +3,8 @@
 A way to lay one on the other is sought, the cheapest first: whole on whole by their outlines, then by local points and a
 homography (:mod:`retrieval.ranking.geometry`), upright and mirrored, then, for pictures with few points, by a shift, turn and
 scale that some of them agree on, and by searching one in the other. It makes them copies where it is nearly affine and the
-pixels agree (:mod:`retrieval.gallery.duplicates.agreement`). Points that agree on a homography while the pixels do not make a
-scene.
+pixels agree (:mod:`retrieval.gallery.duplicates.agreement`), and where the points show no parallax
+(:mod:`retrieval.gallery.duplicates.parallax`). Points that agree on a homography while the pixels do not make a scene.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from retrieval.gallery.duplicates.agreement import (
     scale_of,
 )
 from retrieval.gallery.duplicates.looks import Looks
+from retrieval.gallery.duplicates.parallax import has_parallax
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
 from retrieval.gallery.local_features import SIDE
 from retrieval.messages import Update, no_update
@@ -39,6 +40,7 @@ Verdict = Literal["copy", "scene", "none"]
 FEW_POINTS = 60
 SCENE_INLIERS = 21  # unrelated pictures of one kind share a score now and then
 SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
+_EQUAL = 0.99  # median correlation that another photo does not reach
 _AT_ONCE = 64  # pairs
 
 
@@ -53,9 +55,16 @@ class Verifier:
 
     def judge(self, pairs: Sequence[Pair], update: Update = no_update) -> list[Verdict]:
         """Of pairs ``(a, b)``, in whatever order."""
+        from threadpoolctl import threadpool_limits
+
         asked = [(min(pair), max(pair)) for pair in pairs]
         new = sorted({pair for pair in asked if pair not in self.verdicts})
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="duplicates") as pool:
+        workers = min(4, os.cpu_count() or 1)
+        # A core works on pairs of its own: products this small lose their time where cores share one.
+        with (
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(workers, thread_name_prefix="duplicates") as pool,
+        ):
             for start in range(0, len(new), _AT_ONCE):
                 part = new[start : start + _AT_ONCE]
                 found = list(pool.map(self._whole, part))
@@ -101,9 +110,11 @@ class Verifier:
         first, second = self.looks.thumbnail(a), self.looks.thumbnail(b)
         if first is None or second is None:  # gone since
             return (a, b), "none"
-        if self._agreement(first, second, mine, other, found, mirror).copies("points", _scale(found, mine)):
-            return (a, b), "copy"
-        if min(len(mine.points), len(other.points)) < FEW_POINTS:
+        agreement = self._agreement(first, second, mine, other, found, mirror)
+        if agreement.copies("points", _scale(found, mine)):
+            if agreement.middle >= _EQUAL or not has_parallax(mine, other, found):
+                return (a, b), "copy"
+        elif min(len(mine.points), len(other.points)) < FEW_POINTS:
             placed = similarity(mine, other)
             if self._agreement(first, second, mine, other, placed, mirror).copies("placed", _scale(placed, mine)):
                 return (a, b), "copy"
