@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from fakes import fake_gallery
-from PIL import Image
+from PIL import Image, ImageOps
 
 from retrieval.gallery.duplicates import verification
 from retrieval.gallery.duplicates.parallax import has_parallax
@@ -71,6 +71,29 @@ def test_a_front_photographed_again_a_step_aside_is_a_scene(
     assert verdict(tmp_path / "by windows alone", one, two) == "copies"  # or nothing was asked
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_picture_on_a_wall_photographed_twice_is_a_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirrored: bool
+) -> None:
+    """The whole of one lies on that of the other, slanted a little: the lower corners are six pixels further apart. Mirrored it
+    is found by its outline alone."""
+    one = photo(3, 0, evening=False)
+    corners = np.array([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], np.float32)
+    slant = cv2.getPerspectiveTransform(corners, corners + np.array([[0, 0], [0, 0], [3, 0], [-3, 0]], np.float32))
+    seen = cv2.warpPerspective(
+        np.asarray(one), slant, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    noise = np.random.default_rng(0).normal(0, 16, seen.shape)
+    two = Image.fromarray(np.clip(0.8 * seen + 20 + noise, 0, 255).astype(np.uint8))
+    same = compressed(Image.fromarray(np.clip(0.8 * np.asarray(one) + 20 + noise, 0, 255).astype(np.uint8)), 60)
+    if mirrored:
+        two, same = ImageOps.mirror(two), ImageOps.mirror(same)
+    assert verdict(tmp_path / "judged", one, two) == "scenes"
+    assert verdict(tmp_path / "copy", one, same) == "copies"
+    monkeypatch.setattr(verification, "has_parallax", lambda *_: False)
+    assert verdict(tmp_path / "by windows alone", one, two) == "copies"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_its_copies_are_copies(tmp_path: Path, seed: int) -> None:
     one = photo(seed, 0, evening=False)
@@ -115,6 +138,23 @@ def test_a_rest_that_neighbours_share_is_parallax_and_noise_is_none(scale: float
     assert not moved(wrong)
     assert not has_parallax(features(points[:11]), features((laid + scale * waves)[:11]), found)  # too few to say
     assert not has_parallax(features(points), features(laid), Verification(0, None))
+
+
+@pytest.mark.realdata
+def test_photos_of_paintings_are_no_copies(shared_data: Path, tmp_path: Path) -> None:
+    """Two photos of each painting, by hand from the front; found by points, and as wholes."""
+    pairs = {
+        "qsd2_w2/00005": 215,
+        "qsd2_w2/00013": 76,
+        "qsd1_w1/00018": 286,
+        "qsd1_w1/00022": 257,
+        "qsd1_w3/00017": 104,
+    }
+    for name, painting in pairs.items():
+        one = Image.open(shared_data / "paintings" / f"{name}.jpg").convert("RGB")
+        two = Image.open(shared_data / "paintings" / "gallery" / f"bbdd_{painting:05d}.jpg").convert("RGB")
+        assert verdict(tmp_path / name, one, two) == "scenes", name
+        assert verdict(tmp_path / f"{name} copy", two, compressed(two, 30)) == "copies", name
 
 
 @pytest.mark.realdata

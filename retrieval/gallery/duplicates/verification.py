@@ -40,7 +40,7 @@ Verdict = Literal["copy", "scene", "none"]
 FEW_POINTS = 60
 SCENE_INLIERS = 21  # unrelated pictures of one kind share a score now and then
 SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
-_EQUAL = 0.99  # median correlation that another photo does not reach
+_EQUAL = 0.985  # median correlation that other photos do not reach, but for a few
 _AT_ONCE = 64  # pairs
 
 
@@ -52,6 +52,7 @@ class Verifier:
         self.looks, self.alone, self.same_level = looks, alone, same_level
         self.verdicts: dict[Pair, Verdict] = {}
         self.unverified: set[Pair] = set()
+        self._alike: dict[Pair, bool] = {}  # as wholes, whether mirrored: copies, or other photos
 
     def judge(self, pairs: Sequence[Pair], update: Update = no_update) -> list[Verdict]:
         """Of pairs ``(a, b)``, in whatever order."""
@@ -76,14 +77,18 @@ class Verifier:
         return [self.verdicts[pair] for pair in asked]
 
     def _whole(self, pair: Pair) -> Verdict | None:
-        """By their outlines; None where that decides nothing."""
+        """By their outlines; None where that does not decide."""
         a, b = (self.looks.thumbnail(i) for i in pair)
         if a is None or b is None:
             self.unverified.add(pair)
             return "copy" if self.alone(*pair) >= self.same_level else "none"
         for mapping in alignment.whole_on_whole(a, b):
-            if best_agreement(a, b, mapping).copies("whole"):
-                return "copy"
+            agreement = best_agreement(a, b, mapping)
+            if agreement.copies("whole"):
+                if agreement.middle >= _EQUAL:
+                    return "copy"
+                self._alike[pair] = bool(np.linalg.det(mapping[:2, :2]) < 0)
+                break
         return None
 
     def _by_points(self, pairs: Sequence[Pair], pool: ThreadPoolExecutor) -> None:
@@ -93,10 +98,9 @@ class Verifier:
         for a, others in by_first.items():
             mine = self.looks.points(a)
             theirs = [self.looks.points(b) for b in others]
+            self.verdicts.update(((a, b), "copy" if (a, b) in self._alike else "none") for b in others)
             if mine is None:
-                self.verdicts.update(((a, b), "none") for b in others)
                 continue
-            self.verdicts.update(((a, b), "none") for b in others)
             read = [(b, other) for b, other in zip(others, theirs, strict=True) if other is not None]
             for points, mirror in ((mine, False), (mirrored(mine), True)):
                 found = verify(points, [other for _, other in read])
@@ -107,6 +111,11 @@ class Verifier:
     def _verdict(
         self, a: int, b: int, mine: LocalFeatures, other: LocalFeatures, found: Verification, mirror: bool
     ) -> tuple[Pair, Verdict]:
+        if (a, b) in self._alike:
+            if mirror != self._alike[a, b]:
+                return (a, b), "none"  # in the mirror it is asked again
+            moved = found.inliers >= SCENE_INLIERS and has_parallax(mine, other, found)
+            return (a, b), "scene" if moved else "copy"
         first, second = self.looks.thumbnail(a), self.looks.thumbnail(b)
         if first is None or second is None:  # gone since
             return (a, b), "none"
