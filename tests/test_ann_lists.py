@@ -176,13 +176,14 @@ def test_the_reach_is_the_least_that_keeps_the_promise(told: VectorGallery) -> N
         sure = recalls.mean() - 1.645 * recalls.std() / len(recalls) ** 0.5
         return float(min(sure, *(recalls[way::3].mean() for way in range(3))))
 
-    assert surely(shard.reach) >= 0.95
+    target = 1 - 0.05 * 2 / 3  # a third of what may be missed is kept in reserve
+    assert surely(shard.reach) >= target
     less = [shard.reach * (1 - step / 16) for step in (1.01, 2, 4, 8)]
-    assert all(surely(reach) < 0.95 for reach in less)
+    assert all(surely(reach) < target for reach in less)
     alone, reaching = (
-        compared(trial, index, effort, 26).mean() for effort in (Effort(K, shard.effort), effort_for(shard, K))
+        np.median(compared(trial, index, effort, 26)) for effort in (Effort(K, shard.effort), effort_for(shard, K))
     )
-    assert reaching < 0.8 * alone
+    assert reaching < 0.95 * alone
 
 
 def test_what_is_found_is_what_was_promised(told: VectorGallery) -> None:

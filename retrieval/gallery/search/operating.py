@@ -17,8 +17,10 @@ _MISSED = 1 / 2000  # of the stored vectors may not find themselves in a graph
 _LOST = 1 / 400  # of the queries may find nothing that is right
 _MOST_CANDIDATES = 1000
 _MOST_NODES = 4096
+_FARTHEST = math.pi / 4  # lists so far beyond the answers are never needed
 _SURE = 1.645  # standard errors: the true recall reaches the target with 95 % confidence
 _FINE = 16  # effort and reach are found to a sixteenth
+_RESERVE = 1 / 3  # of what may be missed: a reach is chosen among many by the same queries, which flatters it
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Tuning:
             low, high = high, min(2 * high, self.most)
             reached = self._attempt(high, None, tried)
         if reached is None:
-            return self._timed(max(tried, key=lambda operation: operation.recall or 0.0))[0]
+            return self._timed(max(tried, key=lambda operation: operation.recall or 0.0))
         while high - low > max(1, high // _FINE):
             middle = (low + high) // 2
             less = self._attempt(middle, None, tried)
@@ -76,46 +78,52 @@ class Tuning:
             # Codes are rough: a second look at fewer candidates may be worth a longer first look.
             more = self._attempt(min(2 * high, self.most), None, tried)
             ways += [self._timed(more)] if more else []
-        effort = min(ways, key=lambda way: way[1])[0].effort or 1
+        effort = min(ways, key=_median).effort or 1
         if self.in_steps and effort > lists.FIRST:
-            near = self._nearest(effort, tried)
-            ways += [self._timed(near)] if near else []
-        return min(ways, key=lambda way: way[1])[0]
+            ways += map(self._timed, self._nearest(effort, tried))
+        return min(ways, key=_median)
 
-    def _nearest(self, effort: int, tried: list[Operation]) -> Operation | None:
-        """With the least reach that will do."""
-        low, high = 0.0, math.pi / 2
-        reached = self._attempt(effort, high, tried)
-        while reached is not None and high - low > high / _FINE:
+    def _nearest(self, effort: int, tried: list[Operation]) -> list[Operation]:
+        """With the least reach that will do, and with the least that will do with the fewest candidates."""
+        low, high = 0.0, _FARTHEST
+        enough = [way for way in [self._attempt(effort, high, tried)] if way]
+        while enough and high - low > high / _FINE:
             middle = (low + high) / 2
             less = self._attempt(effort, middle, tried)
             if less is None:
                 low = middle
             else:
-                high, reached = middle, less
-        return reached
+                high = middle
+                enough.append(less)
+        fewest = min((way.shortlist for way in enough), default=0)
+        return list(dict.fromkeys([*enough[-1:], *[way for way in enough if way.shortlist == fewest][-1:]]))
 
     def _attempt(self, effort: int, reach: float | None, tried: list[Operation]) -> Operation | None:
         """The shortest list of candidates that reaches the target so, not timed yet; None if none does."""
         how = Effort(K, effort, reach)
+        target = self.target if reach is None else 1 - (1 - self.target) * (1 - _RESERVE)
         recalls = self.trial.recalls(self.index, how, self.wanted)
         means = recalls.mean(axis=0)
         errors = recalls.std(axis=0) / np.sqrt(len(recalls))
         least = np.min([recalls[way::WAYS].mean(axis=0) for way in range(min(WAYS, len(recalls)))], axis=0)
         lost = (recalls == 0).mean(axis=0)
-        sure = means - _SURE * errors * (means < 1) >= self.target
-        enough = np.flatnonzero(sure & (least >= self.target) & (lost <= _LOST))
+        sure = means - _SURE * errors * (means < 1) >= target
+        enough = np.flatnonzero(sure & (least >= target) & (lost <= _LOST))
         shortlist = max(int(enough[0]) + 1 if len(enough) else self.wanted, self.plain)
         found = len(enough) > 0 and (not self.graph or self.trial.missed(self.index, how, self.plain) <= _MISSED)
         made = Operation(effort, reach, shortlist, round(float(least[shortlist - 1]), 4), None, len(recalls), found)
         tried.append(made)
         return made if found else None
 
-    def _timed(self, way: Operation) -> tuple[Operation, float]:
-        """With the median of its milliseconds, and their mean, by which it is compared with others."""
+    def _timed(self, way: Operation) -> Operation:
+        """With the median of its milliseconds, by which it is compared with others: what a query usually takes."""
         times = self.trial.milliseconds(self.index, Effort(K, way.effort or 1, way.reach), way.shortlist)
         effort = way.effort if self.most > 1 else None
-        return replace(way, effort=effort, milliseconds=round(float(np.median(times)), 3)), float(np.mean(times))
+        return replace(way, effort=effort, milliseconds=round(float(np.median(times)), 3))
+
+
+def _median(way: Operation) -> float:
+    return way.milliseconds or 0.0
 
 
 def exact(index: Any, trial: Trial) -> Operation:
