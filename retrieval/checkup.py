@@ -8,14 +8,13 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from retrieval.messages import human_bytes
 from retrieval.system.caches import cache_folder
-from retrieval.system.installed import versions_of
-from retrieval.system.processor import has_bf16, has_vnni, processor_flags
+from retrieval.system.installed import importable, versions_of
+from retrieval.system.processor import allowed_cores, has_bf16, has_vnni, processor_flags
 
 State = Literal["ok", "note", "problem"]
 
@@ -79,14 +78,7 @@ def look_at_packages() -> list[Finding]:
 
 def _imported(package: str) -> bool:
     """Whether it is there under another name of distribution: opencv-python, faiss from conda."""
-    return _there({"faiss-cpu": "faiss", "opencv-python-headless": "cv2", "pillow": "PIL"}.get(package, package))
-
-
-def _there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # imports of it are forbidden
-        return False
+    return importable({"faiss-cpu": "faiss", "opencv-python-headless": "cv2", "pillow": "PIL"}.get(package, package))
 
 
 def look_at_extras() -> list[Finding]:
@@ -96,7 +88,7 @@ def look_at_extras() -> list[Finding]:
             "note", f"[{extra}]", f"not installed ({', '.join(lacking)}): {brings}", f"pip install 'retrieval[{extra}]'"
         )
         for extra, (modules, brings) in EXTRAS.items()
-        if (lacking := [module for module in modules if not _there(module)])
+        if (lacking := [module for module in modules if not importable(module)])
     ]
 
 
@@ -114,7 +106,7 @@ def look_at_processor() -> Finding:
 
 def usable_cores() -> int:
     """As the system lets this process have them; a container's quota too."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = allowed_cores()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
         return max(1, min(allowed, -(-int(quota) // int(period))))

@@ -71,7 +71,7 @@ def test_what_is_missing_or_old_is_a_problem_with_a_cure(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         checkup, "versions_of", lambda names: [numbers.get(n, v) for n, v in zip(names, real(names), strict=True)]
     )
-    monkeypatch.setattr(checkup, "_there", lambda module: module not in ("timm", "ray"))
+    monkeypatch.setattr(checkup, "importable", lambda module: module not in ("timm", "ray"))
     found = told(status=1)
     assert (found["torch"]["state"], found["torch"]["do"]) == ("problem", "pip install 'torch>=2.4'")
     assert (found["timm"]["state"], found["openvino"]["state"]) == ("problem", "note")  # torch does without openvino

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery
+from own_sockets import own_sockets
 from PIL import Image
 from textures import texture, turned, write_textures
 
@@ -33,12 +33,8 @@ pytestmark = pytest.mark.skipif(not place.available(), reason="this system has n
 
 @pytest.fixture(autouse=True)
 def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for sockets with a short name, of this test alone."""
-    folder = tempfile.mkdtemp(prefix="r-")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-    monkeypatch.delenv(place.SWITCH, raising=False)
-    yield Path(folder) / "retrieval"
-    shutil.rmtree(folder)
+    with own_sockets(monkeypatch) as folder:
+        yield folder
 
 
 @pytest.fixture

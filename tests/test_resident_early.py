@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 from fakes import fake_gallery
+from own_sockets import own_sockets
 from PIL import Image
 from textures import texture, turned, write_textures
 
@@ -30,15 +29,12 @@ pytestmark = pytest.mark.skipif(not place.available(), reason="this system has n
 
 @pytest.fixture(autouse=True)
 def _sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    folder = tempfile.mkdtemp(prefix="r-")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-    monkeypatch.delenv(place.SWITCH, raising=False)
     monkeypatch.delenv("RETRIEVE_INDEX", raising=False)
-    yield
+    with own_sockets(monkeypatch):
+        yield
     for _, connection in early._begun:
         connection.close()
     early._begun.clear()
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

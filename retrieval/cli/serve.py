@@ -7,20 +7,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 
 import click
 
 from retrieval.cli.common import engine_option, say, verbosity_options
 from retrieval.errors import RetrievalError, UsageError
 from retrieval.messages import safe
-
-
-def _installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # imports of it are forbidden
-        return False
+from retrieval.system.installed import importable
 
 
 @click.command("serve")
@@ -57,7 +50,7 @@ def command(
     ($RETRIEVE_TOKEN, or a new one). Files are never changed, and only pictures of the gallery are shown.
     Meanwhile `retrieve query` asks it instead of loading the model, which saves most of its time.
     """
-    missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not _installed(name)]
+    missing = [name for name in ("fastapi", "uvicorn", "jinja2") if not importable(name)]
     if missing:
         raise UsageError(f"the page needs {', '.join(missing)}", "Install it with: pip install 'retrieval[web]'.")
     from retrieval.backends.served import ServedGallery

@@ -135,7 +135,8 @@ class AskedGallery(WeighedGallery):
             min_probability = number_between("min_probability", min_probability, 0, 1)
         by = self.rank_by(rank, rerank is not None, min_probability is not None)
         second = self._second_look(rerank, under)
-        index = self.local if self.judges(rank) else None
+        judged = by != "cosine" or (second is not None and self.judges(rank))
+        index = self.local if judged else None
         with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
             begun, self.begun = self.begun, None
             if begun is not None and not (images and begun.is_of(images[0], bbox)):

@@ -35,7 +35,7 @@ class WeighedGallery(SearchedGallery):
             raise UsageError("a re-ranker starts from the cosine", "Leave out the other ranking.")
         if judged and rank == "cosine":
             raise UsageError("the cosine alone gives no probability", "Leave out --rank cosine or the probability.")
-        has = rank != "cosine" and len(self.local_blocks()) > 0
+        has = self.judges(rank)
         if not has and (rank in ("fused", "local") or judged):
             raise UsageError(
                 f"the gallery {self.folder} has no local index",

@@ -15,7 +15,7 @@ from retrieval.errors import ImageError, RetrievalError, ServerEnded
 from retrieval.gallery.address import DESCRIPTION
 from retrieval.gallery.answers import Match, QueryResult
 from retrieval.resident.early import taken
-from retrieval.resident.place import socket_of
+from retrieval.resident.place import connected, socket_of
 from retrieval.resident.talk import LANGUAGE, MOST_OF_A_LINE, Stream, circumstances, identity_of, receive, send
 from retrieval.version import __version__
 
@@ -145,15 +145,11 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
     path = socket_of(folder)
     if path is None:
         return None
-    import socket  # only here, where somebody listens
-
-    begun = taken(path)
-    connection = socket.socket(socket.AF_UNIX) if begun is None else begun
+    connection = taken(path)
     try:
         os.getcwd()  # from a folder that is gone, names mean nothing to others
+        connection = connection or connected(path, _PATIENCE)
         connection.settimeout(_PATIENCE)
-        if begun is None:
-            connection.connect(os.fspath(path))
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
@@ -164,5 +160,6 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
             return ResidentGallery(folder, connection, stream, hello, exif, alone)
     except (OSError, ValueError, AttributeError, KeyError):
         pass
-    connection.close()
+    if connection is not None:
+        connection.close()
     return None

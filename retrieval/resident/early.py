@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from retrieval.errors import UsageError
 from retrieval.gallery.address import locate
-from retrieval.resident.place import socket_of
+from retrieval.resident.place import connected, socket_of
 
 if TYPE_CHECKING:
     import socket
@@ -52,24 +52,9 @@ def begin(arguments: Sequence[str]) -> None:
         if path is None:
             return
         hint = json.dumps({"ask": "ahead", "here": os.getcwd(), "name": files[0]}).encode() + b"\n"
-        _begun.append((path, _told(path, hint)))
+        _begun.append((path, connected(path, _PATIENCE, hint)))
     except (OSError, ValueError, UsageError):
         return
-
-
-def _told(path: Path, line: bytes) -> socket.socket:
-    """The connection over which the other process was told. Raises OSError."""
-    import socket  # only here, where somebody listens
-
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(_PATIENCE)
-        connection.connect(os.fspath(path))
-        connection.sendall(line)
-    except OSError:
-        connection.close()
-        raise
-    return connection
 
 
 def _index(arguments: Sequence[str]) -> str | None:

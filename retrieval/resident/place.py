@@ -6,6 +6,10 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 SWITCH = "RETRIEVE_NO_SERVER"  # set to anything: never ask another process
 
@@ -40,3 +44,19 @@ def socket_of(gallery: str | os.PathLike[str]) -> Path | None:
     folder = None if not available() or os.environ.get(SWITCH) else sockets_folder()
     path = None if folder is None else folder / socket_name(gallery)
     return path if path is not None and path.exists() else None
+
+
+def connected(path: Path, patience: float, first: bytes = b"") -> socket.socket:
+    """A connection to the process behind a socket, which is waited for so many seconds, and to which ``first`` was sent. Raises
+    OSError."""
+    import socket  # only here, where somebody listens
+
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(patience)
+        connection.connect(os.fspath(path))
+        connection.sendall(first)
+    except OSError:
+        connection.close()
+        raise
+    return connection

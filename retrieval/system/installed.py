@@ -1,4 +1,4 @@
-"""Versions of installed packages, read off the names of their folders.
+"""What is installed; versions are read off the names of their folders.
 
 :mod:`importlib.metadata` tells the same, and imports readers of mail and archives for it, which a query would wait for.
 """
@@ -9,8 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 
 _SUFFIX = ".dist-info"
+
+
+def importable(module: str) -> bool:
+    """Whether a module is there; nothing is imported."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # imports of it are forbidden
+        return False
 
 
 def versions_of(packages: Sequence[str]) -> list[str | None]:

@@ -20,6 +20,11 @@ def processor_flags() -> str:
         return ""
 
 
+def allowed_cores() -> int:
+    """How many cores the system lets this process run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def has_bf16() -> bool:
     """Whether it multiplies bfloat16 numbers faster than float32: AVX-512 BF16, AMX, or Arm's BF16."""
     return _level() not in _WITHOUT_BF16 and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(

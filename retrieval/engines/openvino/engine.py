@@ -15,7 +15,7 @@ from retrieval.engines.openvino.prepared import compiled_model
 from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
 from retrieval.models.spec import ModelSpec
-from retrieval.system.processor import has_bf16
+from retrieval.system.processor import allowed_cores, has_bf16
 
 _MOST_STREAMS = 4  # each holds the feature maps of a picture of its own
 
@@ -108,5 +108,5 @@ def _asked_threads() -> int | None:
 
 
 def usable_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     return min(cores, _asked_threads() or cores)

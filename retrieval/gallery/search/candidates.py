@@ -158,9 +158,8 @@ class Part:
         wanted = shortlist(self.note, k) * 4**stage
         if wanted > max(self.note.count // 4, 4096):
             return None
-        found = search(self.index, vector[None], min(wanted, self.note.count), effort_for(self.note, k, stage), shown)[
-            0
-        ]
+        effort = effort_for(self.note, k, stage)
+        found = search(self.index, vector[None], min(wanted, self.note.count), effort, shown)[0]
         return np.asarray(found[found >= 0])
 
 

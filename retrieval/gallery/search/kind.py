@@ -152,9 +152,14 @@ def _leading(sample: np.ndarray) -> np.ndarray | None:
 
 def core(index: Any) -> Any:
     """The index within: without its table of ids and without transformations before it."""
+    return layers(index)[-1]
+
+
+def layers(index: Any) -> list[Any]:
+    """Tables of ids and transformations in the order in which a query passes them, and the index within."""
     import faiss
 
-    index = faiss.downcast_index(index)
-    while isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
-        index = faiss.downcast_index(index.index)
-    return index
+    found = [faiss.downcast_index(index)]
+    while isinstance(found[-1], faiss.IndexIDMap | faiss.IndexPreTransform):
+        found.append(faiss.downcast_index(found[-1].index))
+    return found

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.gallery.search.kind import layers
+
 FIRST = 8  # lists that every query looks at; that 4 or 16 are worse was not seen
 FURTHER = 2  # times the effort that a query looks at, at most
 
@@ -22,10 +24,9 @@ def can_be_told(index: Any) -> bool:
     """Whether the lists of this FAISS index can be looked at in two steps: not behind a table of ids, which they do not know."""
     import faiss
 
-    index = faiss.downcast_index(index)
-    while isinstance(index, faiss.IndexPreTransform):
-        index = faiss.downcast_index(index.index)
-    return isinstance(index, faiss.IndexIVFScalarQuantizer | faiss.IndexIVFFlat | faiss.IndexIVFPQ)
+    *around, inner = layers(index)
+    known = isinstance(inner, faiss.IndexIVFScalarQuantizer | faiss.IndexIVFFlat | faiss.IndexIVFPQ)
+    return known and all(isinstance(layer, faiss.IndexPreTransform) for layer in around)
 
 
 def within_reach(
@@ -36,14 +37,12 @@ def within_reach(
     ``shown``: a FAISS selector of ids."""
     import faiss
 
-    index = faiss.downcast_index(index)
-    while isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain
-        for step in range(chain.size()):
-            queries = faiss.downcast_VectorTransform(chain.at(step)).apply(queries)
-        index = faiss.downcast_index(index.index)
-    centres, lists = index.quantizer.search(queries, min(most, index.nlist))
-    scores, ids = _looked(index, queries, wanted, centres[:, :FIRST], lists[:, :FIRST], shown)
+    *around, inner = layers(index)
+    for layer in around:
+        for step in range(layer.chain.size()):
+            queries = faiss.downcast_VectorTransform(layer.chain.at(step)).apply(queries)
+    centres, lists = inner.quantizer.search(queries, min(most, inner.nlist))
+    scores, ids = _looked(inner, queries, wanted, centres[:, :FIRST], lists[:, :FIRST], shown)
     lengths = np.maximum(np.sqrt(np.einsum("qd,qd->q", queries, queries)), np.float32(1e-12))
     # Where there is no k-th, its score is the least that a float32 can be: nothing to be divided.
     angles = np.arccos(np.clip(scores[:, k - 1], -lengths, lengths) / lengths) + reach
@@ -52,7 +51,7 @@ def within_reach(
     if count:
         behind = slice(FIRST, FIRST + count)
         lists = np.where(further[:, :count], lists[:, behind], -1)
-        more = _looked(index, queries, wanted, centres[:, behind], lists, shown)
+        more = _looked(inner, queries, wanted, centres[:, behind], lists, shown)
         scores, ids = (np.concatenate(both, axis=1) for both in zip((scores, ids), more, strict=True))
         ids = np.take_along_axis(ids, np.argsort(-scores, axis=1, kind="stable")[:, :wanted], axis=1)
     return ids

@@ -56,11 +56,11 @@ def search(index: Any, queries: np.ndarray, wanted: int, effort: Effort, shown: 
 
     library: Any = faiss  # its type stubs lack half of the parameters
     queries = np.ascontiguousarray(queries, np.float32)
-    inner = ann_kind.core(index)
     if effort.reach is not None and wanted >= effort.k:
         with threads(1 if len(queries) == 1 else None):
             most = lists.FURTHER * effort.most
             return lists.within_reach(index, queries, wanted, effort.k, most, effort.reach, shown)
+    inner = ann_kind.core(index)
     if isinstance(inner, faiss.IndexIVF):
         parameters = library.SearchParametersIVF(nprobe=min(effort.most, inner.nlist), sel=shown)
         if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
