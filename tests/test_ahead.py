@@ -18,6 +18,7 @@ from PIL import Image
 from textures import texture, turned, write_textures
 from tiny import MODEL
 
+from retrieval.describe.begun import Begun
 from retrieval.describe.model import Model, load_model
 from retrieval.engines import choose
 from retrieval.engines.openvino.engine import OpenvinoEngine
@@ -95,6 +96,20 @@ def test_what_is_begun_is_forgotten_where_something_else_is_asked(album: Path, m
     with open_ahead(album / "g", str(album / "known.png"), warn=say_nothing) as gallery:
         assert gallery.query(other).matches[0].path.endswith("0004.png")
         assert other in seen
+
+
+def test_two_who_ask_one_gallery_keep_what_each_has_begun(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the visitors of a server do, at the same moment."""
+    queries = [str(album / "known.png"), str(album / "album" / "0004.png")]
+    with Gallery.open(album / "g") as gallery:
+        usual = gallery.query(queries)
+        begun = [Begun(gallery.model, query) for query in queries]
+        asked = [gallery.answers([query], begun=early) for query, early in zip(queries, begun, strict=True)]
+        assert all(early.descriptor() is not None for early in begun)
+        seen = counting(monkeypatch)
+        found = [next(answers) for answers in reversed(asked)]
+    assert found[::-1] == usual
+    assert not seen  # none is described once more
 
 
 def test_a_picture_that_cannot_be_read_is_told_and_read_once(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,11 @@ def test_of_a_folder_a_link_to_nothing_and_what_may_not_be_read_are_left_out(
     assert warned.startswith(f"warning: 2 of {len(sound.gallery) + 2} pictures left out, which cannot be used: ")
     assert "'0/dead.png' (a symbolic link to nothing); '1/secret.png' (Permission denied)" in warned
     assert out["protocols"]["medium"]["AP"] == pytest.approx(by_hand(sound)[1]["medium"]["mAP"], abs=1e-9)
+    with Gallery.open(tmp_path / "cache") as gallery:  # whoever learns from such a folder goes on likewise
+        said: list[str] = []
+        described = describe_set(load_groundtruth(folder), gallery, say=said.append)
+    assert [path for path, _ in described.pictures] == [str(folder / name) for name in sound.gallery]
+    assert said == [warned]
 
 
 def test_of_a_list_what_cannot_be_read_is_refused(tmp_path: Path, engine: FakeEngine) -> None:

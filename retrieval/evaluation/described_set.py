@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.datasets.groundtruth import GroundTruth
-from retrieval.datasets.placing import check_files, without
+from retrieval.datasets.placing import present, without
 from retrieval.errors import DatasetError
 from retrieval.evaluation.queries import Queries
 from retrieval.files.digest import content_hash
@@ -94,7 +94,7 @@ def describe_set(
     pictures, are named together. Raises DatasetError. A set that is whatever lies in a folder goes on without what cannot be
     used, which ``say`` is told: ``truth`` of the result is what is left.
     """
-    check_files(truth)
+    truth = present(truth, say)
     paths = [os.path.abspath(os.path.join(truth.root, path)) for path in truth.gallery]
     queries, own = Queries(truth, gallery), set(paths)
     whole = [i for i, path in enumerate(queries.paths) if path in own and truth.queries[i].bbox is None]
@@ -127,8 +127,8 @@ def describe_set(
 
 
 def set_hashes(truth: GroundTruth, gallery: Gallery) -> list[str]:
-    """Content hashes of a set's pictures before anything is described. Raises DatasetError where one is missing."""
-    check_files(truth)
+    """Content hashes of a set's pictures, all of which are there, before anything is described. Raises DatasetError where one
+    cannot be read."""
     paths = dict.fromkeys(
         os.path.abspath(os.path.join(truth.root, path))
         for path in (*truth.gallery, *(query.image for query in truth.queries))

@@ -41,7 +41,8 @@ class QueryOptions(TypedDict, total=False):
 
 class AskedGallery(WeighedGallery):
     """The half of :class:`retrieval.Gallery` that answers. Several threads may ask one gallery at the same time: describing
-    runs in all of them, the search in one after the other. ``begun``: a picture that is being described already."""
+    runs in all of them, the search in one after the other. ``begun``: for a gallery opened for one question, its picture, which
+    is being described already."""
 
     begun: Begun | None = None
 
@@ -124,9 +125,11 @@ class AskedGallery(WeighedGallery):
         min_probability: float | None = None,
         fold: bool = False,
         exclude_self: bool = False,
+        begun: Begun | None = None,
     ) -> Iterator[QueryResult]:
         """What :meth:`query` gives, for one picture after the other, in order, each as soon as it is there. A picture that
-        cannot be read gives a result with an ``error``, and the others go on."""
+        cannot be read gives a result with an ``error``, and the others go on. ``begun``: the first, if it is being described
+        already."""
         box = one_box(bbox, len(images))
         k = whole_number("k", k)
         if min_score is not None:
@@ -138,7 +141,8 @@ class AskedGallery(WeighedGallery):
         judged = by != "cosine" or (second is not None and self.judges(rank))
         index = self.local if judged else None
         with nullcontext() if index is None else QueryCodes(index, self.spec) as codes:
-            begun, self.begun = self.begun, None
+            if begun is None:
+                begun, self.begun = self.begun, None
             if begun is not None and not (images and begun.is_of(images[0], bbox)):
                 begun = None
 

@@ -191,9 +191,7 @@ def _answers(
     sources = [
         base64.b64decode(image["bytes"]) if "bytes" in image else os.path.join(here, image["name"]) for image in images
     ]
-    # Where visitors come at the same moment, one of them may take another's and leave it.
-    gallery.begun = begun
-    for result in gallery.answers(sources, **options):
+    for result in gallery.answers(sources, begun=begun, **options):
         error = None if result.error is None else [result.error.message, result.error.hint]
         yield {
             "matches": [asdict(match) for match in result.matches],
