@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import logging
 
 _MINUTE = 60.0
 
@@ -19,21 +22,28 @@ Bars = Callable[[str], AbstractContextManager[Update]]
 """A label -> a progress bar for one stage of the work."""
 
 
-log = logging.getLogger("retrieval")
-log.addHandler(logging.NullHandler())  # a library is silent until its user says otherwise
+def log() -> logging.Logger:
+    """The logger ``retrieval``: a library is silent until its user says otherwise."""
+    import logging  # only here: it takes as long as half of the command line's library
+
+    logger = logging.getLogger("retrieval")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger
 
 
 class _Announced:
-    def __init__(self, say: Say | None, level: int) -> None:
+    def __init__(self, say: Say | None, level: Literal["info", "warning"]) -> None:
         self.say, self.level = say, level
 
     def __call__(self, message: str) -> None:
-        log.log(self.level, "%s", message)
+        if "logging" in sys.modules:  # else nobody listens
+            getattr(log(), self.level)("%s", message)
         if self.say is not None:
             self.say(message)
 
 
-def announced(say: Say | None, level: int = logging.INFO) -> Say:
+def announced(say: Say | None, level: Literal["info", "warning"] = "info") -> Say:
     """``say``, and the same lines to the logger ``retrieval``, once."""
     return say if isinstance(say, _Announced) else _Announced(say, level)
 

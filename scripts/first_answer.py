@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("picture")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
-    query = ("-m", "retrieval", "query", given.picture, "--index", str(given.gallery), "-q")
+    query = ("-m", "retrieval", "query", given.picture, "--index", str(given.gallery))
     ways = {
         "import torchvision": ("-c", "import torchvision"),
         "query, by itself": (*query, "--no-server"),

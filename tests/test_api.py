@@ -468,6 +468,40 @@ def test_messages_go_to_the_logger_too(gallery: Gallery, caplog: pytest.LogCaptu
     assert [(r.levelname, r.message) for r in caplog.records] == [("INFO", "the message"), ("INFO", "another")]
 
 
+def test_where_nobody_listens_nothing_is_printed_and_who_comes_later_hears() -> None:
+    """No logging is imported before its user does, and then neither warnings of ours nor Pillow's appear by themselves."""
+    code = """if True:
+        import sys
+        from retrieval.messages import announced
+        say = announced(None, "warning")
+        say("before")
+        assert "logging" not in sys.modules
+        import io, logging, struct
+        say("with nobody listening")
+        from retrieval.pictures.imaging import load_picture
+        from retrieval.errors import ImageError
+        entries = [(256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 1), (262, 3, 2), (277, 3, 99), (273, 4, 200), (279, 4, 64)]
+        tiff = b"II*\\0\\x08\\0\\0\\0" + struct.pack("<H", len(entries))
+        tiff += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries) + bytes(300)
+        try:
+            load_picture(tiff)
+            raise SystemExit("99 samples a pixel")
+        except ImageError:
+            pass
+        heard = io.StringIO()
+        logging.basicConfig(stream=heard)
+        say("at last")
+        try:
+            load_picture(tiff)
+        except ImageError:
+            pass
+        told = heard.getvalue()
+        assert "WARNING:retrieval:at last" in told and "More samples per pixel" in told, told
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_surface_is_what_it_says() -> None:
     for name in retrieval.__all__:
         assert getattr(retrieval, name) is not None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
-import traceback
 import warnings
 from contextlib import suppress
 from typing import Any
@@ -84,7 +82,6 @@ def main() -> None:
     verbose = "-vv" in sys.argv
     if not verbose:  # libraries' warnings are for developers; what a user must know is said in our own words
         warnings.simplefilter("ignore")
-        logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
         status = cli.main(prog_name="retrieve", standalone_mode=False)
         _leave(status if isinstance(status, int) else 0, verbose)
@@ -126,6 +123,8 @@ def _leave(status: int, verbose: bool) -> None:
 
 def _fail(message: str, status: int, verbose: bool) -> None:
     if verbose:
+        import traceback
+
         print("\n".join(map(safe, traceback.format_exc().splitlines())), file=sys.stderr)
     print(f"retrieve: {safe(' '.join(message.split()))}", file=sys.stderr)
     with suppress(OutputError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +52,7 @@ class OpenedGallery(GallerySettings):
         self.folder = folder
         self.description = description
         self.spec = ModelSpec.from_dict(description["model"])
-        self.warn = announced(warn, logging.WARNING)
+        self.warn = announced(warn, "warning")
         if model is None:
             model = described_model(folder, description, engine, say=self.warn)
         self.model = model

@@ -10,6 +10,7 @@ import errno
 import functools
 import importlib
 import io
+import logging
 import os
 import re
 import stat
@@ -20,6 +21,9 @@ from PIL import Image
 
 from retrieval.errors import ImageError, UsageError
 from retrieval.pictures.limits import MAX_PIXELS, Limits
+
+# What it logs is for whoever listens; unheard it would be printed, beside what we say of the file.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _READERS = {  # format: module and class of Pillow's reader
     "JPEG": "JpegImagePlugin.JpegImageFile",  # also for MPO: its first picture is a JPEG like any other

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+try:
+    from _blake2 import blake2b  # Python's own; hashlib first reads OpenSSL's library, which takes a while
+except ImportError:
+    from hashlib import blake2b
 
 if TYPE_CHECKING:
     import socket
@@ -35,7 +39,7 @@ def sockets_folder(*, create: bool = False) -> Path | None:
 
 def socket_name(gallery: str | os.PathLike[str]) -> str:
     """The name of the socket for the gallery in a folder: of a fixed length, since addresses are at most 107 bytes long."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(gallery))).hexdigest()[:24] + ".sock"
+    return blake2b(os.fsencode(os.path.realpath(gallery)), digest_size=12).hexdigest() + ".sock"
 
 
 def socket_of(gallery: str | os.PathLike[str]) -> Path | None:

@@ -63,7 +63,7 @@ class CopiesSearch:
         except RetrievalError as error:
             found = {"state": "failed", "level": level, "message": as_api_error(error).message, "groups": []}
         except Exception as error:
-            log.error("the search for duplicates failed", exc_info=error)
+            log().error("the search for duplicates failed", exc_info=error)
             found = {
                 "state": "failed",
                 "level": level,

@@ -83,7 +83,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RetrievalError)
     async def _ours(_: Request, error: RetrievalError) -> JSONResponse:
         if not isinstance(error, ImageError | UsageError):
-            log.warning("%s", error)
+            log().warning("%s", error)
         return answer(as_api_error(error))
 
     @app.exception_handler(RequestValidationError)
@@ -99,5 +99,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected %s", type(error).__name__, exc_info=error)
+        log().error("unexpected %s", type(error).__name__, exc_info=error)
         return answer(ApiError(500, "The server met something unexpected; its log tells what.", "unexpected"))

@@ -60,7 +60,7 @@ class WebState:
             try:
                 served.prepare()
             except Exception as error:  # whoever asks why is told
-                log.info("what explains matches in %s could not be loaded: %s", served.name, first_line(error))
+                log().info("what explains matches in %s could not be loaded: %s", served.name, first_line(error))
 
         timer = self._warming[served.name] = threading.Timer(_PAGE_FIRST, load)
         timer.daemon = True
