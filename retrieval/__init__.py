@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from retrieval.errors import (
     DatasetError,
     DownloadError,
@@ -28,6 +26,7 @@ from retrieval.version import __version__
 
 keep_private()  # before any library that reports its use can be imported
 
+TYPE_CHECKING = False  # typing takes as long to import as the rest of what a query needs before it is on its way
 if TYPE_CHECKING:
     from retrieval.describe.model import Model, load_model
     from retrieval.evaluation.run import Evaluation, evaluate

@@ -1,11 +1,17 @@
-"""Where galleries are: folders, and addresses of those that a server keeps, shown without what is secret in them."""
+"""Where galleries are: folders, and addresses of those that a server keeps, shown without what is secret in them.
+
+Imports next to nothing: a query is on its way to another process before pathlib, or typing, is there.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from retrieval.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_FOLDER = ".retrieval"
 DESCRIPTION, CATALOG = "gallery.json", "catalog.sqlite"  # in a gallery's folder
@@ -15,7 +21,7 @@ _SECRET = r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*"
 
 def holds_gallery(folder: str | os.PathLike[str]) -> bool:
     """Whether there is a gallery in a folder, be it a damaged one."""
-    return any((Path(folder) / name).exists() for name in (DESCRIPTION, CATALOG))
+    return any(os.path.exists(os.path.join(folder, name)) for name in (DESCRIPTION, CATALOG))
 
 
 def is_served(index: str | os.PathLike[str] | None) -> bool:
@@ -44,6 +50,14 @@ def shown(address: str) -> str:
 def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathLike[str] = ".") -> Path | None:
     """Where the gallery is: ``index`` if given, else ``RETRIEVE_INDEX``, else ``.retrieval`` in this or a folder above. A folder
     that is named and holds none itself stands for the one in its ``.retrieval``. Raises UsageError for an address."""
+    from pathlib import Path
+
+    found = located(index, start)
+    return None if found is None else Path(found)
+
+
+def located(index: str | os.PathLike[str] | None = None, start: str | os.PathLike[str] = ".") -> str | None:
+    """See :func:`locate`."""
     named = index or os.environ.get("RETRIEVE_INDEX")
     if is_served(named):
         raise UsageError(
@@ -51,7 +65,10 @@ def locate(index: str | os.PathLike[str] | None = None, *, start: str | os.PathL
             "index (of parts), query, info and remove can.",
         )
     if named:
-        inside = Path(named) / DEFAULT_FOLDER
-        return inside if holds_gallery(inside) and not holds_gallery(named) else Path(named)
-    here = Path(start).absolute()
-    return next((p / DEFAULT_FOLDER for p in (here, *here.parents) if (p / DEFAULT_FOLDER).is_dir()), None)
+        inside = os.path.join(named, DEFAULT_FOLDER)
+        return inside if holds_gallery(inside) and not holds_gallery(named) else os.fspath(named)
+    here = os.path.abspath(start)
+    while not os.path.isdir(found := os.path.join(here, DEFAULT_FOLDER)):
+        if here == (here := os.path.dirname(here)):
+            return None
+    return found

@@ -36,7 +36,7 @@ def answering(galleries: Sequence[Gallery]) -> Iterator[None]:
     with ExitStack() as stack:
         for gallery in galleries if sockets is not None else ():
             assert sockets is not None
-            stack.enter_context(_listening(gallery, sockets / socket_name(gallery.folder)))
+            stack.enter_context(_listening(gallery, Path(sockets, socket_name(gallery.folder))))
         yield
 
 
@@ -113,7 +113,7 @@ class _Visit(socketserver.StreamRequestHandler):
             )
             while True:
                 asked = receive(self.rfile)
-                here = str(asked.pop("here"))
+                here = str(asked.pop("here", os.sep))
                 with seen_from(here):
                     self._reply(gallery, here, **asked)
 
@@ -121,7 +121,7 @@ class _Visit(socketserver.StreamRequestHandler):
         say = self.wfile
         try:
             if ask == "ahead":  # without a reply
-                self._begin(gallery, os.path.join(here, str(values["name"])))
+                self._begin(gallery, os.fsdecode(bytes.fromhex(values["name"])))
                 return
             if ask == "count":
                 send(say, {"count": len(gallery)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +21,6 @@ from retrieval.resident.talk import LANGUAGE, MOST_OF_A_LINE, Stream, circumstan
 from retrieval.version import __version__
 
 if TYPE_CHECKING:
-    import socket
-
     from retrieval.gallery.gallery import Gallery
 
 _PATIENCE = 2.0  # seconds for the other process to say who it is
@@ -145,10 +144,11 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
     path = socket_of(folder)
     if path is None:
         return None
-    connection = taken(path)
+    connection = None
     try:
+        opened = taken(path)
+        connection = socket.socket(fileno=connected(path, _PATIENCE) if opened is None else opened)
         os.getcwd()  # from a folder that is gone, names mean nothing to others
-        connection = connection or connected(path, _PATIENCE)
         connection.settimeout(_PATIENCE)
         stream: Stream = connection.makefile("rwb")
         hello = receive(stream)

@@ -7,18 +7,15 @@ nobody asks for. Imports next to nothing.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from retrieval.errors import UsageError
-from retrieval.gallery.address import locate
+from retrieval.gallery.address import located
 from retrieval.resident.place import connected, socket_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from pathlib import Path
+    from collections.abc import Sequence
 
 # With these the other process is not asked (for --under, with a relative folder), or for a part of the picture.
 _OTHERWISE = (
@@ -35,7 +32,7 @@ _OTHERWISE = (
 )
 _PATIENCE = 0.2  # seconds for the other process to take a line: one that is stopped shall not keep this one
 
-_begun: list[tuple[Path, socket.socket]] = []
+_begun: list[tuple[str, int]] = []
 
 
 def begin(arguments: Sequence[str]) -> None:
@@ -47,12 +44,13 @@ def begin(arguments: Sequence[str]) -> None:
     try:
         if len(files) != 1:
             return
-        folder = locate(_index(arguments))
+        folder = located(_index(arguments))
         path = None if folder is None else socket_of(folder)
         if path is None:
             return
-        hint = json.dumps({"ask": "ahead", "here": os.getcwd(), "name": files[0]}).encode() + b"\n"
-        _begun.append((path, connected(path, _PATIENCE, hint)))
+        name = os.fsencode(os.path.join(os.getcwd(), files[0])).hex()  # nothing in it that JSON would escape
+        hint = f'{{"ask": "ahead", "name": "{name}"}}\n'
+        _begun.append((path, connected(path, _PATIENCE, hint.encode())))
     except (OSError, ValueError, UsageError):
         return
 
@@ -67,10 +65,10 @@ def _index(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def taken(path: Path) -> socket.socket | None:
-    """The connection to the process behind a socket that was told of a picture; once."""
+def taken(path: str) -> int | None:
+    """The connection (a file descriptor) to the process behind a socket that was told of a picture; once."""
     known, connection = _begun.pop() if _begun else (None, None)
     if connection is not None and known != path:
-        connection.close()
+        os.close(connection)
         return None
     return connection

@@ -1,19 +1,14 @@
-"""Where the socket of a gallery lies. Light to import."""
+"""Where the socket of a gallery lies. Imports next to nothing."""
 
 from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 try:
     from _blake2 import blake2b  # Python's own; hashlib first reads OpenSSL's library, which takes a while
 except ImportError:
     from hashlib import blake2b
-
-if TYPE_CHECKING:
-    import socket
 
 SWITCH = "RETRIEVE_NO_SERVER"  # set to anything: never ask another process
 
@@ -23,14 +18,21 @@ def available() -> bool:
     return hasattr(os, "getuid")
 
 
-def sockets_folder(*, create: bool = False) -> Path | None:
+def sockets_folder(*, create: bool = False) -> str | None:
     """A folder that belongs to this user and that no other can enter; None where there is none to be trusted."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    folder = Path(base, "retrieval") if base else Path(os.environ.get("TMPDIR") or "/tmp", f"retrieval-{os.getuid()}")
+    folder = (
+        os.path.join(base, "retrieval")
+        if base
+        else os.path.join(os.environ.get("TMPDIR") or "/tmp", f"retrieval-{os.getuid()}")
+    )
     try:
         if create:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        state = folder.lstat()
+            from contextlib import suppress
+
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+        state = os.lstat(folder)
     except OSError:
         return None
     mine = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
@@ -42,25 +44,27 @@ def socket_name(gallery: str | os.PathLike[str]) -> str:
     return blake2b(os.fsencode(os.path.realpath(gallery)), digest_size=12).hexdigest() + ".sock"
 
 
-def socket_of(gallery: str | os.PathLike[str]) -> Path | None:
+def socket_of(gallery: str | os.PathLike[str]) -> str | None:
     """The socket at which another process of this user may hold the gallery in a folder; None where none does, or none is to be
     asked."""
     folder = None if not available() or os.environ.get(SWITCH) else sockets_folder()
-    path = None if folder is None else folder / socket_name(gallery)
-    return path if path is not None and path.exists() else None
+    path = None if folder is None else os.path.join(folder, socket_name(gallery))
+    return path if path is not None and os.path.exists(path) else None
 
 
-def connected(path: Path, patience: float, first: bytes = b"") -> socket.socket:
-    """A connection to the process behind a socket, which is waited for so many seconds, and to which ``first`` was sent. Raises
-    OSError."""
-    import socket  # only here, where somebody listens
+def connected(path: str, patience: float, first: bytes = b"") -> int:
+    """A connection to the process behind a socket, which is waited for so many seconds, and to which ``first`` was sent: its file
+    descriptor. Raises OSError."""
+    try:
+        import _socket as sockets  # what Python's module wraps, whose import takes as long as all that was imported so far
+    except ImportError:
+        import socket as sockets  # type: ignore[no-redef]
 
-    connection = socket.socket(socket.AF_UNIX)
+    connection = sockets.socket(sockets.AF_UNIX)
     try:
         connection.settimeout(patience)
-        connection.connect(os.fspath(path))
+        connection.connect(path)
         connection.sendall(first)
-    except OSError:
+        return connection.detach()
+    finally:
         connection.close()
-        raise
-    return connection

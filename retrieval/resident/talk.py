@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from retrieval.pictures.limits import MEMORY_VARIABLE, SECONDS_VARIABLE
 
-LANGUAGE = 2  # an end that was started from an earlier working copy may know less, of the same version
+LANGUAGE = 3  # an end that was started from an earlier working copy may know less, of the same version
 SIGN_EVERY = 1.0  # seconds between signs that an answer is being made
 MOST_OF_A_LINE = 256 << 20  # bytes
 
