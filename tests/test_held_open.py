@@ -63,6 +63,36 @@ def test_one_that_was_closed_opens_again_when_it_is_asked(gallery: Gallery) -> N
     assert len(gallery) == 8
 
 
+def test_a_fork_of_a_process_with_a_network_is_told_instead_of_left_waiting() -> None:
+    """Threads of the libraries do not come along. Without a network in the parent the child has one of its own."""
+    program = """if True:
+        import os, sys
+        import numpy as np
+        from retrieval import ModelError, load_model
+        def described(model):
+            try:
+                return model.describe(np.full((96, 96, 3), 90, np.uint8)).tobytes()
+            except ModelError as error:
+                return str(error).encode()
+        def forked(model):
+            read, write = os.pipe()
+            if not os.fork():
+                os.write(write, described(model))
+                os._exit(0)
+            os.close(write)
+            with open(read, "rb") as told:
+                return told.read()
+        model = load_model("auto", size=96, engine=sys.argv[1])
+        before = forked(model)
+        here = described(model)
+        told = [forked(model), forked(load_model("auto", size=96, engine=sys.argv[1]))]
+        print(before == here, *("spawn" if b'get_context("spawn")' in t else t == here for t in told))
+    """
+    for engine, wanted in (("torch", "True spawn spawn"), ("openvino", "True True spawn")):
+        done = subprocess.run([sys.executable, "-c", program, engine], capture_output=True, text=True, timeout=120)
+        assert (done.stdout.strip(), done.stderr) == (wanted, "")
+
+
 def test_a_fork_asks_by_itself_whatever_a_thread_held_at_that_moment(gallery: Gallery) -> None:
     wanted = best(gallery)
     held, go_on = threading.Event(), threading.Event()

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from retrieval.engines.base import Engine
     from retrieval.engines.loss import PrecisionLoss
 
+_at_work = False  # whether a network was read by this process
+_forked = False  # from one that had
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _at_work
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 
 class Model:
     """``spec`` says what the descriptors mean; ``engine()`` computes them. Made by :func:`load_model`.
@@ -65,10 +77,18 @@ class Model:
         return "bf16" if self.bf16 else "fp32" if self.quantised is None else "int8"
 
     def engine(self) -> Engine:
-        """The engine, built at the first call; other threads wait for it."""
+        """The engine, built at the first call; other threads wait for it. Raises ModelError in a forked process, where it would
+        wait for ever for threads that stayed in the parent; one that openvino had built already goes on."""
+        global _at_work
+        if _forked and (self._engine is None or self._engine.name == "torch"):
+            raise ModelError(
+                "a network ran before this process was forked, and its threads stayed behind",
+                'Start processes with multiprocessing.get_context("spawn"), or describe in one of them only.',
+            )
         if self._engine is None:
             with self._building:
                 if self._engine is None:
+                    _at_work = True
                     self._engine = self._built()
         return self._engine
 
