@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fakes import fake_gallery, write_pictures
 
 from retrieval.cli.lazy import _WORDS
-from retrieval.cli.main import COMMANDS, main
+from retrieval.cli.main import COMMANDS, cli, main
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -29,6 +30,9 @@ def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("rm", "remove"),
         ("list", "info"),
         ("web", "serve"),
+        ("update", "index"),
+        ("watch", "index"),
+        ("explain", "query --explain"),
         ("compare", "benchmark pooling, or retrieve evaluate --compare"),
         ("benchmark pool", "benchmark pooling"),
     ],
@@ -40,6 +44,22 @@ def test_a_command_that_is_meant_is_named(words, meant, monkeypatch, capsys):
 def test_every_word_leads_to_a_command_and_is_none():
     assert {meant.split()[0] for meant in _WORDS.values()} <= set(COMMANDS)
     assert not set(_WORDS) & set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [("help", ""), ("help query", "query"), ("models help list", "models list")]
+)
+def test_help_is_a_word_too(asked, words):
+    pages = [CliRunner().invoke(cli, line) for line in (asked.split(), [*words.split(), "--help"])]
+    assert pages[0].exit_code == 0
+    assert pages[0].output == pages[1].output
+
+
+def test_a_file_that_looks_like_options_is_named(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-zoo.jpg").touch()
+    assert "the file -zoo.jpg is named by ./-zoo.jpg" in refused(["query", "-zoo.jpg"], monkeypatch, capsys)
+    assert "the file" not in refused(["query", "-zebra.jpg"], monkeypatch, capsys)
 
 
 def test_a_word_for_another_groups_command_is_not_offered(monkeypatch, capsys):

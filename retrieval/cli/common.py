@@ -105,7 +105,7 @@ model_options = _options(
     click.option("--scales", type=NumberList(), help="Multi-scale description, such as 1,0.7071,0.5 (default: 1)."),
     click.option(
         "--picture-memory",
-        type=click.FloatRange(1, 1e6),
+        type=click.FloatRange(1, 1_000_000),
         metavar="MB",
         callback=_set_picture_memory,
         expose_value=False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import OutputFile, print_json, say
+from retrieval.cli.grouped import PlainGroup
 from retrieval.messages import bar_size, count_of, safe
 
 if TYPE_CHECKING:
@@ -21,14 +22,21 @@ dir_option = click.option(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
 
 
-@click.group("datasets")
+@click.group("datasets", cls=PlainGroup)
 def command() -> None:
     """Get, check, convert and make data sets."""
 
 
 @command.command("list", short_help="The published sets, and which are here.")
 @dir_option
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How it is printed.",
+)
 def list_sets(directory: str, form: str) -> None:
     """The published sets: what they are, how large, on what terms, and whether they are here."""
     from retrieval.datasets.published.sets import SETS

@@ -16,6 +16,7 @@ from retrieval.cli.common import (
     tokens_option,
     verbosity_options,
 )
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, progress_bar, safe
 
 
@@ -33,14 +34,28 @@ class Share(click.ParamType):
         return int(own), int(count)
 
 
-@click.command("describe")
+@click.command(
+    "describe",
+    cls=GroupedCommand,
+    groups={
+        "Parts": "out share shard_size no_local",
+        "Model": "model size scales tokens no_exif engine",
+        "Ray": "where workers cpus gpus",
+        "Running": "picture_memory timeout form",
+    },
+)
 @click.argument("source", type=Name(), metavar="SOURCE")
 @click.option("--out", required=True, metavar="PARTS", help="Folder of the parts, which all workers reach.")
 @model_options
 @tokens_option
 @engine_option
 @click.option(
-    "--shard", "share", type=Share(), default=(1, 1), metavar="I/N", help="The work of the I-th of N processes alone."
+    "--shard",
+    "share",
+    type=Share(),
+    default=(1, 1),
+    metavar="I/N",
+    help="The work of the I-th of N processes alone (default: 1/1, all of it).",
 )
 @click.option(
     "--shard-size",
@@ -63,7 +78,12 @@ class Share(click.ParamType):
 @click.option("--cpus-per-worker", "cpus", type=click.FloatRange(0.01), default=1.0, show_default=True, help="On Ray.")
 @click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="On Ray.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", help="How the summary is printed."
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How the summary is printed.",
 )
 @verbosity_options
 def command(

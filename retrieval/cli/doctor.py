@@ -21,7 +21,14 @@ from retrieval.messages import count_of, safe
 
 @click.command("doctor")
 @index_option
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How it is printed.",
+)
 @verbosity_options
 def command(index: str | None, form: str, quiet: bool, verbose: int) -> int:
     """Look at what this machine, the installation and the gallery are like, and say what is wrong and what to do.

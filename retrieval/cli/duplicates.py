@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import Name, OutputFile, engine_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.cli.streams import write_path
 from retrieval.messages import count_of, human_bytes, progress_bar, safe
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 _COLUMNS = ("path", "id", "side", "width", "height", "bytes", "score", "relation", "verified", "best")
 
 
-@click.command("duplicates")
+@click.command(
+    "duplicates",
+    cls=GroupedCommand,
+    groups={
+        "What is compared": "index other level",
+        "Output": "form sheet keep out",
+    },
+)
 @click.argument("files", nargs=-1, type=Name(), metavar="[FILE]...")
 @index_option
 @click.option("--other", metavar="DIR", help="Between the gallery and this other one.")
@@ -72,6 +80,11 @@ def command(
 
     Every picture of a group was compared with the group's best one. Nothing is deleted, and no file is changed. Of a gallery
     on a server names and vectors are fetched; its pictures are read where they lie.
+
+    \b
+    retrieve duplicates --sheet groups.jpg              groups as pictures
+    retrieve duplicates --keep best --out list.txt      what need not be kept
+    retrieve duplicates new/                            what is here already
     """
     from retrieval.cli.copied import opened
     from retrieval.cli.expand import expand_pictures

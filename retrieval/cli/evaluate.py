@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.common import OutputFile, engine_option, model_options, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.gallery.address import is_served
 from retrieval.messages import count_of, progress_bar, safe
 
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from retrieval.backends.copied import CopiedGallery
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    cls=GroupedCommand,
+    groups={
+        "Set": "data images exif distractors gallery",
+        "Ranking": "rank rerankers ranks truncated whiten_on whiten_dim allow_leak",
+        "Results": "bootstrap form save compare sheet",
+    },
+)
 @click.argument("dataset", required=False, metavar="[DATASET|GROUNDTRUTH]")
 @model_options
 @engine_option
@@ -41,7 +50,11 @@ if TYPE_CHECKING:
     help="What rankings follow: cosine, local, fused, or several of them with commas.",
 )
 @click.option(
-    "--rerank", "rerankers", multiple=True, metavar="NAME", help="NAME[:key=value,...], several times, or all."
+    "--rerank",
+    "rerankers",
+    multiple=True,
+    metavar="NAME",
+    help="qe, alpha-qe, dba, k-reciprocal, diffusion, spectral, verify or xfeat, as NAME[:key=value,...]; several times, or all.",
 )
 @click.option("--whiten-on", metavar="SOURCE", help="Whiten with what is learned on another gallery or set.")
 @click.option("--whiten-dim", type=click.IntRange(1), metavar="D", help="Dimensions to keep with --whiten-on.")
@@ -55,7 +68,12 @@ if TYPE_CHECKING:
     "--sheet", metavar="FILE", help="With --compare: the worst regressions as a contact sheet (.jpg or .png)."
 )
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="How it is printed."
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How it is printed.",
 )
 @verbosity_options
 def command(
@@ -81,7 +99,9 @@ def command(
     sub-folder a class, or a list of path,label lines. Descriptors are kept, so a second evaluation takes seconds.
 
     \b
-    Re-rankers (--rerank): qe, alpha-qe, dba, k-reciprocal, diffusion, spectral, verify, xfeat.
+    retrieve evaluate truth.json --rank cosine,fused  the descriptor, all evidence
+    retrieve evaluate truth.json --rerank all         each re-ranker
+    retrieve evaluate truth.json --save a.json        for --compare a.json b.json
     """
     from retrieval.errors import UsageError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from retrieval.cli.common import OutputFile, index_option, verbosity_options
@@ -21,4 +23,7 @@ def command(file: str, index: str | None, quiet: bool, verbose: int) -> None:
 
     with Gallery.open(index) as gallery:
         count = gallery.export(file)
-        print(f"{safe(file)}: {count_of(count, 'descriptor')} of {gallery.spec.dim} dimensions")
+        names = (
+            "" if Path(file).suffix == ".parquet" else f"; names: {safe(str(Path(file).with_suffix('.names.jsonl')))}"
+        )
+        print(f"{safe(file)}: {count_of(count, 'descriptor')} of {gallery.spec.dim} dimensions{names}")

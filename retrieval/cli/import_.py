@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from retrieval.cli.common import index_option, model_options, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, safe
 
 
-@click.command("import")
+@click.command("import", cls=GroupedCommand)
 @click.argument("file", metavar="FILE")
 @index_option
 @model_options

@@ -19,6 +19,7 @@ from retrieval.cli.common import (
     tokens_option,
     verbosity_options,
 )
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.files.paths import nearly, show_path
 from retrieval.messages import count_of, progress_bar, safe
 
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
     from retrieval.gallery.work import SyncReport
 
 
-@click.command("index")
+@click.command(
+    "index",
+    cls=GroupedCommand,
+    groups={
+        "Gallery and pictures": "index exclude include restore rehash repair status",
+        "Model of a new gallery": "model size scales tokens no_exif precision calibrate_on dtype",
+        "Search": "ann recall local",
+        "Running": "engine picture_memory thumbnails strict form",
+    },
+)
 @click.argument("paths", nargs=-1, type=Name(), metavar="[PATH]...")
 @index_option
 @model_options
@@ -36,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
-    help="How a new gallery stores vectors; float16 halves it.",
+    help="How a new gallery stores vectors (default: float32); float16 takes half the room.",
 )
 @click.option(
     "--precision",
@@ -92,6 +102,7 @@ if TYPE_CHECKING:
     "form",
     type=click.Choice(["table", "json"]),
     default="table",
+    show_default=True,
     help="How the summary is printed.",
 )
 @verbosity_options
@@ -128,6 +139,11 @@ def command(
     their content. Without PATH: everything that was indexed before. Interrupted, it continues where it was.
 
     PATH may be a folder of parts, which `retrieve describe` made: what they hold is taken in.
+
+    \b
+    retrieve index photos/              makes ./.retrieval, or adds to it
+    retrieve index                      again, whenever pictures have changed
+    retrieve index --exclude drafts     leaves out what is called so
     """
     from retrieval.describe.choice import ModelChoice
     from retrieval.errors import UsageError

@@ -19,7 +19,14 @@ _NO_FOLDER = "no folder: imported, or added by a program"
 
 @click.command("info")
 @index_option
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How it is printed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How it is printed.",
+)
 @verbosity_options
 def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     """Tell what the gallery holds, its model and size, and which pictures could not be read and why."""

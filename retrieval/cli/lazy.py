@@ -8,26 +8,45 @@ from typing import Any
 
 import click
 
+from retrieval.cli.grouped import PlainGroup
+
 # What people try, and what does it here: a command, and where it is an option or a part of one, the words to say.
 _WORDS = {
     "search": "query",
     "find": "query",
+    "ask": "query",
+    "match": "query",
+    "similar": "query",
+    "explain": "query --explain",
     "add": "index",
     "build": "index",
+    "update": "index",
+    "refresh": "index",
+    "sync": "index",
+    "scan": "index",
+    "watch": "index",
+    "restore": "index --restore",
+    "repair": "index --repair",
     "dedup": "duplicates",
     "dedupe": "duplicates",
     "delete": "remove",
     "rm": "remove",
     "list": "info",
     "status": "info",
+    "stats": "info",
+    "check": "doctor",
     "server": "serve",
     "web": "serve",
     "ui": "serve",
+    "finetune": "train",
+    "embed": "describe",
+    "encode": "describe",
+    "download": "models download",
     "compare": "benchmark pooling, or retrieve evaluate --compare",
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(PlainGroup):
     """``lazy``: name -> (module whose ``command`` it is, one-line help, which is repeated here so that no module is
     imported for it)."""
 

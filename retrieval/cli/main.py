@@ -99,7 +99,7 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "retrieve"
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".") + _named_like_an_option(error)
         _fail(f"{message}{'' if message.endswith('?') else '.'} See: {command} --help", 2, verbose)
     except (KeyboardInterrupt, click.Abort) as error:
         _fail(str(error.__cause__ or error) or "interrupted", 130, verbose)  # click makes an Abort of Ctrl-C
@@ -108,6 +108,15 @@ def main() -> None:
     except Exception as error:
         reason = f": {first_line(error)}" if str(error).strip() else ""
         _fail(f"unexpected {type(error).__name__}{reason} (-vv shows where)", 1, verbose)
+
+
+def _named_like_an_option(error: click.ClickException) -> str:
+    """Of a file -photo.jpg click sees the options -p, -h, -o ..."""
+    if isinstance(error, click.NoSuchOption):
+        for name in sys.argv[1:]:
+            if name.startswith("-") and os.path.lexists(name):
+                return f"; the file {name} is named by ./{name}"
+    return ""
 
 
 def _leave(status: int, verbose: bool) -> None:

@@ -20,6 +20,7 @@ from retrieval.cli.common import (
     verbosity_options,
 )
 from retrieval.cli.expand import STANDARD_INPUT, expand_pictures, piped_picture
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.cli.rankings import RankingPrinter, no_match, unjudged
 from retrieval.errors import ImageError, UsageError
 from retrieval.gallery.address import locate, served_address
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
 NO_MATCH = 3  # exit status
 
 
-@click.command("query")
+@click.command(
+    "query",
+    cls=GroupedCommand,
+    groups={
+        "Query and gallery": "index bbox under exclude_self",
+        "Answers": "k rank rerank fold min_score min_probability require_match",
+        "Output": "form null sheet heat explain",
+        "Running": "server engine picture_memory",
+        "Model (has to be the gallery's)": "model size scales",
+    },
+)
 @click.argument("images", nargs=-1, required=True, type=Name(), metavar="IMAGE...")
 @index_option
 @model_options
@@ -52,6 +63,7 @@ NO_MATCH = 3  # exit status
     "form",
     type=click.Choice(["table", "json", "csv", "paths"]),
     default="table",
+    show_default=True,
     help="How results are printed.",
 )
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
@@ -75,7 +87,7 @@ NO_MATCH = 3  # exit status
 @click.option(
     "--min-probability",
     type=click.FloatRange(0, 1),
-    help="Only matches that show the same thing with this probability.",
+    help="Only matches that show the same thing with this probability or more, such as 0.5.",
 )
 @click.option("--fold", is_flag=True, help="Name copies of an answer, altered ones too, beside it, not after it.")
 @click.option("--exclude-self", is_flag=True, help="Leave out the file that asks, and its exact copies.")
@@ -118,6 +130,10 @@ def command(
     Each match has the probability that it shows the same thing, and that in a word: same from 95 % on (verified by geometry),
     likely from 50, similar from 1, else -; scores are cosine similarities. With --rerank, ranks follow the re-ranker's own score,
     which is printed beside them; a probability is what the same picture has without --rerank.
+
+    \b
+    retrieve query photo.jpg --bbox 120,40,560,480     only this part of it
+    retrieve query photos/ -k 5 --sheet answers.jpg    answers as pictures
     """
     if null and form != "paths":
         raise UsageError("-0 goes with --format paths")

@@ -13,6 +13,7 @@ from retrieval.messages import safe
 
 if TYPE_CHECKING:
     from retrieval.evaluation.evaluator import Measured
+    from retrieval.evaluation.protocol import ProtocolResult
     from retrieval.evaluation.statistics import Comparison, Interval
 
 
@@ -43,16 +44,14 @@ def _print_table(measured: list[Measured], resamples: int) -> None:
     if len(measured) == 1:
         rows = [["", "queries", *metrics_of(next(iter(measured[0].results.values())))]]
         results = measured[0].results
-        for name, result in results.items():
-            if not result.queries and any(other.queries for other in results.values()):
-                continue  # the set has no such pictures
-            intervals = intervals_of(result, resamples)
-            cells = [_percent(mean_over_queries(v), intervals.get(m)) for m, v in metrics_of(result).items()]
-            rows.append([name, str(result.queries), *cells])
+        for name, called in (_protocols(_counts(results)) or {name: name for name in results}).items():
+            intervals = intervals_of(results[name], resamples)
+            cells = [_percent(mean_over_queries(v), intervals.get(m)) for m, v in metrics_of(results[name]).items()]
+            rows.append([called, str(results[name].queries), *cells])
         _print_columns(rows)
         return
-    shown = [name for name, result in measured[0].results.items() if result.queries]
-    rows = [["", *(f"{name} mAP" for name in shown), "once s", "ms/query"]]
+    shown = _protocols(_counts(measured[0].results))
+    rows = [["", *(f"{called} mAP" for called in shown.values()), "once s", "ms/query"]]
     for system in measured:
         cells = []
         for name in shown:
@@ -66,12 +65,25 @@ def _print_table(measured: list[Measured], resamples: int) -> None:
         _print_columns(_precisions(measured, shown, resamples))
 
 
-def _precisions(measured: list[Measured], shown: list[str], resamples: int) -> list[list[str]]:
+def _counts(results: dict[str, ProtocolResult]) -> dict[str, int]:
+    return {name: result.queries for name, result in results.items()}
+
+
+def _protocols(queries: dict[str, int]) -> dict[str, str]:
+    """Those for which the set has pictures, and what they are called. Without hard pictures, or without easy ones, medium is
+    the same question as the other, and they are one row."""
+    there = [name for name, count in queries.items() if count]
+    if len(there) == 2:
+        return {there[0]: ", ".join(there)}
+    return {name: name for name in there}
+
+
+def _precisions(measured: list[Measured], shown: dict[str, str], resamples: int) -> list[list[str]]:
     """mP@k of several systems, a row for each and each protocol: beside mAP they would make too wide a table."""
     from retrieval.evaluation.metrics import mean_over_queries
     from retrieval.evaluation.report import intervals_of, metrics_of
 
-    rows = [["", *(name for name in metrics_of(measured[0].results[shown[0]]) if name != "mAP")]]
+    rows = [["", *(name for name in metrics_of(measured[0].results[next(iter(shown))]) if name != "mAP")]]
     for protocol in shown:
         for system in measured:
             result = system.results[protocol]
@@ -153,11 +165,12 @@ def print_comparison(paths: tuple[str, str], sheet: str | None, form: str, resam
                 + marked
             )
         rows = [["mAP", "A", "B", "B - A", "wins", "losses", "ties", "p"]]
-        for name, result in compared.items():
+        for name, called in _protocols({name: result.difference.queries for name, result in compared.items()}).items():
+            result = compared[name]
             counts = [str(n) for n in (result.wins, result.losses, result.ties)]
             difference = _percent(result.difference.mean, result.difference)
             rows.append(
-                [name, _percent(result.mean_a), _percent(result.mean_b), difference, *counts, f"{result.p_value:.3f}"]
+                [called, _percent(result.mean_a), _percent(result.mean_b), difference, *counts, f"{result.p_value:.3f}"]
             )
         _print_columns(rows)
         if worst:

@@ -11,12 +11,13 @@ from dataclasses import replace
 import click
 
 from retrieval.cli.common import engine_option, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.errors import RetrievalError, UsageError
 from retrieval.messages import safe
 from retrieval.system.installed import importable
 
 
-@click.command("serve")
+@click.command("serve", cls=GroupedCommand)
 @click.option(
     "--index",
     "index",

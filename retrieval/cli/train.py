@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from retrieval.cli.common import say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
@@ -20,16 +21,30 @@ if TYPE_CHECKING:
     from retrieval.training.copies.config import CopiesConfig
     from retrieval.training.trainer import Outcome
 
-_COPIES_ONLY = {
-    *("also", "steps", "hours", "pairs", "view_share", "last_size", "temperature", "koleo", "head", "dark", "chunk"),
-    *("momentum", "queue", "teacher", "teacher_weight"),
-}
+_COPIES_ONLY = (
+    "also steps hours pairs view_share last_size chunk dark "
+    "temperature koleo head momentum queue teacher teacher_weight"
+)
 _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 
 
-@click.command("train")
+@click.command(
+    "train",
+    cls=GroupedCommand,
+    groups={
+        "Run": "out resume config_file recipe workers amp save_every preview tensorboard seed",
+        "Pictures": "kind images size augment avoid avoid_above",
+        "Network": "model p_lr fixed_p freeze_backbone whiten_layer ema",
+        "Steps": "epochs lr optimiser weight_decay schedule warmup",
+        "Validation": "validate patience",
+        "Tuples (--recipe tuples)": "loss margin negatives queries pool repick tuples_per_step",
+        "Copies (--recipe copies, no labels)": _COPIES_ONLY,
+    },
+)
 @click.argument("data", required=False)
-@click.option("--model", default="auto", metavar="NAME", help="Where to start: a model's name or a checkpoint.")
+@click.option(
+    "--model", default="auto", show_default=True, metavar="NAME", help="Where to start: a model's name or a checkpoint."
+)
 @click.option("--out", metavar="DIR", help="The folder of the run: configuration, figures, plots, checkpoints.")
 @click.option("--resume", metavar="DIR", help="Continue the run in this folder; --epochs alone can be changed.")
 @click.option("--config", "config_file", metavar="FILE", help="Repeat a run by its config.json; options change it.")
@@ -37,6 +52,7 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
     "--kind",
     type=click.Choice(["auto", "folders", "list", "pairs", "sfm", "unlabelled"]),
     default="auto",
+    show_default=True,
     help="What DATA is, where it cannot be told.",
 )
 @click.option("--images", metavar="DIR", help="The folder that a list's paths are relative to.")
@@ -47,12 +63,12 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.option("--pool", type=int, default=20_000, show_default=True, help="Pictures that negatives are mined from.")
 @click.option("--repick", is_flag=True, help="Take the most similar match in the pool as the positive.")
 @click.option("--tuples-per-step", type=int, default=5, show_default=True, help="Tuples whose gradients are summed.")
-@click.option("--epochs", type=int, default=30, show_default=True)
+@click.option("--epochs", type=int, default=30, show_default=True, help="How many epochs, of --queries tuples each.")
 @click.option("--lr", type=float, default=5e-5, show_default=True, help="Learning rate.")
 @click.option(
     "--optimiser", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True, help="What steps."
 )
-@click.option("--weight-decay", type=float, default=1e-6, show_default=True)
+@click.option("--weight-decay", type=float, default=1e-6, show_default=True, help="Pull of the weights to zero.")
 @click.option(
     "--schedule",
     type=click.Choice(["exponential", "cosine", "constant"]),
@@ -60,13 +76,25 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
     show_default=True,
     help="How the rate falls.",
 )
-@click.option("--warmup", type=float, default=0.0, metavar="EPOCHS", help="Let the rate rise from zero first.")
+@click.option(
+    "--warmup", type=float, default=0.0, metavar="EPOCHS", help="Let the rate rise from zero first (default: 0)."
+)
 @click.option("--p-lr", type=float, default=10.0, show_default=True, help="Multiple of the rate for GeM's p.")
 @click.option("--fixed-p", is_flag=True, help="Do not learn GeM's p.")
 @click.option("--freeze-backbone", is_flag=True, help="Learn the head alone: GeM's p, and the whitening layer.")
-@click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Keep an average of the weights, such as 0.999.")
+@click.option(
+    "--ema",
+    type=float,
+    default=0.0,
+    metavar="DECAY",
+    help="Keep an average of the weights, such as 0.999 (default: none).",
+)
 @click.option("--size", type=int, default=362, show_default=True, help="Longest side in pixels.")
-@click.option("--augment", type=click.Choice(["none", "light", "views"]), help="Default: light; unlabelled: views.")
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "views"]),
+    help="How pictures are altered (default: light; unlabelled: views).",
+)
 @click.option(
     "--validate",
     metavar="SHARE|GT.json|none",
@@ -78,26 +106,32 @@ _OF_THE_MACHINE = {"workers", "tensorboard", "quiet", "verbose"}
 @click.option("--avoid-above", type=float, default=0.8, show_default=True, help="From which similarity on.")
 @click.option("--amp", is_flag=True, help="bfloat16 in the backbone, on a GPU or a processor that has it.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode pictures (default: by the processors).")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same.")
 @click.option("--save-every", type=int, default=100, metavar="STEPS", help="Steps between checkpoints (default: 100).")
 @click.option(
-    "--recipe", type=click.Choice(["tuples", "copies"]), default="tuples", help="copies: learn without labels."
+    "--recipe",
+    type=click.Choice(["tuples", "copies"]),
+    default="tuples",
+    show_default=True,
+    help="tuples: from pictures that belong together; copies: without labels, from altered copies.",
 )
-@click.option("--also", multiple=True, metavar="PATH", help="copies: a further folder or list of pictures.")
-@click.option("--steps", type=int, help="copies: how many steps to train.")
-@click.option("--hours", type=float, help="copies: how long to train, instead of --steps.")
-@click.option("--pairs", type=int, help="copies: pairs in a step (default: 56).")
-@click.option("--view-share", type=float, help="copies: of these, views out of groups (default: 0.1).")
-@click.option("--last-size", type=int, metavar="PIXELS", help="copies: --size in the last third.")
-@click.option("--temperature", type=float, help="copies: of InfoNCE (default: 0.05).")
-@click.option("--koleo", type=float, help="copies: weight of the loss that spreads descriptors (default: 0.3).")
-@click.option("--head", type=int, help="copies: outputs of the layer that only training has (default: 512).")
-@click.option("--dark", type=float, help="copies: share of copies at night (default: 0.25).")
-@click.option("--chunk", type=int, metavar="PICTURES", help="copies: held in memory at once (default: a whole step's).")
-@click.option("--momentum", type=float, help="copies: decay of a second, slow encoder, such as 0.99.")
-@click.option("--queue", type=int, help="copies: old descriptors of that encoder to tell apart as well.")
-@click.option("--teacher", metavar="NAME", help="copies: a model whose cosines are learned too.")
-@click.option("--teacher-weight", type=float, help="copies: of that loss (default: 10).")
+@click.option("--also", multiple=True, metavar="PATH", help="A further folder or list of pictures.")
+@click.option("--steps", type=int, help="How many steps to train.")
+@click.option("--hours", type=float, help="How long to train, instead of --steps.")
+@click.option("--pairs", type=int, help="Pairs in a step (default: 56).")
+@click.option("--view-share", type=float, help="Share of these pairs that are views out of groups (default: 0.1).")
+@click.option("--last-size", type=int, metavar="PIXELS", help="Longest side in the last third (default: --size).")
+@click.option("--temperature", type=float, help="Temperature of InfoNCE (default: 0.05).")
+@click.option("--koleo", type=float, help="Weight of the loss that spreads descriptors (default: 0.3).")
+@click.option("--head", type=int, help="Outputs of the layer that only training has (default: 512).")
+@click.option("--dark", type=float, help="Share of copies at night (default: 0.25).")
+@click.option(
+    "--chunk", type=int, metavar="PICTURES", help="Pictures held in memory at once (default: a whole step's)."
+)
+@click.option("--momentum", type=float, help="Decay of a second, slow encoder, such as 0.99.")
+@click.option("--queue", type=int, help="Old descriptors of that encoder to tell apart as well.")
+@click.option("--teacher", metavar="NAME", help="A model whose cosines are learned too.")
+@click.option("--teacher-weight", type=float, help="Weight of the loss of --teacher (default: 10).")
 @click.option("--preview", metavar="FILE", help="A contact sheet of the first epoch's tuples (.jpg or .png).")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run's folder.")
 @verbosity_options
@@ -118,7 +152,7 @@ def command(
     retrieval-SfM set, or a folder of unlabelled pictures.
 
     \b
-    retrieve train photos/ --out runs/a          then: retrieve index FOLDER --model runs/a
+    retrieve train photos/ --out runs/a          then: index --model runs/a
     retrieve train --resume runs/a               after an interruption
     retrieve train --resume runs/a --epochs 40   a finished run, made longer
     torchrun --nproc-per-node 4 -m retrieval train photos/ --out runs/a
@@ -155,7 +189,7 @@ def command(
                     )
                 from retrieval.training.copies.run import resume_copies
 
-                say(f"trained: {safe(str(resume_copies(resume, **_without_boards(habits))))}", quiet)
+                say(f"trained: {safe(str(resume_copies(resume, **_without_boards(habits))))}{_next(resume)}", quiet)
                 return
             from retrieval.training.session import resume as continue_run
 
@@ -173,14 +207,12 @@ def command(
                 from retrieval.training.copies.run import train_copies
 
                 copies = _copies_configuration(config_file, given, options)
-                say(
-                    f"trained: {safe(str(train_copies(copies, out, preview=preview, **_without_boards(habits))))}",
-                    quiet,
-                )
+                made = train_copies(copies, out, preview=preview, **_without_boards(habits))
+                say(f"trained: {safe(str(made))}{_next(out)}", quiet)
                 return
-            if odd := sorted(given & _COPIES_ONLY):
+            if odd := sorted(given & set(_COPIES_ONLY.split())):
                 raise UsageError(f"{_option(odd[0])} belongs to --recipe copies")
-            options = {name: value for name, value in options.items() if name not in _COPIES_ONLY}
+            options = {name: value for name, value in options.items() if name not in _COPIES_ONLY.split()}
             config = _configuration(config_file, given, options)
             from retrieval.training.session import train
 
@@ -188,10 +220,15 @@ def command(
     say(_ending(outcome, str(resume or out)), quiet)
 
 
+def _next(folder: str) -> str:
+    """What a trained model is for."""
+    return f"\nto use it: retrieve index FOLDER --index NEW --model {safe(folder)}"
+
+
 def _ending(outcome: Outcome, folder: str) -> str:
     """What came of a run, and where it lies."""
     if outcome.best is None:
-        return f"trained: {folder}"
+        return f"trained: {folder}{_next(folder)}"
     best = f"best: mAP {100 * outcome.best:.2f}"
     if outcome.best_epoch == 0:
         last = outcome.metrics[-1]["mAP"] if len(outcome.metrics) > 1 else None
@@ -202,7 +239,7 @@ def _ending(outcome: Outcome, folder: str) -> str:
         )
     start = outcome.metrics[0]["mAP"] if outcome.metrics else None
     before = "" if start is None else f", {100 * start:.2f} before training"
-    return f"{best} at epoch {outcome.best_epoch}{before}: {folder}"
+    return f"{best} at epoch {outcome.best_epoch}{before}: {folder}{_next(folder)}"
 
 
 @contextmanager

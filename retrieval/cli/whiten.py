@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.common import engine_option, index_option, model_options, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, progress_bar, safe
 
 if TYPE_CHECKING:
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
     from retrieval.models.whitening import Whitening
 
 
-@click.command("whiten")
+@click.command(
+    "whiten",
+    cls=GroupedCommand,
+    groups={
+        "What is learned from": "index source",
+        "Whitening": "out kind dim shrinkage derive",
+        "With --from": "model size scales data images gallery",
+    },
+)
 @index_option
 @click.option("--from", "source", metavar="SOURCE", help="Learn from a ground truth or a published set instead.")
 @click.option("--out", required=True, metavar="DIR", help="The folder of the new model, for --model DIR.")
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dim", type=click.IntRange(1), metavar="D", help="Dimensions to keep (default: all).")
 @click.option(
-    "--shrinkage", type=click.FloatRange(0, 1), help="Of pca: 0 whitens fully, 1 only centres and rotates. [0]"
+    "--shrinkage", type=click.FloatRange(0, 1), help="Of pca: 0 whitens fully (default), 1 only centres and rotates."
 )
 @click.option(
     "--derive", metavar="DIR", help="Also make a gallery of the whitened vectors of --index; opens no picture."
@@ -55,6 +64,10 @@ def command(
     pairs of a ground truth (.json, .pkl, a folder with a sub-folder a class, a list of path,label lines), or of
     retrieval-SfM-30k or retrieval-SfM-120k. The new model works wherever --model does, at the scales it was learned at.
     Never learn from the pictures that are evaluated.
+
+    \b
+    retrieve whiten --out whitened --dim 128     then: index --model whitened
+    retrieve whiten --from truth.json --out lw   learned from matching pairs
     """
     from retrieval.describe.whitened_model import check_whitenable, whitened_model
     from retrieval.errors import UsageError

@@ -5,10 +5,20 @@ from __future__ import annotations
 import click
 
 from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import safe
 
 
-@click.command("ann")
+@click.command(
+    "ann",
+    cls=GroupedCommand,
+    groups={
+        "What is compared": "kinds recall",
+        "Vectors": "sizes gallery dim dtype seed",
+        "Measuring": "queries threads work",
+        "Output": "save form",
+    },
+)
 @click.option(
     "--sizes",
     type=NumberList(),
@@ -37,7 +47,13 @@ from retrieval.messages import safe
     "--queries", type=click.IntRange(min=1), default=200, show_default=True, help="Queries besides the labelled ones."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for FAISS (default: all).")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="How vectors are stored.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the vectors.")
 @click.option(
     "--work", type=click.Path(exists=True, file_okay=False), help="Where galleries are made (default: $TMPDIR)."

@@ -17,13 +17,21 @@ from retrieval.cli.common import (
     say,
     verbosity_options,
 )
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import human_bytes, progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.benchmarks.local.run import LocalRow, SizeRow
 
 
-@click.command("local")
+@click.command(
+    "local",
+    cls=GroupedCommand,
+    groups={
+        "What is compared": "sides points codebooks sizes",
+        "Output": "form",
+    },
+)
 @click.argument("dataset", required=False, metavar="[DATASET|GROUNDTRUTH]")
 @model_options
 @engine_option

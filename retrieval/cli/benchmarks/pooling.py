@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import NumberList, print_json, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import progress_bar, safe
 
 if TYPE_CHECKING:
     from retrieval.datasets.groundtruth import GroundTruth
 
 
-@click.command("pooling")
+@click.command(
+    "pooling",
+    cls=GroupedCommand,
+    groups={
+        "Set": "data images exif",
+        "What is compared": "methods ps baseline whiten_on",
+        "Measuring": "noise bootstrap seed",
+        "Output": "out form",
+    },
+)
 @click.argument("truth", metavar="SET")
 @click.option(
     "--model", metavar="NAME", default="auto", show_default=True, help="Whose backbone looks at the pictures."
@@ -86,6 +96,10 @@ def command(
     SET is a ground truth (.json, or the .pkl of Revisited Oxford and Paris), a list of path,label lines, a folder of
     labelled pictures, a downloaded set by its name, or the word synthetic for a set drawn by code. The backbone sees each
     picture once; every pooling gets what it saw.
+
+    \b
+    retrieve benchmark pooling truth.json --out report   all of them, with plots
+    retrieve benchmark pooling photos/ --methods gem,avg --noise 0    quickly
     """
     import sys
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import click
 
 from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, say, tokens_option, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import safe
 
 
-@click.command("speed")
+@click.command(
+    "speed",
+    cls=GroupedCommand,
+    groups={
+        "What is compared": "engines precisions sizes scales tokens",
+        "Model": "model random_weights",
+        "Measuring": "images count rounds whole",
+        "Output": "save form",
+    },
+)
 @click.option(
     "--model", metavar="NAME", default="auto", show_default=True, help="BACKBONE-POOLING, or a checkpoint's path."
 )

@@ -13,10 +13,19 @@ from retrieval.cli.common import (
     say,
     verbosity_options,
 )
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import safe
 
 
-@click.command("tokens")
+@click.command(
+    "tokens",
+    cls=GroupedCommand,
+    groups={
+        "What is compared": "schedules methods",
+        "Measuring": "images count rounds",
+        "Output": "save form",
+    },
+)
 @click.argument("dataset", required=False, metavar="[DATASET|GROUNDTRUTH]")
 @model_options
 @engine_option

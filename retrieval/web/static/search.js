@@ -105,7 +105,7 @@ function fill(here) {
   image.onerror = () => {
     $("preview").hidden = $("hint").hidden = $("boxed").hidden = true;
     $("unseen").hidden = false;
-    $("unseen").textContent = sent ? "This browser cannot show that kind of picture; it can still be searched with." : offers("files") ? "The picture cannot be shown; it can still be searched with." : "The picture is not reachable: its file is not on this machine, or has changed. It is searched with by its stored descriptor.";
+    $("unseen").textContent = sent ? "This browser cannot show that kind of picture; the search reads it by itself." : offers("files") ? "The picture cannot be shown; it can still be searched with." : "The picture is not reachable: its file is not on this machine, or has changed. It is searched with by its stored descriptor.";
   };
   image.src = source;
 }
