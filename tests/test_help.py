@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from fakes import fake_gallery
 
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.cli.main import cli
@@ -86,3 +88,15 @@ def test_an_option_in_no_group_or_in_two_is_refused() -> None:
 def test_a_wrong_number_is_told_in_words() -> None:
     wrong = CliRunner().invoke(cli, ["query", "x.jpg", "--min-probability", "50%"])
     assert "'50%' is not a valid float." in wrong.output
+
+
+def test_the_list_of_models_says_which_one_auto_is() -> None:
+    from retrieval.models.zoo import resolve
+
+    assert f" {resolve('auto').name} here." in CliRunner().invoke(cli, ["models", "list"]).output
+
+
+def test_export_says_where_the_names_are(tmp_path: Path) -> None:
+    fake_gallery(tmp_path / "g").close()
+    told = CliRunner().invoke(cli, ["export", str(tmp_path / "v.npy"), "--index", str(tmp_path / "g")]).output
+    assert Path(told.rpartition("names: ")[2].strip()).is_file()

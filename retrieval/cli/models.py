@@ -27,6 +27,7 @@ def list_models(form: str) -> None:
     """The backbones, where their weights come from, and whether they are on this machine."""
     from retrieval.models.registry import BACKBONES
     from retrieval.models.weights import weights_present
+    from retrieval.models.zoo import resolve
     from retrieval.pooling.registry import list_poolings
 
     rows = [(info, weights_present(info.weights)) for info in BACKBONES.values()]
@@ -47,7 +48,8 @@ def list_models(form: str) -> None:
         print(
             f"{name:<24}{info.dim:>5}  {info.weights.megabytes:>5.0f}  {'yes' if here else 'no':<5} {info.weights.id}"
         )
-    print("\nAny pooling of the same kind can follow the backbone: resnet50-avg, resnet50-max, resnet50-gem:p=4.")
+    print(f"\nauto, which is taken where no --model is named, is {resolve('auto').name} here.")
+    print("Any pooling of the same kind can follow the backbone: resnet50-avg, resnet50-max, resnet50-gem:p=4.")
     for layout, what in (("map", "convolutional networks"), ("tokens", "vision transformers (cls by default)")):
         print(f"Of {what}: {', '.join(entry.name for entry in list_poolings(layout))}.")
 
