@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from fakes import fake_gallery
+from fakes import fake_gallery, write_pictures
 
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.cli.main import cli
@@ -96,7 +96,19 @@ def test_the_list_of_models_says_which_one_auto_is() -> None:
     assert f" {resolve('auto').name} here." in CliRunner().invoke(cli, ["models", "list"]).output
 
 
-def test_export_says_where_the_names_are(tmp_path: Path) -> None:
-    fake_gallery(tmp_path / "g").close()
-    told = CliRunner().invoke(cli, ["export", str(tmp_path / "v.npy"), "--index", str(tmp_path / "g")]).output
-    assert Path(told.rpartition("names: ")[2].strip()).is_file()
+def test_an_export_says_where_the_names_are_and_its_own_gallery_is_told_of_them(tmp_path: Path) -> None:
+    def told(*words: object) -> str:
+        done = CliRunner().invoke(cli, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    file, own = tmp_path / "v.npy", tmp_path / "g"
+    with fake_gallery(own) as gallery:
+        gallery.index([write_pictures(tmp_path / "album", 3)[0].parent])
+    assert Path(told("export", file, "--index", own).rpartition("names: ")[2].strip()).is_file()
+    fake_gallery(tmp_path / "other").close()
+    assert "warning" not in told("import", file, "--index", tmp_path / "other")
+    assert "3 names stand for" in told("import", file, "--index", own)
+    told("remove", "*", "--index", own)
+    told("index", "--restore", "--index", own)
+    assert len(fake_gallery(own)) == 3

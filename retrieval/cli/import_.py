@@ -45,3 +45,10 @@ def command(
     with gallery:
         count = gallery.import_(file)
         print(f"{count_of(count, 'descriptor')} added to {safe(str(folder))}, which holds {len(gallery)}")
+        names = list(gallery)
+        if twice := len(names) - len(set(names)):  # a file of a folder, and what came in under its name
+            tell(
+                f"warning: {count_of(twice, 'name')} {'stands' if twice == 1 else 'stand'} for an indexed file and an imported "
+                "descriptor. To have the files alone: retrieve remove NAME, then retrieve index --restore; "
+                "for a gallery of its own: --index NEW"
+            )
