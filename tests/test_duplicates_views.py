@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 
 from retrieval import Gallery, load_model
+from retrieval.gallery.duplicates.agreement import best_agreement
+from retrieval.gallery.duplicates.alignment import whole_on_whole
+from retrieval.gallery.duplicates.thumbnails import SIDE, thumbnail
+from retrieval.pictures.imaging import load_picture
 
 # Pairs a few degrees or a step apart that correlate well in the middle.
 NEIGHBOURS = {
@@ -38,3 +42,21 @@ def test_neighbouring_views_are_no_copies_and_their_copies_are(shared_data: Path
     gallery.index([tmp_path])
     groups = [{Path(member.path).name for member in group.members} for group in gallery.duplicates().groups]
     assert sorted(groups, key=sorted) == sorted(({photo, *copies} for photo, copies in altered.items()), key=sorted)
+
+
+# Photos of 150 px of different things, or of one that was moved, before a ground whose shading they share.
+BEFORE_ONE_GROUND = [("00295", "01122"), ("00295", "01278"), ("00332", "00946"), ("00332", "01676"), ("00931", "01121")]
+BEFORE_ONE_GROUND += [("01189", "00583"), ("01356", "01602"), ("01646", "00869"), ("01660", "00750")]
+ONE_AFTER_THE_OTHER = [("00192", "01231"), ("00884", "00103"), ("01194", "01182"), ("00522", "01711")]
+
+
+def test_things_before_one_plain_ground_are_no_copies(shared_data: Path) -> None:
+    def alike(one: str, other: str) -> bool:
+        folder = shared_data / "unlabelled" / "waste"
+        if not folder.is_dir():
+            pytest.skip(f"{folder} is not there")
+        a, b = (thumbnail(load_picture(folder / f"{name}.jpg", size=SIDE).array) for name in (one, other))
+        return any(best_agreement(a, b, mapping).copies("whole") for mapping in whole_on_whole(a, b))
+
+    assert [pair for pair in BEFORE_ONE_GROUND if alike(*pair)] == []
+    assert [pair for pair in ONE_AFTER_THE_OTHER if not alike(*pair)] == []

@@ -7,8 +7,7 @@ brightness and no contrast, and another shot of a scene differs in what is small
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ _LEAST_WINDOW = 5  # pixels
 _TEXTURE = 4.0  # grey levels that a window varies by, where there is something to compare
 _TEXTURE_SHARE = 0.12  # of the canvas's own deviation
 _SAME_WINDOW = 0.95  # correlation
+_EQUAL = 0.985  # median correlation
 _FINE = 1.2  # grey levels
 # Chosen on 160 photos in 14 alterations, and on neighbouring views of ten things; measured on others (docs/duplicates.md).
 _COVER, _FEWEST, _TEXTURED = 0.8, 8, 0.4
@@ -34,19 +34,29 @@ _MIDDLE, _SAME = 0.9, 0.4
 _SAME_WHOLE, _UNMOVED, _MIDDLE_MOVED = 0.5, 0.99, 0.925
 _ONE_SIZE, _COVER_ONE_SIZE, _SAME_ONE_SIZE = 1.25, 0.92, 0.45
 _NEAR, _SURE, _COVER_NEAR, _STEPS = 0.4, 0.97, 0.6, 30
+_MOVED, _LEAST_DETAIL = 0.06, 0.8
 
 
 @dataclass(frozen=True)
 class Agreement:
     """``cover``: how much of the picture that is covered more lies within the other one, 0..1. ``windows``: how many have
     texture in both; ``textured``: their share of those that have some in one. Of the windows, ``middle`` is the median
-    correlation and ``same`` the share with a correlation of 0.95 or more."""
+    correlation and ``same`` the share with a correlation of 0.95 or more. ``detail``: the median correlation of what is fine in
+    the windows, where those with more of it count for more; ``moved``: how far a corner lies from where the mapping that was
+    guessed put it, in diagonals."""
 
     cover: float
     windows: int
     textured: float
     middle: float
     same: float
+    detail: float
+    moved: float = 0.0
+
+    @property
+    def equal(self) -> bool:
+        """Whether other photos hardly ever agree so, but for a few."""
+        return self.middle >= _EQUAL
 
     def copies(self, found: Found, scale: float = 0.0) -> bool:
         """Whether these are the same pixels, altered; ``found`` tells how the mapping was come by, ``scale`` how many pixels
@@ -57,9 +67,12 @@ class Agreement:
         well in the middle, and has moved.
         Turntable pictures a few degrees apart reach a median of 0.9 here and there; text or a sticker over a copy changes some
         windows and leaves the others as they were. Points are evidence of their own. A mapping that was chosen because the
-        pictures correlate so is none: dark skirts and round lids lie on each other well.
+        pictures correlate so is none: dark skirts and round lids lie on each other well. Two lids before one plain ground share
+        its shading, in every window and wherever they are moved to lie on each other; what is fine in them they do not share.
         """
         if self.cover < _COVER:
+            return False
+        if found in ("placed", "searched") and self.moved > _MOVED:
             return False
         if found == "searched":
             return self.windows >= 24 and self.textured >= 0.6 and self.same >= 0.6
@@ -70,6 +83,8 @@ class Agreement:
         if found == "placed":
             return self.windows >= 40 and self.textured >= 0.7 and self.middle >= 0.93 and self.same >= _SAME
         if found == "whole":
+            if not self.equal and (self.moved > _MOVED or self.detail < _LEAST_DETAIL):
+                return False
             textured = self.textured >= (0.75 if self.windows < 40 else 0.45)
             alike = unmoved and self.textured >= 0.75 and self.middle >= _MIDDLE
             return self.windows >= 20 and (alike or (textured and self.same >= _SAME_WHOLE))
@@ -77,7 +92,7 @@ class Agreement:
         return enough and (self.middle >= (_MIDDLE if unmoved else _MIDDLE_MOVED) or self.same >= _SAME)
 
 
-NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0)
+NONE = Agreement(0.0, 0, 0.0, 0.0, 0.0, 0.0)
 
 
 def agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
@@ -111,7 +126,7 @@ def best_agreement(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Agreement:
     if finer is None:
         return found
     again = agreement(a, b, finer)
-    return again if again.middle > found.middle else found
+    return replace(again, moved=_moved(mapping, finer, a.grey.shape)) if again.middle > found.middle else found
 
 
 def _refined(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Mapping | None:
@@ -127,6 +142,15 @@ def _refined(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Mapping | None:
     return np.vstack([np.asarray(found, np.float64), [0.0, 0.0, 1.0]])
 
 
+def _moved(one: Mapping, other: Mapping, shape: tuple[int, ...]) -> float:
+    """The most that a corner of a picture of this shape lies elsewhere by the other mapping, in diagonals."""
+    height, width = shape
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)
+    first, second = corners @ one.T, corners @ other.T
+    first, second = first[:, :2] / first[:, 2:], second[:, :2] / second[:, 2:]
+    return float(np.hypot(*(first - second).T).max() / np.hypot(*(first[3] - first[0])))
+
+
 def _inner(picture: Thumbnail) -> Grey:
     """255 within the borders, 0 on them: two pictures in equal frames are not alike for that."""
     mask = np.zeros(picture.grey.shape, np.uint8)
@@ -135,12 +159,13 @@ def _inner(picture: Thumbnail) -> Grey:
     return mask
 
 
-def _windows(a: Values, b: Values, inside: npt.NDArray[np.bool_]) -> tuple[int, float, float, float]:
+def _windows(a: Values, b: Values, inside: npt.NDArray[np.bool_]) -> tuple[int, float, float, float, float]:
     import cv2
 
     side = max(_LEAST_WINDOW, round(max(a.shape) / _WINDOWS)) | 1
+    none = 0, 0.0, 0.0, 0.0, 0.0
     if min(a.shape) < side or not inside.any():
-        return 0, 0.0, 0.0, 0.0
+        return none
     texture = max(_TEXTURE, _TEXTURE_SHARE * float(min(a[inside].std(), b[inside].std()))) ** 2
     place = slice(side // 2, -(side // 2), max(1, side // 2))
 
@@ -151,25 +176,33 @@ def _windows(a: Values, b: Values, inside: npt.NDArray[np.bool_]) -> tuple[int, 
     whole = mean(inside.astype(np.float32)) > 0.99
     # A shading that changes evenly is like any other: something finer has to be there, in both, and not at the edge alone,
     # where a blur knows no better.
-    fine = whole & (np.minimum(_fineness(a, side, mean), _fineness(b, side, mean)) >= _FINE**2)
+    fa, fb = _fine_part(a, side), _fine_part(b, side)
+    faa, fbb, fab = mean(fa * fa), mean(fb * fb), mean(fa * fb)
+    fine = whole & (np.minimum(faa, fbb) >= _FINE**2)
     if fine[2:-2, 2:-2].sum() < _FEWEST:
-        return 0, 0.0, 0.0, 0.0
+        return none
     ma, mb = mean(a), mean(b)
     va, vb = np.maximum(mean(a * a) - ma * ma, 0), np.maximum(mean(b * b) - mb * mb, 0)
     both = whole & (np.minimum(va, vb) >= texture)
     count, either = int(both.sum()), int((whole & (np.maximum(va, vb) >= texture)).sum())
     if not count:
-        return 0, 0.0, 0.0, 0.0
+        return none
     correlation = (mean(a * b) - ma * mb)[both] / np.sqrt((va * vb)[both])
-    return count, count / either, float(np.median(correlation)), float((correlation >= _SAME_WINDOW).mean())
+    detail = _weighted_median(fab[fine] / np.sqrt((faa * fbb)[fine]), np.sqrt(np.minimum(faa, fbb)[fine]))
+    return count, count / either, float(np.median(correlation)), float((correlation >= _SAME_WINDOW).mean()), detail
 
 
-def _fineness(picture: Values, side: int, mean: Callable[[Values], Values]) -> Values:
-    """Of each window, the variance of what is left of the picture without its own blur."""
+def _fine_part(picture: Values, side: int) -> Values:
+    """What is left of the picture without its own blur."""
     import cv2
 
-    left = picture - cv2.GaussianBlur(picture, (0, 0), side / 3)
-    return mean(left * left)
+    return np.asarray(picture - cv2.GaussianBlur(picture, (0, 0), side / 3), np.float32)
+
+
+def _weighted_median(values: Values, weights: Values) -> float:
+    order = np.argsort(values)
+    heaped = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(heaped, heaped[-1] / 2)])
 
 
 def scale_of(mapping: Mapping, shape: tuple[int, ...]) -> float:

@@ -16,6 +16,7 @@ from retrieval.gallery.duplicates import candidates
 from retrieval.gallery.duplicates.answers import LEVELS, Duplicates, Group, Level, Member, Relation
 from retrieval.gallery.duplicates.candidates import Evidence, Pair
 from retrieval.gallery.duplicates.items import Item, file_items, gallery_items
+from retrieval.gallery.duplicates.kept import KeptVerdicts
 from retrieval.gallery.duplicates.looks import Looks, matcher_of
 from retrieval.gallery.duplicates.outlines import Outlines
 from retrieval.gallery.duplicates.quality import UNKNOWN, Quality, best_first, quality
@@ -51,7 +52,10 @@ def find_duplicates(
         raise UsageError("a gallery is compared with another one or with files, not with both")
     search = _Search(gallery, level, other, files, bars)
     if level != "exact":
-        search.compare(evidence)
+        try:
+            search.compare(evidence)
+        finally:
+            search.kept.write()
     return search.answer()
 
 
@@ -106,7 +110,8 @@ class _Search:
             int(c): (vectors, int(p)) for held, at, vectors in self.held for c, p in zip(held, at, strict=True)
         }
         self.looks = Looks(self.contents, self._thumbnails(), self._matchers())
-        self.verifier = Verifier(self.looks, self._cosine, SAME_DESCRIPTOR)
+        self.kept = KeptVerdicts(gallery.folder, lambda i: self.contents[i][0].digest, self.exif)
+        self.verifier = Verifier(self.looks, self._cosine, SAME_DESCRIPTOR, self.kept)
         self.qualities: dict[int, Quality] = {}
         self.copies: list[list[int]] = []  # contents, best first
         self.scenes: list[list[int]] = []  # heads of copies, or single contents

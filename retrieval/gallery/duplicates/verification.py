@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from retrieval.gallery.duplicates.agreement import (
     is_affine,
     scale_of,
 )
+from retrieval.gallery.duplicates.kept import KeptVerdicts, Pair, Verdict
 from retrieval.gallery.duplicates.looks import Looks
 from retrieval.gallery.duplicates.parallax import has_parallax
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
@@ -34,32 +34,38 @@ from retrieval.messages import Update, no_update
 from retrieval.ranking.geometry import LocalFeatures, Verification, similarity, verify
 from retrieval.ranking.mirrored import mirrored
 
-Pair = tuple[int, int]
-Verdict = Literal["copy", "scene", "none"]
-
 FEW_POINTS = 60
 SCENE_INLIERS = 21  # unrelated pictures of one kind share a score now and then
 SAME_DESCRIPTOR = 0.95  # cosine from which on pictures are taken for copies where no pixels can be had
-_EQUAL = 0.985  # median correlation that other photos do not reach, but for a few
 _AT_ONCE = 64  # pairs
 
 
 class Verifier:
     """Judges pairs of contents, each once. ``alone(a, b)``: cosine similarity, by which alone contents are judged that have no
-    pixels; ``same_level``: from which on they are copies."""
+    pixels; ``same_level``: from which on they are copies. ``kept``: verdicts of before, and where those of now go."""
 
-    def __init__(self, looks: Looks, alone: Callable[[int, int], float], same_level: float) -> None:
-        self.looks, self.alone, self.same_level = looks, alone, same_level
+    def __init__(
+        self, looks: Looks, alone: Callable[[int, int], float], same_level: float, kept: KeptVerdicts | None = None
+    ) -> None:
+        self.looks, self.alone, self.same_level, self.kept = looks, alone, same_level, kept
         self.verdicts: dict[Pair, Verdict] = {}
         self.unverified: set[Pair] = set()
+        self._unseen: set[Pair] = set()  # something of them could not be read: another time it may be
         self._alike: dict[Pair, bool] = {}  # as wholes, whether mirrored: copies, or other photos
 
     def judge(self, pairs: Sequence[Pair], update: Update = no_update) -> list[Verdict]:
         """Of pairs ``(a, b)``, in whatever order."""
-        from threadpoolctl import threadpool_limits
-
         asked = [(min(pair), max(pair)) for pair in pairs]
         new = sorted({pair for pair in asked if pair not in self.verdicts})
+        if self.kept is not None:
+            self.verdicts.update(self.kept.known(new))
+            new = [pair for pair in new if pair not in self.verdicts]
+        self._judge(new, update)
+        return [self.verdicts[pair] for pair in asked]
+
+    def _judge(self, new: Sequence[Pair], update: Update) -> None:
+        from threadpoolctl import threadpool_limits
+
         workers = min(4, os.cpu_count() or 1)
         # A core works on pairs of its own: products this small lose their time where cores share one.
         with (
@@ -73,19 +79,21 @@ class Verifier:
                 rest = [pair for pair, verdict in zip(part, found, strict=True) if verdict is None]
                 list(pool.map(self.looks.points, sorted({i for pair in rest for i in pair})))
                 self._by_points(rest, pool)
+                if self.kept is not None:
+                    self.kept.add({pair: self.verdicts[pair] for pair in part if pair not in self._unseen})
                 update(min(start + _AT_ONCE, len(new)), len(new))
-        return [self.verdicts[pair] for pair in asked]
 
     def _whole(self, pair: Pair) -> Verdict | None:
         """By their outlines; None where that does not decide."""
         a, b = (self.looks.thumbnail(i) for i in pair)
         if a is None or b is None:
             self.unverified.add(pair)
+            self._unseen.add(pair)
             return "copy" if self.alone(*pair) >= self.same_level else "none"
         for mapping in alignment.whole_on_whole(a, b):
             agreement = best_agreement(a, b, mapping)
             if agreement.copies("whole"):
-                if agreement.middle >= _EQUAL:
+                if agreement.equal:
                     return "copy"
                 self._alike[pair] = bool(np.linalg.det(mapping[:2, :2]) < 0)
                 break
@@ -99,6 +107,9 @@ class Verifier:
             mine = self.looks.points(a)
             theirs = [self.looks.points(b) for b in others]
             self.verdicts.update(((a, b), "copy" if (a, b) in self._alike else "none") for b in others)
+            self._unseen.update(
+                (a, b) for b, other in zip(others, theirs, strict=True) if mine is None or other is None
+            )
             if mine is None:
                 continue
             read = [(b, other) for b, other in zip(others, theirs, strict=True) if other is not None]
@@ -118,10 +129,11 @@ class Verifier:
             return (a, b), "scene" if moved else "copy"
         first, second = self.looks.thumbnail(a), self.looks.thumbnail(b)
         if first is None or second is None:  # gone since
+            self._unseen.add((a, b))
             return (a, b), "none"
         agreement = self._agreement(first, second, mine, other, found, mirror)
         if agreement.copies("points", _scale(found, mine)):
-            if agreement.middle >= _EQUAL or not has_parallax(mine, other, found):
+            if agreement.equal or not has_parallax(mine, other, found):
                 return (a, b), "copy"
         elif min(len(mine.points), len(other.points)) < FEW_POINTS:
             placed = similarity(mine, other)

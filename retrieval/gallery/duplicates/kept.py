@@ -1,0 +1,104 @@
+"""Verdicts on pairs of contents, kept in a gallery's folder: another search compares only what is new.
+
+``local/judged`` is derived and may be deleted. What other code judged, or another version of the libraries that it rests on, is
+forgotten; so is a file that is damaged.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.files.whole import keep_derived
+from retrieval.version import __version__
+
+Pair = tuple[int, int]
+Verdict = Literal["copy", "scene", "none"]
+VERDICTS: tuple[Verdict, ...] = ("none", "scene", "copy")
+
+_HEADER = struct.Struct("<4s16sQI")  # magic, rules, number of records, their CRC-32
+_MAGIC = b"RJP1"
+_RECORD = np.dtype([("key", "<u8"), ("check", "<u8"), ("verdict", "u1")])
+_EVERY = 60.0  # seconds between files, for a search that is interrupted
+_HERE = Path(__file__).parent
+
+
+class KeptVerdicts:
+    """Of contents that ``digest_of`` names; ``folder``: the gallery's; ``exif``: whether pictures are turned as EXIF says."""
+
+    def __init__(self, folder: Path, digest_of: Callable[[int], str], exif: bool) -> None:
+        self._folder, self._path, self._digest = folder, folder / "local" / "judged", digest_of
+        self._rules = _rules(exif)
+        self._held = self._read()
+        self._new: dict[tuple[int, int], Verdict] = {}
+        self._written = time.monotonic()
+
+    def known(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
+        """Those of these pairs that were judged before."""
+        asked = list(pairs)
+        if not len(self._held) or not asked:
+            return {}
+        names = np.array([self._name(pair) for pair in asked], np.uint64)
+        places = np.minimum(np.searchsorted(self._held["key"], names[:, 0]), len(self._held) - 1)
+        found = self._held[places]
+        right = (found["key"] == names[:, 0]) & (found["check"] == names[:, 1])
+        return {asked[i]: VERDICTS[found["verdict"][i]] for i in np.flatnonzero(right)}
+
+    def add(self, verdicts: Mapping[Pair, Verdict]) -> None:
+        """From time to time they are written."""
+        self._new.update((self._name(pair), verdict) for pair, verdict in verdicts.items())
+        if time.monotonic() - self._written > _EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Where there is room, and a right to."""
+        if self._new:
+            fresh = [(*name, VERDICTS.index(verdict)) for name, verdict in self._new.items()]
+            both = np.concatenate([np.array(fresh, _RECORD), self._read()])  # of another search that ran meanwhile, too
+            self._held = both[np.unique(both["key"], return_index=True)[1]]
+            self._new = {}
+            data = self._held.tobytes()
+            header = _HEADER.pack(_MAGIC, self._rules, len(self._held), zlib.crc32(data))
+            keep_derived(self._path, header + data, self._folder)
+        self._written = time.monotonic()
+
+    def _name(self, pair: Pair) -> tuple[int, int]:
+        first, second = sorted(map(self._digest, pair))
+        key, check = struct.unpack("<QQ", blake2b(f"{first} {second}".encode(), digest_size=16).digest())
+        return key, check
+
+    def _read(self) -> npt.NDArray[np.void]:
+        nothing: npt.NDArray[np.void] = np.zeros(0, _RECORD)
+        try:
+            data = self._path.read_bytes()
+            magic, rules, count, crc = _HEADER.unpack_from(data)
+        except (OSError, struct.error):
+            return nothing
+        records = memoryview(data)[_HEADER.size :]
+        if (magic, rules) != (_MAGIC, self._rules) or zlib.crc32(records) != crc:
+            return nothing
+        if len(records) != count * _RECORD.itemsize:
+            return nothing
+        held = np.frombuffer(records, _RECORD)
+        return held if (held["verdict"] < len(VERDICTS)).all() else nothing
+
+
+@functools.cache
+def _rules(exif: bool) -> bytes:
+    """What tells this way to judge from others: the code itself, and what it rests on."""
+    import cv2
+
+    rules = blake2b(f"{__version__} {np.__version__} {cv2.__version__} {exif}".encode(), digest_size=16)
+    for folder in (_HERE, _HERE.parents[1] / "ranking"):
+        for path in sorted(folder.rglob("*.py")):
+            rules.update(path.read_bytes())
+    return rules.digest()
