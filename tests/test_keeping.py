@@ -321,7 +321,7 @@ def as_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(path, how)
 
     monkeypatch.setattr(connection, "_connect", refuse)
-    monkeypatch.setattr(connection.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(connection.os, "access", lambda path, mode: not mode & os.W_OK)
 
 
 def test_a_copy_with_its_log_alone_is_read_whole(

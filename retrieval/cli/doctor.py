@@ -95,7 +95,7 @@ def _engine() -> list[Finding]:
 
 def _gallery(index: str | None) -> list[Finding]:
     """The gallery that commands find from here, and whether a server answers for it."""
-    from retrieval.errors import RetrievalError
+    from retrieval.errors import GalleryDamaged, RetrievalError
     from retrieval.gallery.address import holds_gallery, locate, served_address, shown
 
     if (address := served_address(index)) is not None:
@@ -115,11 +115,8 @@ def _gallery(index: str | None) -> list[Finding]:
         with Gallery.open(folder, warn=warnings.append) as gallery:
             info = gallery.info()
     except RetrievalError as error:
-        return [
-            Finding(
-                "problem", "gallery", f"{folder}: {error.message}", error.hint or "retrieve index --repair mends it."
-            )
-        ]
+        do = error.hint or ("retrieve index --repair mends it." if isinstance(error, GalleryDamaged) else "")
+        return [Finding("problem", "gallery", f"{folder}: {error.message}", do)]
     told = f"{info.path}: {count_of(info.images, 'picture')}, {info.spec.name}"
     if warnings:
         found = [Finding("problem", "gallery", f"{told}; {warnings[0]}", "retrieve index mends what is derived.")]

@@ -13,6 +13,7 @@ from retrieval.engines.base import PRECISIONS
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
 from retrieval.files.whole import write_json
 from retrieval.gallery.address import CATALOG, DESCRIPTION
+from retrieval.gallery.store.unread import unread
 from retrieval.messages import Say
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
@@ -43,7 +44,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         if not (folder / CATALOG).is_file():
             raise GalleryError(f"{folder} holds no gallery", "Make one with: retrieve index FOLDER.") from error
         raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` writes it from the catalog.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ModelError) as error:
+    except OSError as error:
+        raise unread(path, error, "`retrieve index --repair` writes it from the catalog.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ModelError) as error:
         raise GalleryDamaged(
             f"{path} is damaged ({error})", "`retrieve index --repair` writes it from the catalog."
         ) from error

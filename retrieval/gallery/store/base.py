@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError
+from retrieval.files.withheld import may_be_whole
 from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import WAIT_SECONDS, Reader, open_writer
 from retrieval.gallery.store.entry import REPAIR, Record
+from retrieval.gallery.store.unread import unread
 from retrieval.messages import first_line
 
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
@@ -24,6 +28,9 @@ _LATER = (
 )  # and what stands for a missing one
 
 
+_WITHHELD = (
+    "It may be whole: look at the rights to it and to the files beside it (-wal, -shm), and how many files may be open."
+)
 _SIGNS_OF_DAMAGE = (
     "no such table",
     "no such column",
@@ -52,8 +59,8 @@ class CatalogFile:
         # Of the state that is being read: entries that were looked up, numbers and folders.
         self._looked_up: dict[int, Record] | None = None
         self._head: tuple[dict[str, str], list[tuple[Any, ...]]] | None = None
-        if not create and not path.is_file():
-            raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
+        if not create:
+            _require(path)
         with self._errors():
             self._reader = None if writable or create else Reader(path)
             self._connection = open_writer(path) if self._reader is None else self._reader.connection
@@ -87,7 +94,7 @@ class CatalogFile:
                 ) from error
             if any(sign in text for sign in _SIGNS_OF_DAMAGE):
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
-            raise GalleryError(f"{self.path}: {text}") from error
+            raise GalleryError(f"{self.path}: {text}", _WITHHELD if "unable to open" in text else "") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise GalleryDamaged(f"{self.path} is damaged: {first_line(error)}", REPAIR) from error
         finally:
@@ -226,3 +233,15 @@ class CatalogFile:
 
     def bump_version(self) -> None:
         self.set_meta("version", self.number("version") + 1)
+
+
+def _require(path: Path) -> None:
+    """Raises GalleryDamaged where there is no such file, GalleryError where that cannot be told."""
+    try:
+        there = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        if may_be_whole(error):
+            raise unread(path, error) from error
+        there = False
+    if not there:
+        raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.gallery.store.vectors import VectorStore
+from retrieval.gallery.store.vectors import VectorStore, listed
 
 _AT_ONCE = 8192
 
 
 def generations(folder: Path) -> set[int]:
-    """Of which there are files."""
-    return {int(number) for p in folder.glob("*.keys") if (number := p.name.split("-")[0]).isdigit()}
+    """Of which there are files. Raises GalleryError where that cannot be told."""
+    keys = (path for path in listed(folder) if path.suffix == ".keys")
+    return {int(number) for path in keys if (number := path.name.split("-")[0]).isdigit()}
 
 
 def carried_over(store: VectorStore, count: int, wanted: Callable[[str], bool]) -> dict[str, int]:

@@ -7,6 +7,7 @@ Rows beyond the catalog's count are remains of an interrupted run; they are writ
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import zlib
@@ -19,6 +20,8 @@ from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.digest import HASH_BYTES
 from retrieval.files.in_place import write_at
 from retrieval.files.whole import sync_folder
+from retrieval.files.withheld import may_be_whole
+from retrieval.gallery.store.unread import unread
 
 SEGMENT_ROWS = 65_536
 _AGAIN = "What was committed is safe; free space and run the same command again."
@@ -84,7 +87,8 @@ class VectorStore:
             raise GalleryError(f"could not write vectors in {self.folder}: {error.strerror or error}", hint) from error
 
     def check_sizes(self, count: int) -> None:
-        """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need."""
+        """Raises GalleryDamaged, naming the file, when a segment is missing or shorter than ``count`` rows need, GalleryError
+        where one may not be read."""
         for segment, first, last, _ in _spans(0, count):
             for path, size in (
                 (self.segment_path(segment), self.row_bytes),
@@ -96,6 +100,8 @@ class VectorStore:
                     raise GalleryDamaged(
                         f"{path} is {what}", "`retrieve index --repair` describes the lost pictures again."
                     )
+                if not os.access(path, os.R_OK):
+                    raise unread(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def blocks(self, count: int, rows: int = 8192) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, vectors float32 (n, dim)) over rows 0 .. count-1, at most ``rows`` at a time."""
@@ -140,7 +146,8 @@ class VectorStore:
         )
 
     def verify(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(valid bool (count,), hashes (count,) void28): which rows are intact. Never raises for damage."""
+        """(valid bool (count,), hashes (count,) void28): which rows are intact. Never raises for damage; GalleryError where a
+        file may be whole and cannot be read now: its rows are not lost."""
         valid = np.zeros(count, bool)
         hashes = np.zeros(count, f"V{HASH_BYTES}")
         for segment, first, last, _ in _spans(0, count):
@@ -157,9 +164,9 @@ class VectorStore:
     def rows_on_disk(self) -> int:
         """How many rows the files of this generation could hold at most, committed or not."""
         rows = 0
-        for path in self.folder.glob(f"{self.generation:04d}-*.keys"):
-            number = path.stem.split("-")[1]
-            if number.isdigit():
+        for path in listed(self.folder):
+            number = path.stem.partition("-")[2]
+            if path.name.startswith(f"{self.generation:04d}-") and path.suffix == ".keys" and number.isdigit():
                 rows = max(rows, int(number) * SEGMENT_ROWS + path.stat().st_size // _KEY.itemsize)
         return rows
 
@@ -185,7 +192,7 @@ class VectorStore:
                 (self.segment_path(segment), self.row_bytes),
                 (self.keys_path(segment), _KEY.itemsize),
             ):
-                if not path.is_file() or path.stat().st_size < (last - first) * size:
+                if _size(path) < (last - first) * size:
                     path.parent.mkdir(exist_ok=True)
                     with open(path, "ab") as file:
                         file.truncate((last - first) * size)
@@ -225,18 +232,28 @@ class VectorStore:
             # A plain array over the map: indexing a memmap object costs more than reading the row.
             mapped = np.asarray(np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,)))
         except OSError as error:
-            raise GalleryDamaged(
-                f"{path} cannot be read ({error.strerror or error})", "Run `retrieve index --repair`."
-            ) from error
+            raise unread(path, error) from error
         self._open[path] = mapped
         return mapped
 
 
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder of vectors; nothing where there is none. Raises GalleryError where that cannot be told."""
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except OSError as error:
+        if may_be_whole(error):
+            raise unread(folder, error) from error
+        return []
+
+
 def _size(path: Path) -> int:
-    """Bytes of a file, -1 where there is none."""
+    """Bytes of a file, -1 where there is none. Raises GalleryError where that cannot be told."""
     try:
         found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if may_be_whole(error):
+            raise unread(path, error) from error
         return -1
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.whole import whole_file
+from retrieval.gallery.store.unread import unread
 from retrieval.gallery.store.vectors import SEGMENT_ROWS, VectorStore
 
 DERIVED_FOLDER = "derived"
@@ -66,7 +67,9 @@ class VectorView:
             try:
                 rows = path.stat().st_size // self.store.row_bytes
                 self._maps[number] = np.memmap(path, self.dtype, "r", shape=(rows, self.shape[1]))
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise unread(path, error) from error
+            except ValueError as error:
                 raise GalleryDamaged(f"{path} cannot be read ({error})", "Run `retrieve index --repair`.") from error
         return self._maps[number]
 
