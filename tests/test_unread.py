@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import fake_gallery, write_pictures
+from PIL import Image
 from vector_gallery import VectorGallery, clustered, same
 
 from retrieval.errors import GalleryDamaged, GalleryError
@@ -103,3 +107,42 @@ def test_vectors_that_may_not_be_read_are_told_with_a_gallerys_facts(
     monkeypatch.setattr(os, "access", lambda path, mode: not os.fspath(path).endswith(".f32") and allowed(path, mode))
     with pytest.raises(GalleryError, match=r"0000-000000\.f32 cannot be read \(Permission denied\)"):
         subject.gallery.info()
+
+
+class _Entry:
+    """A directory entry whose file the system tells nothing of."""
+
+    def __init__(self, entry: os.DirEntry[str]) -> None:
+        self.name, self.path, self.is_symlink = entry.name, entry.path, entry.is_symlink
+
+    def stat(self) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.path)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_pictures_of_which_the_system_tells_nothing_now_are_still_found(tmp_path: Path, named: bool) -> None:
+    """As where a folder may be listed but not entered, or a server of files forgot its handles."""
+    paths = write_pictures(tmp_path / "images", 4)
+    gallery = fake_gallery(tmp_path / "g")
+    gallery.index(paths if named else [tmp_path / "images"])
+    listed, asked = os.scandir, os.stat
+
+    @contextmanager
+    def scandir(folder: Any) -> Iterator[list[Any]]:
+        with listed(folder) as entries:
+            yield [_Entry(entry) if entry.name.endswith(".png") else entry for entry in entries]
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(".png"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fspath(path))
+        return asked(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        patch.setattr(os, "stat", stat)
+        report = gallery.index()
+    assert report.removed == 0
+    assert len(gallery.query(Image.open(paths[0]), k=9).matches) == 4
+    assert {error for _, error in gallery.info().troubled} == {os.strerror(errno.ESTALE)}
+    assert gallery.index().unchanged == 4
+    assert gallery.info().troubled == []

@@ -66,7 +66,9 @@ class Plan:
             return
         for names in self._named(target):
             found = [look(os.path.join(folder, name), name) for name in names]
-            found = [f for f in found if f.problem is None or os.path.lexists(os.path.join(folder, f.path))]
+            found = [
+                f for f in found if f.problem is None or f.withheld or os.path.lexists(os.path.join(folder, f.path))
+            ]
             present = {f.path for f in found}
             self._note_vanished(target.root, [name for name in names if name not in present])
             self._compare(target.root, folder, self._without_taken_out(target, found), named=True)
@@ -259,8 +261,9 @@ class Plan:
         if problems:
             with self.catalog.writing():
                 for record, file in problems:
-                    self.catalog.set_error(record.id, size=-1, mtime_ns=-1, error=file.problem or "", keep_vector=False)
-                if any(record.row is not None for record, _ in problems):
+                    why, keep = str(file.problem), file.withheld and record.row is not None
+                    self.catalog.set_error(record.id, size=-1, mtime_ns=-1, error=why, keep_vector=keep)
+                if any(record.row is not None and not file.withheld for record, file in problems):
                     self.catalog.bump_version()
 
     def _codeless_of(self, records: Iterable[Record]) -> set[str]:

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from retrieval.errors import ImageError
+from retrieval.files.withheld import may_be_whole
 from retrieval.pictures.foreign import foreign_suffix
 from retrieval.pictures.imaging import is_picture_name
 from retrieval.pictures.leave_out import MARKER, LeaveOut
@@ -21,7 +22,8 @@ from retrieval.pictures.unnamed import begins_as_picture, may_be_picture
 class Found(NamedTuple):
     """A file with a picture's name or beginning. ``problem`` is set where it is no regular file that could be opened.
 
-    ``ctime_ns`` and ``inode`` change where size and time of a file were kept although it became another.
+    ``ctime_ns`` and ``inode`` change where size and time of a file were kept although it became another. It equals a row of the
+    catalog of the same values (``gallery/joining.py``).
     """
 
     path: str  # relative to the folder walked
@@ -30,6 +32,15 @@ class Found(NamedTuple):
     problem: str | None = None
     ctime_ns: int = -1
     inode: int = -1
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the system tells nothing of the file just now: it may be as it was."""
+        return isinstance(self.problem, Withheld)
+
+
+class Withheld(str):
+    """A problem that may be gone another time, with the file as it was."""
 
 
 @dataclass
@@ -56,7 +67,7 @@ def look(path: str, relative: str) -> Found:
     try:
         status = os.stat(path)
     except OSError as error:
-        return Found(relative, -1, -1, _why(path, error))
+        return _unseen(path, relative, error)
     if stat.S_ISREG(status.st_mode):
         return _regular(relative, status)
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
@@ -194,7 +205,7 @@ class Walk:
             status = entry.stat()
         except OSError as error:
             if wanted:
-                steps.append((name, Found(relative, -1, -1, _why(entry.path, error))))
+                steps.append((name, _unseen(entry.path, relative, error)))
             else:
                 scan.away[relative] = _why(entry.path, error)
             return
@@ -231,6 +242,11 @@ class Walk:
 
 def _regular(relative: str, status: os.stat_result) -> Found:
     return Found(relative, status.st_size, status.st_mtime_ns, None, status.st_ctime_ns, status.st_ino)
+
+
+def _unseen(path: str, relative: str, error: OSError) -> Found:
+    why = _why(path, error)
+    return Found(relative, -1, -1, Withheld(why) if may_be_whole(error) else why)
 
 
 def _why(path: str, error: OSError) -> str:
