@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from tiny import MODEL, knowing_tiny
 
 from retrieval.describe.model import load_model
+from retrieval.engines.base import EngineUnavailable
 from retrieval.engines.choose import create_engine
 from retrieval.engines.openvino import cache
 from retrieval.system.installed import versions_of
@@ -138,6 +140,36 @@ def test_a_cache_that_cannot_be_looked_into_is_damaged(tmp_path: Path, monkeypat
     for look in (lambda: cache.load("key", "model.blob"), lambda: cache.find("key")):
         with pytest.raises(cache.Damaged):
             look()
+
+
+def test_too_little_memory_says_nothing_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was kept as "OpenVINO cannot run this", and every later start took torch, which is slower."""
+    monkeypatch.setenv("RETRIEVE_CACHE", str(tmp_path))
+
+    def short(*_: object) -> None:
+        raise ImportError("libopenvino_pytorch_frontend.so: failed to map segment from shared object")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.engines.openvino.export.traced", short)
+        with pytest.raises(EngineUnavailable, match="failed to map segment"):
+            describe()
+    assert not list((tmp_path / "engines").glob("*/unsupported.txt"))
+    assert describe().shape[0] == len(IMAGES)
+
+
+def test_too_little_memory_does_not_make_a_cached_model_a_damaged_one(
+    copied: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    blob = entry_with(copied[0], "model.blob") / "model.blob"
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "fromfile", short)
+        with pytest.raises(EngineUnavailable, match=os.strerror(errno.ENOMEM)):
+            describe()
+    assert blob.is_file()
+    np.testing.assert_array_equal(describe(), copied[1])
 
 
 def test_a_full_disk_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from retrieval.messages import first_line
 from retrieval.models.spec import ImageRule, ModelSpec
 from retrieval.system.installed import versions_of
 from retrieval.system.processor import processor_flags
+from retrieval.system.shortage import is_shortage
 from retrieval.system.signal_stack import signal_stack_kept
 
 _REVISION = "3"  # of what retrieval.engines.openvino.export makes: another number, and everything is prepared anew
@@ -59,7 +60,7 @@ def compiled_model(
     """The model ready to run with these settings of the library. ``given``: the folder of a model that is there already
     (an int8 model in its gallery) instead of the specification's own. ``bf16``: the settings ask for bfloat16.
 
-    Raises EngineUnavailable where the network cannot be converted; what happens to the cache is only said.
+    Raises EngineUnavailable where the network cannot be converted, or memory is short; what happens to the cache is only said.
     """
     core = openvino.Core()
     key = model_key(spec) if given is None else _quantised_key(given)
@@ -96,6 +97,7 @@ def kept_compiled(
             compiled.memory = kept  # which it works on, and does not hold itself
             return compiled
     except (cache.Damaged, RuntimeError) as error:
+        _unless_short(error)
         say(f"the compiled model in the cache is damaged ({first_line(error)}); it is made again")
         cache.discard(key)
     compiled = core.compile_model(make(), "CPU", settings)
@@ -118,6 +120,7 @@ def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: 
                 raise EngineUnavailable((entry / REASON).read_text("utf-8"))
             return openvino.Core().read_model(entry / XML)
     except (cache.Damaged, OSError, RuntimeError) as error:
+        _unless_short(error)
         say(f"the prepared model in the cache is damaged ({first_line(error)}); it is made again")
         cache.discard(key)
     model, reason = _convert(spec, checkpoint, say)
@@ -135,6 +138,13 @@ def load_model(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: 
     if model is None:
         raise EngineUnavailable(reason)
     return model
+
+
+def _unless_short(error: Exception) -> None:
+    """Raises EngineUnavailable where the process has too little memory or the like: that says nothing of the network, of which it
+    would be kept, nor of what is in the cache, which would be thrown away."""
+    if is_shortage(error):
+        raise EngineUnavailable(first_line(error.__cause__ or error)) from error
 
 
 def _quantised_key(folder: Path) -> str:
@@ -155,7 +165,7 @@ def _read_quantised(core: openvino.Core, folder: Path) -> openvino.Model:
 
 
 def _convert(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Say) -> tuple[openvino.Model | None, str]:
-    """The model, or None and why there is none."""
+    """The model, or None and why there is none. Raises EngineUnavailable where that is a matter of this moment."""
     from retrieval.engines.openvino.export import Unconvertible, convert
     from retrieval.models.loading import build_network
     from retrieval.models.network import Describer
@@ -165,6 +175,7 @@ def _convert(spec: ModelSpec, checkpoint: str | os.PathLike[str] | None, say: Sa
     try:
         return convert(Describer(network, spec.image).eval()), ""
     except Unconvertible as error:
+        _unless_short(error)
         return None, str(error)
 
 
