@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -676,3 +677,29 @@ def test_a_folder_that_holds_a_ground_truth_is_not_taken_for_classes(name: str, 
         shutil.copy(tmp_path / name, tmp_path / "other.json")
         with pytest.raises(UsageError, match="holds 2 ground truths"):
             load_groundtruth(tmp_path)
+
+
+def test_what_has_a_ground_truths_name_and_is_no_file_is_passed_over(tmp_path: Path) -> None:
+    """A FIFO would be waited for."""
+    for path in ("a/1.jpg", "a/2.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    os.mkfifo(tmp_path / "truth.json")
+    (tmp_path / "gnd_x.pkl").mkdir()
+    found: list[GroundTruth] = []
+    looking = threading.Thread(target=lambda: found.append(load_groundtruth(tmp_path)), daemon=True)
+    looking.start()
+    looking.join(20)
+    assert [truth.of_folder for truth in found] == [True]
+
+
+def test_a_folders_ground_truth_may_name_files_that_are_no_utf8(tmp_path: Path) -> None:
+    """It was passed over, and the folder measured as classes without a word."""
+    for path in (b"a/caf\xe9.jpg", b"a/2.jpg", b"b/3.jpg"):
+        file = tmp_path / os.fsdecode(path)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+    queries = b'[{"image": "a/2.jpg", "easy": ["a/caf\xe9.jpg"]}]'
+    (tmp_path / "truth.json").write_bytes(b'{"gallery": ["a/caf\xe9.jpg", "b/3.jpg"], "queries": ' + queries + b"}")
+    truth = load_groundtruth(tmp_path)
+    assert (truth.of_folder, truth.queries[0].easy) == (False, (os.fsdecode(b"a/caf\xe9.jpg"),))

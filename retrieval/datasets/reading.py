@@ -79,10 +79,15 @@ def load_groundtruth(
             raise DatasetError(f"{path}: {error.message}", error.hint) from None
         return GroundTruth.from_json(form, base, source=str(path))
     try:
-        form = json.loads(data.decode("utf-8-sig", errors="surrogateescape"))
+        form = _parsed(data)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON ({error})") from error
     return GroundTruth.from_json(_as_on_disk(form, base), base, source=str(path))
+
+
+def _parsed(data: bytes) -> Any:
+    """JSON, with names as the disk has them, which may be no UTF-8. Raises ValueError, RecursionError."""
+    return json.loads(data.decode("utf-8-sig", errors="surrogateescape"))
 
 
 def _as_on_disk(form: Any, base: Path) -> Any:
@@ -98,7 +103,8 @@ def _inside(folder: Path) -> Path:
     """The one ground truth in a folder, else the folder."""
     if (folder / "groundtruth.json").is_file():
         return folder / "groundtruth.json"
-    truths = [*sorted(folder.glob("gnd_*.pkl")), *(file for file in sorted(folder.glob("*.json")) if _is_truth(file))]
+    pickles = [file for file in sorted(folder.glob("gnd_*.pkl")) if file.is_file()]
+    truths = [*pickles, *(file for file in sorted(folder.glob("*.json")) if file.is_file() and _is_truth(file))]
     if len(truths) > 1:
         raise UsageError(f"{folder}: holds {len(truths)} ground truths", f"Give one of them, such as {truths[0]}")
     return truths[0] if truths else folder
@@ -108,7 +114,7 @@ def _is_truth(file: Path) -> bool:
     """Whether a JSON file has the form of a ground truth; what else lies in a folder of pictures is passed over."""
     try:
         text = file.read_bytes()
-        form = json.loads(text) if b'"queries"' in text and b'"gallery"' in text else None
+        form = _parsed(text) if b'"queries"' in text and b'"gallery"' in text else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(form, dict) and isinstance(form.get("gallery"), list) and isinstance(form.get("queries"), list)
