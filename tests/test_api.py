@@ -105,6 +105,11 @@ def test_all_or_nothing(gallery: Gallery, tmp_path: Path) -> None:
     assert list(gallery) == []
 
 
+NESTED: dict = {}
+for _ in range(100_000):
+    NESTED = {"deeper": NESTED}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,6 +125,7 @@ def test_all_or_nothing(gallery: Gallery, tmp_path: Path) -> None:
         ({"key": "a", "vector": np.full(DIM, np.nan)}, "zero or not finite"),
         ({"key": "a", "vector": np.ones(DIM), "metadata": {"x": float("nan")}}, "cannot be kept as JSON"),
         ({"key": "a", "vector": np.ones(DIM), "metadata": {"x": object()}}, "cannot be kept as JSON"),
+        ({"key": "a", "vector": np.ones(DIM), "metadata": NESTED}, "cannot be kept as JSON"),
         ({"key": "a", "vector": np.ones(DIM), "metadata": ["x"]}, "must be a dictionary"),
         ({"key": ["a", "b"], "image": [b"x"]}, "as many pictures"),
     ],
@@ -376,6 +382,26 @@ def test_names_of_another_tool_are_lines_of_text(gallery: Gallery, tmp_path: Pat
     assert gallery.import_(tmp_path / "x.npy") == 3
     assert list(gallery) == ["one", "two", "three"]
     np.testing.assert_allclose(gallery.vectors(), unit(3), atol=1e-6)
+
+
+@pytest.mark.parametrize("names", ["[1]\n", "3\n", "[" * 100_000, '{"key": "a"\n', "\n"])
+def test_names_that_are_none_are_refused(gallery: Gallery, tmp_path: Path, names: str) -> None:
+    np.save(tmp_path / "x.npy", unit(1))
+    (tmp_path / "x.names.jsonl").write_text(names)
+    with pytest.raises(UsageError, match="cannot be read as descriptors with names"):
+        gallery.import_(tmp_path / "x.npy")
+    assert len(gallery) == 0
+
+
+@pytest.mark.parametrize("kind", ["empty", "several arrays"])
+def test_files_of_vectors_that_are_none_are_refused(gallery: Gallery, tmp_path: Path, kind: str) -> None:
+    with open(tmp_path / "x.npy", "wb") as file:
+        if kind == "several arrays":
+            np.savez(file, a=unit(1))
+    (tmp_path / "x.names.txt").write_text("one\n")
+    with pytest.raises(UsageError, match="cannot be read as descriptors with names"):
+        gallery.import_(tmp_path / "x.npy")
+    assert len(gallery) == 0
 
 
 def test_imports_that_are_refused_change_nothing(gallery: Gallery, tmp_path: Path) -> None:

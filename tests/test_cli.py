@@ -388,3 +388,36 @@ def test_learned_poolings_without_training_are_told(monkeypatch: pytest.MonkeyPa
         warned = [line for line in said if line.startswith("warning:")]
         assert len(warned) == told
         assert all("strided-conv were never trained, so it is local-avg" in line for line in warned)
+
+
+@pytest.mark.parametrize("command", ["info", "doctor", "query x.jpg", "index", "remove x", "export x.npy"])
+def test_a_folder_that_is_gone_is_told(command: str, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f"rmdir ../gone; exec {sys.executable} -m retrieval {command}"
+    done = subprocess.run(script, shell=True, cwd=tmp_path / "gone", capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, "")
+    line = done.stderr.splitlines()[-1]
+    assert line == "retrieve: the current folder is gone: it was deleted, or moved. Change to one that is there (cd)."
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (PermissionError(13, "Permission denied", "g/ann"), "retrieve: g/ann: Permission denied (-vv shows where)"),
+        (MemoryError(), "retrieve: out of memory"),
+        (
+            ImportError("libtorch.so: failed to map segment from shared object"),
+            "retrieve: too little memory, or too many open files or threads: libtorch.so: failed to map segment from shared "
+            "object (-vv shows where)",
+        ),
+        (KeyError("x"), "retrieve: unexpected KeyError: 'x' (-vv shows where)"),
+    ],
+)
+def test_what_the_machine_refuses_is_told_in_its_words(
+    raised: Exception, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("retrieval.cli.doctor.look_at_python", failing)
+    assert error("doctor", status=1, cwd=tmp_path).strip() == told

@@ -17,6 +17,7 @@ from retrieval.errors import RetrievalError
 from retrieval.messages import first_line, safe
 from retrieval.system.caches import cache_folder
 from retrieval.system.ending import must_wait
+from retrieval.system.shortage import is_shortage
 from retrieval.version import __version__
 
 COMMANDS = {
@@ -103,11 +104,30 @@ def main() -> None:
         _fail(f"{message}{'' if message.endswith('?') else '.'} See: {command} --help", 2, verbose)
     except (KeyboardInterrupt, click.Abort) as error:
         _fail(str(error.__cause__ or error) or "interrupted", 130, verbose)  # click makes an Abort of Ctrl-C
-    except MemoryError:
-        _fail("out of memory", 1, verbose)
     except Exception as error:
-        reason = f": {first_line(error)}" if str(error).strip() else ""
-        _fail(f"unexpected {type(error).__name__}{reason} (-vv shows where)", 1, verbose)
+        _fail(_unexpected(error), 1, verbose)
+
+
+def _unexpected(error: Exception) -> str:
+    """What nothing below has put into words, as far as it is the machine's."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if is_shortage(error):
+        return f"too little memory, or too many open files or threads: {first_line(error)} (-vv shows where)"
+    if isinstance(error, FileNotFoundError) and not _folder_there():
+        return "the current folder is gone: it was deleted, or moved. Change to one that is there (cd)."
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror} (-vv shows where)"
+    reason = f": {first_line(error)}" if str(error).strip() else ""
+    return f"unexpected {type(error).__name__}{reason} (-vv shows where)"
+
+
+def _folder_there() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _named_like_an_option(error: click.ClickException) -> str:

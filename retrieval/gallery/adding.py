@@ -187,5 +187,5 @@ def _json(key: str, metadata: Mapping[str, Any] | None) -> str | None:
         raise UsageError(f"the metadata of {key!r} must be a dictionary with names as keys")
     try:
         return json.dumps(dict(metadata), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the metadata of {key!r} cannot be kept as JSON ({error})") from None

@@ -59,7 +59,7 @@ def import_descriptors(gallery: OpenedGallery, path: str | os.PathLike[str]) -> 
         about, rows, vectors = _read_parquet(path) if path.suffix == ".parquet" else _read_npy(path)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file '{error.filename}'") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as descriptors with names ({first_line(error)})") from error
     fingerprint = about.get("fingerprint")
     if fingerprint not in (None, gallery.spec.fingerprint):
@@ -117,10 +117,14 @@ def _write_npy(gallery: OpenedGallery, records: list[Record], keys: list[str], p
 
 def _read_npy(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], np.ndarray]:
     vectors = np.load(path, allow_pickle=False, mmap_mode="r")
+    if not isinstance(vectors, np.ndarray):  # what numpy.savez wrote, under another name
+        raise ValueError("it holds several arrays")
     plain = path.with_suffix(".names.txt")
     if plain.is_file() and not path.with_suffix(".names.jsonl").is_file():
         return {}, [{"key": line} for line in plain.read_text("utf-8").splitlines()], vectors
     lines = [json.loads(line) for line in path.with_suffix(".names.jsonl").read_text("utf-8").splitlines()]
+    if not all(isinstance(line, dict) for line in lines):
+        raise ValueError("a line beside it is no JSON object")
     about = lines.pop(0) if lines and "key" not in lines[0] else {}
     if about.get("count", len(lines)) != len(lines):
         raise ValueError(f"{about['count']} names were written and {len(lines)} are there")
