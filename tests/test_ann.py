@@ -168,6 +168,32 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
         assert 0.2 < prepared.truth[int(own)] @ query < 0.99
 
 
+def test_of_many_equal_pictures_any_is_right(tmp_path: Path) -> None:
+    """A placeholder that stands in a gallery hundreds of times: more than the true best that are kept with their ties."""
+    subject = VectorGallery(tmp_path / "g")
+    subject.gallery.configure_search("hnsw")
+    plain = clustered(COUNT)
+    subject.add(np.concatenate([plain, np.repeat(plain[:2], 300, axis=0)]))
+    ids, rows = subject.gallery.catalog.searchable()
+    vectors = np.stack([subject.truth[int(i)] for i in ids])
+    trial = ann_recall.Trial(subject.gallery.store(), ids, rows, count=300)
+    recalls = trial.recalls(index_of(subject), Effort(10, 1 << 20), 40)
+    crowded = 0
+    for n, (query, own) in enumerate(zip(trial.queries, trial.own, strict=True)):
+        scores = dict(zip(ids.tolist(), (vectors @ query).tolist(), strict=True))
+        del scores[int(own)]
+        least = sorted(scores.values())[-10] - 1e-6
+        crowded += sum(score >= least for score in scores.values()) > 64
+        found = looking.search(index_of(subject), query[None], 41, Effort(10, 1 << 20))[0]
+        right = [scores[i] >= least for i in found.tolist() if i in scores]
+        for shortlist in (1, 10, 40):
+            assert recalls[n, shortlist - 1] == pytest.approx(min(10, sum(right[:shortlist])) / 10)
+    assert crowded > 20
+    note = note_of(subject)
+    assert note.recall is not None
+    assert note.recall >= note.target
+
+
 @pytest.mark.parametrize("target", [0.9, 0.98])
 @pytest.mark.usefixtures("measured_in_full")
 def test_the_effort_is_the_least_that_reaches_the_target(tmp_path: Path, target: float) -> None:
