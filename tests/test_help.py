@@ -29,6 +29,8 @@ ALL = dict(commands())
 
 
 def page(words: tuple[str, ...], width: int = 80) -> str:
+    if words in ALL:
+        vars(ALL[words])["_help_option"] = None  # click keeps that of who asked first, be it without our names for it
     shown = CliRunner().invoke(cli, [*words, "--help"], env={"COLUMNS": str(width)}, terminal_width=width)
     assert shown.exit_code == 0, shown.output
     return shown.output

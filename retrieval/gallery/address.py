@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from retrieval.errors import UsageError
+from retrieval.files.withheld import may_be_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,17 @@ _SECRET = r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*"
 
 def holds_gallery(folder: str | os.PathLike[str]) -> bool:
     """Whether there is a gallery in a folder, be it a damaged one."""
-    return any(os.path.exists(os.path.join(folder, name)) for name in (DESCRIPTION, CATALOG))
+    return any(_is_there(os.path.join(folder, name)) for name in (DESCRIPTION, CATALOG))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return may_be_whole(error)
+    except ValueError:  # no name of a file
+        return False
+    return True
 
 
 def is_served(index: str | os.PathLike[str] | None) -> bool:

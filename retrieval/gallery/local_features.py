@@ -95,6 +95,7 @@ class LocalMatcher(Generic[F]):
         self.exif = exif
         self.warn = warn or say_nothing
         self.seconds = 0.0
+        self.changed: set[str] = set()  # contents whose file held another one when its points were found
         self._workers = min(4, os.cpu_count() or 1)
 
     def query(self, source: Any, bbox: Sequence[float] | None = None) -> F:
@@ -116,11 +117,12 @@ class LocalMatcher(Generic[F]):
         counts = iter(verification.inliers for verification in self.kind.verify(query, read))
         return np.array([0 if other is None else next(counts) for other in found], np.int64)
 
-    def features(self, path: str, digest: str | None) -> F | None:
-        """Points of a gallery picture: as kept under its content hash, or found now; None when it is gone or cannot be read."""
+    def features(self, path: str, digest: str | None, *, keep: bool = True) -> F | None:
+        """Points of a gallery picture: as kept under its content hash, or found now; None when it is gone or cannot be read.
+        ``keep`` False: of a file that is in no gallery."""
         if not path:
             return None
-        if digest is not None:
+        if digest is not None and keep:
             try:
                 return self.kind.unpack(_opened(digest, self._file(digest).read_bytes()))
             except (OSError, UsageError):  # not there yet, or damaged: found anew
@@ -132,7 +134,9 @@ class LocalMatcher(Generic[F]):
             self.warn(f"{path} cannot be verified: {error}")
             return None
         features = self.kind.find(picture.array)
-        if digest == now:  # still what the gallery describes
+        if digest != now:
+            self.changed.update([digest] if digest is not None else [])
+        elif keep:  # still what the gallery describes
             keep_derived(self._file(digest), _sealed(digest, self.kind.pack(features)), self.within)
         return features
 

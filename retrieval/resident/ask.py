@@ -147,7 +147,8 @@ def ask_resident(folder: Path, alone: Callable[[], Gallery] | None = None) -> Re
     connection = None
     try:
         opened = taken(path)
-        connection = socket.socket(fileno=connected(path, _PATIENCE) if opened is None else opened)
+        opened = connected(path, _PATIENCE) if opened is None else opened
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=opened)
         os.getcwd()  # from a folder that is gone, names mean nothing to others
         connection.settimeout(_PATIENCE)
         stream: Stream = connection.makefile("rwb")

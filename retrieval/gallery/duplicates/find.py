@@ -52,10 +52,7 @@ def find_duplicates(
         raise UsageError("a gallery is compared with another one or with files, not with both")
     search = _Search(gallery, level, other, files, bars)
     if level != "exact":
-        try:
-            search.compare(evidence)
-        finally:
-            search.kept.write()
+        search.compare(evidence)
     return search.answer()
 
 
@@ -110,8 +107,7 @@ class _Search:
             int(c): (vectors, int(p)) for held, at, vectors in self.held for c, p in zip(held, at, strict=True)
         }
         self.looks = Looks(self.contents, self._thumbnails(), self._matchers())
-        self.kept = KeptVerdicts(gallery.folder, lambda i: self.contents[i][0].digest, self.exif)
-        self.verifier = Verifier(self.looks, self._cosine, SAME_DESCRIPTOR, self.kept)
+        self.verifier = Verifier(self.looks, self._cosine, SAME_DESCRIPTOR)
         self.qualities: dict[int, Quality] = {}
         self.copies: list[list[int]] = []  # contents, best first
         self.scenes: list[list[int]] = []  # heads of copies, or single contents
@@ -142,6 +138,14 @@ class _Search:
     # -- comparing -----------------------------------------------------------------------------------------------
 
     def compare(self, evidence: Evidence | None) -> None:
+        kept = KeptVerdicts(self.gallery.folder, lambda i: self.contents[i][0].digest, self.exif)
+        self.verifier.kept = kept
+        try:
+            self._compare(evidence)
+        finally:
+            kept.write()
+
+    def _compare(self, evidence: Evidence | None) -> None:
         pairs = self._candidates(evidence)
         with self.bars("comparing") as update:
             verdicts = self.verifier.judge(pairs, update)

@@ -6,7 +6,6 @@ forgotten; so is a file that is damaged.
 
 from __future__ import annotations
 
-import functools
 import struct
 import time
 import zlib
@@ -28,8 +27,20 @@ VERDICTS: tuple[Verdict, ...] = ("none", "scene", "copy")
 _HEADER = struct.Struct("<4s16sQI")  # magic, rules, number of records, their CRC-32
 _MAGIC = b"RJP1"
 _RECORD = np.dtype([("key", "<u8"), ("check", "<u8"), ("verdict", "u1")])
-_EVERY = 60.0  # seconds between files, for a search that is interrupted
-_HERE = Path(__file__).parent
+_EVERY, _SHARE = 60.0, 20  # seconds between files, for a search that is interrupted, and times what the last one took
+
+
+def _sources() -> bytes:
+    """Of what makes pixels and points of a picture, and judges them."""
+    package = Path(__file__).parents[2]
+    folders = [package / "gallery" / "duplicates", package / "ranking", package / "pictures"]
+    digest = blake2b(digest_size=16)
+    for path in [package / "gallery" / "local_features.py", *(p for f in folders for p in sorted(f.rglob("*.py")))]:
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.digest()
+
+
+_SOURCES = _sources()  # now: a server that runs on while files are replaced judges as it did
 
 
 class KeptVerdicts:
@@ -40,7 +51,7 @@ class KeptVerdicts:
         self._rules = _rules(exif)
         self._held = self._read()
         self._new: dict[tuple[int, int], Verdict] = {}
-        self._written = time.monotonic()
+        self._written, self._pause = time.monotonic(), _EVERY
 
     def known(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
         """Those of these pairs that were judged before."""
@@ -56,23 +67,26 @@ class KeptVerdicts:
     def add(self, verdicts: Mapping[Pair, Verdict]) -> None:
         """From time to time they are written."""
         self._new.update((self._name(pair), verdict) for pair, verdict in verdicts.items())
-        if time.monotonic() - self._written > _EVERY:
+        if time.monotonic() - self._written > self._pause:
             self.write()
 
     def write(self) -> None:
         """Where there is room, and a right to."""
+        started = time.monotonic()
         if self._new:
             fresh = [(*name, VERDICTS.index(verdict)) for name, verdict in self._new.items()]
-            both = np.concatenate([np.array(fresh, _RECORD), self._read()])  # of another search that ran meanwhile, too
-            self._held = both[np.unique(both["key"], return_index=True)[1]]
+            # Of another search that ran meanwhile, too.
+            every = np.concatenate([np.array(fresh, _RECORD), self._held, self._read()])
+            self._held = every[np.unique(every["key"], return_index=True)[1]]
             self._new = {}
             data = self._held.tobytes()
             header = _HEADER.pack(_MAGIC, self._rules, len(self._held), zlib.crc32(data))
             keep_derived(self._path, header + data, self._folder)
         self._written = time.monotonic()
+        self._pause = max(_EVERY, _SHARE * (self._written - started))
 
     def _name(self, pair: Pair) -> tuple[int, int]:
-        first, second = sorted(map(self._digest, pair))
+        first, second = map(self._digest, pair)  # in this order they were judged: the other way round may end otherwise
         key, check = struct.unpack("<QQ", blake2b(f"{first} {second}".encode(), digest_size=16).digest())
         return key, check
 
@@ -92,13 +106,10 @@ class KeptVerdicts:
         return held if (held["verdict"] < len(VERDICTS)).all() else nothing
 
 
-@functools.cache
 def _rules(exif: bool) -> bytes:
-    """What tells this way to judge from others: the code itself, and what it rests on."""
+    """What tells this way to judge from others: the code itself, and the libraries that it rests on."""
     import cv2
+    import PIL
 
-    rules = blake2b(f"{__version__} {np.__version__} {cv2.__version__} {exif}".encode(), digest_size=16)
-    for folder in (_HERE, _HERE.parents[1] / "ranking"):
-        for path in sorted(folder.rglob("*.py")):
-            rules.update(path.read_bytes())
-    return rules.digest()
+    versions = f"{__version__} {np.__version__} {cv2.__version__} {PIL.__version__} {exif}"
+    return blake2b(versions.encode() + _SOURCES, digest_size=16).digest()

@@ -66,6 +66,13 @@ class Looks:
         exif = gallery.spec.image.exif
         return cls(contents, {"gallery": Thumbnails(gallery.folder, exif)}, {"gallery": matcher_of(gallery)})
 
+    def changed(self, i: int) -> bool:
+        """Whether what was seen of a content was another one: its file was replaced since it was indexed."""
+        digest = self.contents[i][0].digest
+        changed = [kept.changed for kept in self._thumbnails.values()]
+        changed += [kept.changed for kept in self._matchers.values()]
+        return any(digest in some for some in changed)
+
     def _thumbnail(self, i: int) -> Thumbnail | None:
         for item in self.contents[i]:
             if item.path and item.name not in self.unread:
@@ -79,8 +86,7 @@ class Looks:
         for item in self.contents[i]:
             if item.path and item.name not in self.unread:
                 # Points of files that are in no gallery are not kept in one.
-                digest = None if item.side == "file" else item.digest
-                found = self._matchers[item.side].features(item.path, digest)
+                found = self._matchers[item.side].features(item.path, item.digest, keep=item.side != "file")
                 if found is not None:
                     return found
         return None

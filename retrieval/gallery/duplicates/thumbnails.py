@@ -99,6 +99,7 @@ class Thumbnails:
         self.gallery = folder
         self.folder = None if folder is None else folder / "local" / f"grey{SIDE}"
         self.exif = exif
+        self.changed: set[str] = set()  # contents whose file holds another one by now
 
     def load(self, path: str, digest: str) -> Thumbnail:
         """As kept, or made now of the file. Raises ImageError."""
@@ -107,7 +108,9 @@ class Thumbnails:
             return kept
         data, now = read_content(path)
         made = thumbnail(imaging.load_picture(data, size=SIDE, exif=self.exif).array)
-        if now == digest and self.folder is not None:
+        if now != digest:
+            self.changed.add(digest)
+        elif self.folder is not None:
             self._keep(digest, made.grey)
         return made
 

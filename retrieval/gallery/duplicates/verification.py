@@ -60,7 +60,8 @@ class Verifier:
         if self.kept is not None:
             self.verdicts.update(self.kept.known(new))
             new = [pair for pair in new if pair not in self.verdicts]
-        self._judge(new, update)
+        if new:
+            self._judge(new, update)
         return [self.verdicts[pair] for pair in asked]
 
     def _judge(self, new: Sequence[Pair], update: Update) -> None:
@@ -80,7 +81,10 @@ class Verifier:
                 list(pool.map(self.looks.points, sorted({i for pair in rest for i in pair})))
                 self._by_points(rest, pool)
                 if self.kept is not None:
-                    self.kept.add({pair: self.verdicts[pair] for pair in part if pair not in self._unseen})
+                    seen = [
+                        pair for pair in part if pair not in self._unseen and not any(map(self.looks.changed, pair))
+                    ]
+                    self.kept.add({pair: self.verdicts[pair] for pair in seen})
                 update(min(start + _AT_ONCE, len(new)), len(new))
 
     def _whole(self, pair: Pair) -> Verdict | None:
