@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 import click
@@ -116,7 +117,7 @@ def _unexpected(error: Exception) -> str:
         return f"too little memory, or too many open files or threads: {first_line(error)} (-vv shows where)"
     if isinstance(error, FileNotFoundError) and not _folder_there():
         return "the current folder is gone: it was deleted, or moved. Change to one that is there (cd)."
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror} (-vv shows where)"
     reason = f": {first_line(error)}" if str(error).strip() else ""
     return f"unexpected {type(error).__name__}{reason} (-vv shows where)"
@@ -125,7 +126,7 @@ def _unexpected(error: Exception) -> str:
 def _folder_there() -> bool:
     try:
         os.getcwd()
-    except FileNotFoundError:
+    except OSError:
         return False
     return True
 
@@ -133,7 +134,7 @@ def _folder_there() -> bool:
 def _named_like_an_option(error: click.ClickException) -> str:
     """Of a file -photo.jpg click sees the options -p, -h, -o ..."""
     if isinstance(error, click.NoSuchOption):
-        for name in sys.argv[1:]:
+        for name in takewhile(lambda argument: argument != "--", sys.argv[1:]):
             if name.startswith("-") and os.path.lexists(name):
                 return f"; the file {name} is named by ./{name}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -222,7 +223,7 @@ def command(
 
 def _next(folder: str) -> str:
     """What a trained model is for."""
-    return f"\nto use it: retrieve index FOLDER --index NEW --model {safe(folder)}"
+    return f"\nto use it: retrieve index FOLDER --index NEW --model {safe(shlex.quote(folder))}"
 
 
 def _ending(outcome: Outcome, folder: str) -> str:

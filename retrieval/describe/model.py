@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from retrieval.engines.forks import require_own_threads
 from retrieval.errors import ImageError, ModelError, UsageError
 from retrieval.messages import Say, announced, safe, say_nothing
 from retrieval.models.spec import ModelSpec
@@ -17,18 +18,6 @@ if TYPE_CHECKING:
 
     from retrieval.engines.base import Engine
     from retrieval.engines.loss import PrecisionLoss
-
-_at_work = False  # whether a network was read by this process
-_forked = False  # from one that had
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = _at_work
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Model:
@@ -79,17 +68,12 @@ class Model:
     def engine(self) -> Engine:
         """The engine, built at the first call; other threads wait for it. Raises ModelError in a forked process, where it would
         wait for ever for threads that stayed in the parent; one that openvino had built already goes on."""
-        global _at_work
-        if _forked and (self._engine is None or self._engine.name == "torch"):
-            raise ModelError(
-                "a network ran before this process was forked, and its threads stayed behind",
-                'Start processes with multiprocessing.get_context("spawn"), or describe in one of them only.',
-            )
         if self._engine is None:
             with self._building:
                 if self._engine is None:
-                    _at_work = True
                     self._engine = self._built()
+        if self._engine.name == "torch":
+            require_own_threads()
         return self._engine
 
     def _built(self) -> Engine:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from retrieval.engines.base import ENGINES, Engine, EngineUnavailable
+from retrieval.engines.forks import note_at_work, require_own_threads
 from retrieval.engines.openvino.available import unsupported
 from retrieval.engines.openvino.cache import WIDE
 from retrieval.errors import UsageError
@@ -31,8 +32,23 @@ def create_engine(
 
     ``auto`` is OpenVINO on the processors it is made for, when it is installed and can run the model, else torch; and
     torch where it can use a GPU. ``say`` gets one-line messages, such as why it is not OpenVINO.
-    Raises UsageError for an unknown name, ModelError when the weights cannot be had or the engine cannot run the model.
+    Raises UsageError for an unknown name, ModelError when the weights cannot be had, the engine cannot run the model, or the
+    process was forked from one with a network.
     """
+    require_own_threads()
+    made = _created(spec, name, checkpoint, quantised, precision, say)
+    note_at_work()
+    return made
+
+
+def _created(
+    spec: ModelSpec,
+    name: str,
+    checkpoint: str | os.PathLike[str] | None,
+    quantised: Path | None,
+    precision: str,
+    say: Callable[[str], None],
+) -> Engine:
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}", f"Known: {', '.join(ENGINES)}.")
     if quantised is not None:
@@ -40,7 +56,7 @@ def create_engine(
             raise UsageError("int8 runs with openvino alone, and these descriptors are int8", "Leave out --engine.")
         if (quantised / WIDE).is_file() and not has_vnni():
             say(f"fp32, for the int8 model in {quantised} is for processors with VNNI, and this one has none")
-            return create_engine(spec, name, checkpoint, say=say)
+            return _created(spec, name, checkpoint, None, "fp32", say)
         try:
             return _openvino(spec, checkpoint, quantised, "fp32", say)
         except EngineUnavailable as error:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from retrieval.engines.base import PointsEngine
+from retrieval.engines.forks import note_at_work, require_own_threads
 from retrieval.engines.openvino.available import unsupported
 
 
 def points_engine() -> PointsEngine:
-    """Raises ModelError where the weights are not installed, or damaged."""
+    """Raises ModelError where the weights are not installed, or damaged, or the process was forked from one with a network."""
+    require_own_threads()
+    made: PointsEngine
     if unsupported() is None:
         from retrieval.engines.openvino.points import OpenvinoPoints
 
-        return OpenvinoPoints()
-    from retrieval.engines.torch.points import TorchPoints
+        made = OpenvinoPoints()
+    else:
+        from retrieval.engines.torch.points import TorchPoints
 
-    return TorchPoints()
+        made = TorchPoints()
+    note_at_work()
+    return made

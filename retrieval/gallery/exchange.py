@@ -118,6 +118,7 @@ def _write_npy(gallery: OpenedGallery, records: list[Record], keys: list[str], p
 def _read_npy(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], np.ndarray]:
     vectors = np.load(path, allow_pickle=False, mmap_mode="r")
     if not isinstance(vectors, np.ndarray):  # what numpy.savez wrote, under another name
+        vectors.close()
         raise ValueError("it holds several arrays")
     plain = path.with_suffix(".names.txt")
     if plain.is_file() and not path.with_suffix(".names.jsonl").is_file():

@@ -159,6 +159,7 @@ def _read_quantised(core: openvino.Core, folder: Path) -> openvino.Model:
         cache.check_entry(folder)
         return core.read_model(folder / XML)
     except (cache.Damaged, RuntimeError) as error:
+        _unless_short(error)
         raise ModelError(
             f"the int8 model in {folder} is damaged ({first_line(error)})", "Index into a new gallery."
         ) from error

@@ -122,7 +122,7 @@ class Trial:
         for i in gone:
             rows = np.array([place[int(j)] for j in found[i] if j >= 0], np.int64)
             best = float((ann_search.unit(self.store.take(rows)) @ vectors[i]).max()) if len(rows) else -1.0
-            count += best < float(vectors[i] @ vectors[i]) - 1e-6
+            count += best < float(vectors[i] @ vectors[i]) - _EQUAL
         return count / max(len(ids), 1)
 
     def milliseconds(self, index: Any, effort: Effort, wanted: int) -> np.ndarray:

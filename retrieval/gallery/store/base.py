@@ -28,7 +28,7 @@ _LATER = (
 )  # and what stands for a missing one
 
 
-_WITHHELD = (
+_BESIDE = (
     "It may be whole: look at the rights to it and to the files beside it (-wal, -shm), and how many files may be open."
 )
 _SIGNS_OF_DAMAGE = (
@@ -94,7 +94,7 @@ class CatalogFile:
                 ) from error
             if any(sign in text for sign in _SIGNS_OF_DAMAGE):
                 raise GalleryDamaged(f"{self.path} is damaged: {text}", REPAIR) from error
-            raise GalleryError(f"{self.path}: {text}", _WITHHELD if "unable to open" in text else "") from error
+            raise GalleryError(f"{self.path}: {text}", _BESIDE if "unable to open" in text else "") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise GalleryDamaged(f"{self.path} is damaged: {first_line(error)}", REPAIR) from error
         finally:
