@@ -384,6 +384,19 @@ def test_names_of_another_tool_are_lines_of_text(gallery: Gallery, tmp_path: Pat
     np.testing.assert_allclose(gallery.vectors(), unit(3), atol=1e-6)
 
 
+def test_names_may_hold_what_python_takes_for_ends_of_lines(gallery: Gallery, tmp_path: Path) -> None:
+    keys = [f"{chr(code)}a{chr(code)}.jpg" for code in (0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029)]
+    np.save(tmp_path / "x.npy", unit(8))
+    (tmp_path / "x.names.txt").write_bytes("\r\n".join(keys).encode())  # no end of the last one, as editors leave it
+    assert gallery.import_(tmp_path / "x.npy") == 8
+    assert list(gallery) == keys
+    (tmp_path / "x.names.jsonl").write_text(
+        "".join(json.dumps({"key": "2" + k}, ensure_ascii=False) + "\n" for k in keys)
+    )
+    assert gallery.import_(tmp_path / "x.npy") == 8
+    assert list(gallery) == [*keys, *("2" + key for key in keys)]
+
+
 @pytest.mark.parametrize("names", ["[1]\n", "3\n", "[" * 100_000, '{"key": "a"\n', "\n"])
 def test_names_that_are_none_are_refused(gallery: Gallery, tmp_path: Path, names: str) -> None:
     np.save(tmp_path / "x.npy", unit(1))

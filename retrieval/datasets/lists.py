@@ -11,6 +11,7 @@ from typing import Any
 from retrieval.datasets.published.revisited import training_path
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files import plain_pickle
+from retrieval.files.lines import lines_of
 
 _LIST_LIMIT = 1 << 30  # bytes; the largest published list has some tens of millions
 _HEADINGS = ({"query", "path", "image", "a"}, {"positive", "match", "path2", "image2", "b"})
@@ -78,7 +79,7 @@ def looks_like_pairs(file: Path) -> bool:
     """Whether a CSV holds pairs rather than labels: by its headings, or because its second column is named as pictures are."""
     from retrieval.pictures.imaging import is_picture_name
 
-    for number, line in enumerate(_text(file).splitlines()):
+    for number, line in enumerate(lines_of(_text(file))):
         try:
             cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
         except csv.Error:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import GalleryError, GalleryMismatch, UsageError
+from retrieval.files.lines import lines_of
 from retrieval.files.paths import show_path
 from retrieval.files.whole import whole_file
 from retrieval.gallery.adding import add_pictures
@@ -122,8 +123,8 @@ def _read_npy(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], np.ndar
         raise ValueError("it holds several arrays")
     plain = path.with_suffix(".names.txt")
     if plain.is_file() and not path.with_suffix(".names.jsonl").is_file():
-        return {}, [{"key": line} for line in plain.read_text("utf-8").splitlines()], vectors
-    lines = [json.loads(line) for line in path.with_suffix(".names.jsonl").read_text("utf-8").splitlines()]
+        return {}, [{"key": line} for line in lines_of(plain.read_text("utf-8"))], vectors
+    lines = [json.loads(line) for line in lines_of(path.with_suffix(".names.jsonl").read_text("utf-8"))]
     if not all(isinstance(line, dict) for line in lines):
         raise ValueError("a line beside it is no JSON object")
     about = lines.pop(0) if lines and "key" not in lines[0] else {}

@@ -17,6 +17,7 @@ from typing import Any
 from retrieval.datasets.published.archives import Unpacked, new_digest
 from retrieval.datasets.published.sets import PublishedSet, RemoteFile
 from retrieval.errors import DatasetError
+from retrieval.files.lines import lines_of
 from retrieval.files.whole import write_json, write_whole
 
 RECORD = "download.json"
@@ -81,7 +82,7 @@ def recorded(
     for file in item.archives:
         path = lender / CONTENTS / f"{file.name}.txt"
         if path.exists():
-            for line in path.read_text("utf-8", errors="surrogateescape").splitlines():
+            for line in lines_of(path.read_text("utf-8", errors="surrogateescape")):
                 digest, size, name = line.split(" ", 2)
                 yield f"{item.folder}/{name}", (int(size), digest, new_digest)
 

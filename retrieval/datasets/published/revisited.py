@@ -14,6 +14,7 @@ from retrieval.datasets.published.sets import PublishedSet, published_set
 from retrieval.datasets.reading import load_groundtruth
 from retrieval.errors import DatasetError, UsageError
 from retrieval.files import plain_pickle
+from retrieval.files.lines import lines_of
 
 _LIST_LIMIT = 1 << 30  # bytes of a list of pictures; the largest published one has some tens of millions
 
@@ -85,7 +86,7 @@ def _readable(item: PublishedSet, file: Path) -> Path:
 
 def _lines(file: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in file.read_text("utf-8", errors="surrogateescape").splitlines()]
+        lines = [line.strip() for line in lines_of(file.read_text("utf-8", errors="surrogateescape"))]
     except OSError as error:
         raise DatasetError(f"{file} cannot be read ({error.strerror})") from error
     paths = [line for line in lines if line]
