@@ -168,6 +168,26 @@ def test_measured_recall_is_that_of_a_loop(prepared: VectorGallery) -> None:
         assert 0.2 < prepared.truth[int(own)] @ query < 0.99
 
 
+def test_where_no_reach_is_needed_the_search_for_the_least_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal vectors the nearest lists hold an answer to everything: each reach that is tried will do."""
+    tried: list[float | None] = []
+    recalls = ann_recall.Trial.recalls
+
+    def counted(self: ann_recall.Trial, index: Any, how: Effort, wanted: int) -> np.ndarray:
+        tried.append(how.reach)
+        return recalls(self, index, how, wanted)
+
+    monkeypatch.setattr(ann_recall.Trial, "recalls", counted)
+    subject = VectorGallery(tmp_path / "g")
+    subject.gallery.configure_search("ivf")
+    subject.add(np.repeat(clustered(1), 1500, axis=0))
+    assert note_of(subject).recall == 1.0
+    assert any(reach is not None for reach in tried)
+    assert len(tried) < 40
+
+
 def test_of_many_equal_pictures_any_is_right(tmp_path: Path) -> None:
     """A placeholder that stands in a gallery hundreds of times: more than the true best that are kept with their ties."""
     subject = VectorGallery(tmp_path / "g")

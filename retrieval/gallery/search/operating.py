@@ -18,6 +18,7 @@ _LOST = 1 / 400  # of the queries may find nothing that is right
 _MOST_CANDIDATES = 1000
 _MOST_NODES = 4096
 _FARTHEST = math.pi / 4  # lists so far beyond the answers are never needed
+_NEAREST = 0.01  # radians: a reach below that is none
 _SURE = 1.645  # standard errors: the true recall reaches the target with 95 % confidence
 _FINE = 16  # effort and reach are found to a sixteenth
 _RESERVE = 1 / 3  # of what may be missed: a reach is chosen among many by the same queries, which flatters it
@@ -87,7 +88,7 @@ class Tuning:
         """With the least reach that will do, and with the least that will do with the fewest candidates."""
         low, high = 0.0, _FARTHEST
         enough = [way for way in [self._attempt(effort, high, tried)] if way]
-        while enough and high - low > high / _FINE:
+        while enough and high > _NEAREST and high - low > high / _FINE:
             middle = (low + high) / 2
             less = self._attempt(effort, middle, tried)
             if less is None:
