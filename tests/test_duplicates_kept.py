@@ -16,7 +16,8 @@ from textures import texture
 from retrieval import Gallery
 from retrieval.gallery.duplicates import kept, verification
 from retrieval.gallery.duplicates.answers import Duplicates
-from retrieval.gallery.duplicates.kept import VERDICTS, KeptVerdicts, Pair
+from retrieval.gallery.duplicates.candidates import Pair
+from retrieval.gallery.duplicates.kept import VERDICTS, KeptVerdicts
 from retrieval.gallery.duplicates.verification import Verifier
 
 

@@ -117,14 +117,16 @@ tokens_option = click.option(
     metavar="SCHEDULE",
     help="Pool a vision transformer's tokens on the way: 42% saves so much of its work, 4:0.37 keeps 37 % after block 4.",
 )
-rows_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How results are printed; json is one row a line.",
-)
+
+
+def form_option(text: str, *more: str) -> Callable[[F], F]:
+    """``--format``: a table (default), json, or one of ``more``; ``text`` is its help."""
+    return click.option(
+        "--format", "form", type=click.Choice(["table", "json", *more]), default="table", show_default=True, help=text
+    )
+
+
+rows_option = form_option("How results are printed; json is one row a line.")
 verbosity_options = _options(
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors."),
     click.option("-v", "--verbose", count=True, help="Say more; -vv shows the traceback of an error."),

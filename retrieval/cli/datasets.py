@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import OutputFile, print_json, say
+from retrieval.cli.common import OutputFile, form_option, print_json, say
 from retrieval.cli.grouped import PlainGroup
 from retrieval.messages import bar_size, count_of, safe
 
@@ -29,14 +29,7 @@ def command() -> None:
 
 @command.command("list", short_help="The published sets, and which are here.")
 @dir_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How it is printed.",
-)
+@form_option("How it is printed.")
 def list_sets(directory: str, form: str) -> None:
     """The published sets: what they are, how large, on what terms, and whether they are here."""
     from retrieval.datasets.published.sets import SETS

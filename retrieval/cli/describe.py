@@ -9,6 +9,7 @@ import click
 from retrieval.cli.common import (
     Name,
     engine_option,
+    form_option,
     model_options,
     print_json,
     say,
@@ -77,14 +78,7 @@ class Share(click.ParamType):
 @click.option("--workers", type=click.IntRange(1), help="On Ray: at most so many (default: the CPUs but one).")
 @click.option("--cpus-per-worker", "cpus", type=click.FloatRange(0.01), default=1.0, show_default=True, help="On Ray.")
 @click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="On Ray.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the summary is printed.",
-)
+@form_option("How the summary is printed.")
 @verbosity_options
 def command(
     source: str,

@@ -15,20 +15,13 @@ from retrieval.checkup import (
     look_at_processor,
     look_at_python,
 )
-from retrieval.cli.common import index_option, print_json, verbosity_options
+from retrieval.cli.common import form_option, index_option, print_json, verbosity_options
 from retrieval.messages import count_of, safe
 
 
 @click.command("doctor")
 @index_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How it is printed.",
-)
+@form_option("How it is printed.")
 @verbosity_options
 def command(index: str | None, form: str, quiet: bool, verbose: int) -> int:
     """Look at what this machine, the installation and the gallery are like, and say what is wrong and what to do.

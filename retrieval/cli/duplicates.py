@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import Name, OutputFile, engine_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.common import (
+    Name,
+    OutputFile,
+    engine_option,
+    form_option,
+    index_option,
+    print_json,
+    say,
+    verbosity_options,
+)
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.cli.streams import write_path
 from retrieval.messages import count_of, human_bytes, progress_bar, safe
@@ -41,14 +50,7 @@ _COLUMNS = ("path", "id", "side", "width", "height", "bytes", "score", "relation
     help="exact: same content; copies: altered ones too (size, crop, JPEG, colour, border, text, turned); "
     "scenes: also other shots of one scene.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv", "paths"]),
-    default="table",
-    show_default=True,
-    help="How groups are printed, the best picture of each first; json is one group a line.",
-)
+@form_option("How groups are printed, the best picture of each first; json is one group a line.", "csv", "paths")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet, a line a group (.jpg or .png).")
 @click.option(
     "--keep",

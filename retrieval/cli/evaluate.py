@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.common import OutputFile, engine_option, model_options, say, verbosity_options
+from retrieval.cli.common import OutputFile, engine_option, form_option, model_options, say, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.gallery.address import is_served
 from retrieval.messages import count_of, progress_bar, safe
@@ -67,14 +67,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sheet", metavar="FILE", help="With --compare: the worst regressions as a contact sheet (.jpg or .png)."
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How it is printed.",
-)
+@form_option("How it is printed.", "csv")
 @verbosity_options
 def command(
     dataset: str | None,

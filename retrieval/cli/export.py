@@ -19,11 +19,11 @@ def command(file: str, index: str | None, quiet: bool, verbose: int) -> None:
 
     NAME.npy gets float32 (N, D), and NAME.names.jsonl beside it a line of JSON a row; NAME.parquet (with pyarrow) holds both.
     """
+    from retrieval.gallery.exchange import names_beside
     from retrieval.gallery.gallery import Gallery
 
     with Gallery.open(index) as gallery:
         count = gallery.export(file)
-        names = (
-            "" if Path(file).suffix == ".parquet" else f"; names: {safe(str(Path(file).with_suffix('.names.jsonl')))}"
-        )
+        path = Path(file)
+        names = "" if path.suffix == ".parquet" else f"; names: {safe(str(names_beside(path)))}"
         print(f"{safe(file)}: {count_of(count, 'descriptor')} of {gallery.spec.dim} dimensions{names}")

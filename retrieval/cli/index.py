@@ -11,6 +11,7 @@ import click
 from retrieval.cli.common import (
     Name,
     engine_option,
+    form_option,
     index_option,
     model_options,
     print_json,
@@ -97,14 +98,7 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
 @click.option("--status", is_flag=True, help="Only tell which shards of PARTS are done, missing and bad.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the summary is printed.",
-)
+@form_option("How the summary is printed.")
 @verbosity_options
 def command(
     paths: tuple[str, ...],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import index_option, print_json, say, verbosity_options
+from retrieval.cli.common import form_option, index_option, print_json, say, verbosity_options
 from retrieval.messages import count_of, human_bytes, safe
 
 if TYPE_CHECKING:
@@ -19,14 +19,7 @@ _NO_FOLDER = "no folder: imported, or added by a program"
 
 @click.command("info")
 @index_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How it is printed.",
-)
+@form_option("How it is printed.")
 @verbosity_options
 def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
     """Tell what the gallery holds, its model and size, and which pictures could not be read and why."""

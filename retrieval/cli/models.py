@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, say
+from retrieval.cli.common import NumberList, form_option, print_json, say
 from retrieval.cli.grouped import PlainGroup
 from retrieval.messages import safe
 
@@ -15,14 +15,7 @@ def command() -> None:
 
 
 @command.command("list", short_help="The backbones, and which are on this machine.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How it is printed.",
-)
+@form_option("How it is printed.")
 def list_models(form: str) -> None:
     """The backbones, where their weights come from, and whether they are on this machine."""
     from retrieval.models.registry import BACKBONES

@@ -14,6 +14,7 @@ from retrieval.cli.common import (
     NumberList,
     OutputFile,
     engine_option,
+    form_option,
     index_option,
     model_options,
     say,
@@ -58,14 +59,7 @@ NO_MATCH = 3  # exit status
     type=NumberList(4),
     help="Only this box of the query, x1,y1,x2,y2 in pixels of the whole picture.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv", "paths"]),
-    default="table",
-    show_default=True,
-    help="How results are printed.",
-)
+@form_option("How results are printed.", "csv", "paths")
 @click.option("-0", "--null", is_flag=True, help="With --format paths: a zero byte after each path, for xargs -0.")
 @click.option("--sheet", metavar="FILE", help="Also write a contact sheet of the results (.jpg or .png).")
 @click.option("--heat", is_flag=True, help="On the sheet: in colours, what each place adds to the similarity.")

@@ -105,8 +105,13 @@ def _blocks(gallery: OpenedGallery, records: list[Record]) -> Iterator[np.ndarra
         yield gallery.vectors_of(records[begin : begin + _ROWS]).astype("<f4")
 
 
+def names_beside(path: Path) -> Path:
+    """Where the names of a ``.npy`` stand."""
+    return path.with_suffix(".names.jsonl")
+
+
 def _write_npy(gallery: OpenedGallery, records: list[Record], keys: list[str], path: Path) -> None:
-    with whole_file(path.with_suffix(".names.jsonl")) as names, whole_file(path) as file:
+    with whole_file(names_beside(path)) as names, whole_file(path) as file:
         lines = [_about(gallery, len(records)), *map(_row, records, keys)]
         names.write_text("".join(json.dumps(line) + "\n" for line in lines), "ascii")
         with open(file, "wb") as stream:
@@ -122,9 +127,9 @@ def _read_npy(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], np.ndar
         vectors.close()
         raise ValueError("it holds several arrays")
     plain = path.with_suffix(".names.txt")
-    if plain.is_file() and not path.with_suffix(".names.jsonl").is_file():
+    if plain.is_file() and not names_beside(path).is_file():
         return {}, [{"key": line} for line in lines_of(plain.read_text("utf-8"))], vectors
-    lines = [json.loads(line) for line in lines_of(path.with_suffix(".names.jsonl").read_text("utf-8"))]
+    lines = [json.loads(line) for line in lines_of(names_beside(path).read_text("utf-8"))]
     if not all(isinstance(line, dict) for line in lines):
         raise ValueError("a line beside it is no JSON object")
     about = lines.pop(0) if lines and "key" not in lines[0] else {}

@@ -134,9 +134,9 @@ class LocalMatcher(Generic[F]):
             self.warn(f"{path} cannot be verified: {error}")
             return None
         features = self.kind.find(picture.array)
-        if digest != now:
-            self.changed.update([digest] if digest is not None else [])
-        elif keep:  # still what the gallery describes
+        if digest is not None and digest != now:  # no longer what the gallery describes
+            self.changed.add(digest)
+        elif digest is not None and keep:
             keep_derived(self._file(digest), _sealed(digest, self.kind.pack(features)), self.within)
         return features
 

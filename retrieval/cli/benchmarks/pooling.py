@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import NumberList, print_json, say, verbosity_options
+from retrieval.cli.common import NumberList, form_option, print_json, say, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import progress_bar, safe
 
@@ -63,14 +63,7 @@ if TYPE_CHECKING:
     "--exif/--no-exif", default=None, help="Apply EXIF orientation (default: the model's rule; off for benchmarks)."
 )
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for results.csv, results.json and plots.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How results are printed; json is one row a line.",
-)
+@form_option("How results are printed; json is one row a line.", "csv")
 @verbosity_options
 def command(
     truth: str,

@@ -144,11 +144,16 @@ def _refined(a: Thumbnail, b: Thumbnail, mapping: Mapping) -> Mapping | None:
 
 def _moved(one: Mapping, other: Mapping, shape: tuple[int, ...]) -> float:
     """The most that a corner of a picture of this shape lies elsewhere by the other mapping, in diagonals."""
-    height, width = shape
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)
+    corners = _corners(shape)
     first, second = corners @ one.T, corners @ other.T
     first, second = first[:, :2] / first[:, 2:], second[:, :2] / second[:, 2:]
     return float(np.hypot(*(first - second).T).max() / np.hypot(*(first[3] - first[0])))
+
+
+def _corners(shape: tuple[int, ...]) -> Mapping:
+    """Of a picture of this shape, homogeneous (4, 3)."""
+    height, width = shape
+    return np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)
 
 
 def _inner(picture: Thumbnail) -> Grey:
@@ -226,9 +231,7 @@ def affine_part(mapping: Mapping, shape: tuple[int, ...]) -> Mapping:
 def is_affine(mapping: Mapping, shape: tuple[int, ...], most: float = 1.5) -> bool:
     """Whether a mapping changes areas alike everywhere in a picture of this shape, up to the factor ``most``: a picture that
     was resized, cropped or turned. A scene from another place seldom is."""
-    height, width = shape
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)
-    depth = corners @ mapping[2]
+    depth = _corners(shape) @ mapping[2]
     if not np.isfinite(depth).all() or np.ptp(np.sign(depth)):
         return False
     change = np.abs(depth) ** -3.0

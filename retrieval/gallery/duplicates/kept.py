@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.files.whole import keep_derived
+from retrieval.gallery.duplicates.candidates import Pair
 from retrieval.version import __version__
 
-Pair = tuple[int, int]
 Verdict = Literal["copy", "scene", "none"]
 VERDICTS: tuple[Verdict, ...] = ("none", "scene", "copy")
 

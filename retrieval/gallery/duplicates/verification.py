@@ -25,7 +25,8 @@ from retrieval.gallery.duplicates.agreement import (
     is_affine,
     scale_of,
 )
-from retrieval.gallery.duplicates.kept import KeptVerdicts, Pair, Verdict
+from retrieval.gallery.duplicates.candidates import Pair
+from retrieval.gallery.duplicates.kept import KeptVerdicts, Verdict
 from retrieval.gallery.duplicates.looks import Looks
 from retrieval.gallery.duplicates.parallax import has_parallax
 from retrieval.gallery.duplicates.thumbnails import Thumbnail
@@ -42,12 +43,12 @@ _AT_ONCE = 64  # pairs
 
 class Verifier:
     """Judges pairs of contents, each once. ``alone(a, b)``: cosine similarity, by which alone contents are judged that have no
-    pixels; ``same_level``: from which on they are copies. ``kept``: verdicts of before, and where those of now go."""
+    pixels; ``same_level``: from which on they are copies. ``kept``: verdicts of before, and where those of now go, if any."""
 
-    def __init__(
-        self, looks: Looks, alone: Callable[[int, int], float], same_level: float, kept: KeptVerdicts | None = None
-    ) -> None:
-        self.looks, self.alone, self.same_level, self.kept = looks, alone, same_level, kept
+    kept: KeptVerdicts | None = None
+
+    def __init__(self, looks: Looks, alone: Callable[[int, int], float], same_level: float) -> None:
+        self.looks, self.alone, self.same_level = looks, alone, same_level
         self.verdicts: dict[Pair, Verdict] = {}
         self.unverified: set[Pair] = set()
         self._unseen: set[Pair] = set()  # something of them could not be read: another time it may be

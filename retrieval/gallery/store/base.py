@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import GalleryDamaged, GalleryError
-from retrieval.files.withheld import may_be_whole
 from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import WAIT_SECONDS, Reader, open_writer
 from retrieval.gallery.store.entry import REPAIR, Record
-from retrieval.gallery.store.unread import unread
+from retrieval.gallery.store.unread import size_of
 from retrieval.messages import first_line
 
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"
@@ -59,8 +56,8 @@ class CatalogFile:
         # Of the state that is being read: entries that were looked up, numbers and folders.
         self._looked_up: dict[int, Record] | None = None
         self._head: tuple[dict[str, str], list[tuple[Any, ...]]] | None = None
-        if not create:
-            _require(path)
+        if not create and size_of(path) < 0:
+            raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")
         with self._errors():
             self._reader = None if writable or create else Reader(path)
             self._connection = open_writer(path) if self._reader is None else self._reader.connection
@@ -233,15 +230,3 @@ class CatalogFile:
 
     def bump_version(self) -> None:
         self.set_meta("version", self.number("version") + 1)
-
-
-def _require(path: Path) -> None:
-    """Raises GalleryDamaged where there is no such file, GalleryError where that cannot be told."""
-    try:
-        there = stat.S_ISREG(os.stat(path).st_mode)
-    except OSError as error:
-        if may_be_whole(error):
-            raise unread(path, error) from error
-        there = False
-    if not there:
-        raise GalleryDamaged(f"{path} is missing", "`retrieve index --repair` makes it anew and keeps the vectors.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from retrieval.files.digest import HASH_BYTES
 from retrieval.files.in_place import write_at
 from retrieval.files.whole import sync_folder
 from retrieval.files.withheld import may_be_whole
-from retrieval.gallery.store.unread import unread
+from retrieval.gallery.store.unread import size_of, unread
 
 SEGMENT_ROWS = 65_536
 _AGAIN = "What was committed is safe; free space and run the same command again."
@@ -94,7 +93,7 @@ class VectorStore:
                 (self.segment_path(segment), self.row_bytes),
                 (self.keys_path(segment), _KEY.itemsize),
             ):
-                have = _size(path)
+                have = size_of(path)
                 if have < (last - first) * size:
                     what = "missing" if have < 0 else f"too short ({have} of {(last - first) * size} bytes)"
                     raise GalleryDamaged(
@@ -192,7 +191,7 @@ class VectorStore:
                 (self.segment_path(segment), self.row_bytes),
                 (self.keys_path(segment), _KEY.itemsize),
             ):
-                if _size(path) < (last - first) * size:
+                if size_of(path) < (last - first) * size:
                     path.parent.mkdir(exist_ok=True)
                     with open(path, "ab") as file:
                         file.truncate((last - first) * size)
@@ -245,17 +244,6 @@ def listed(folder: Path) -> list[Path]:
         if may_be_whole(error):
             raise unread(folder, error) from error
         return []
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, -1 where there is none. Raises GalleryError where that cannot be told."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        if may_be_whole(error):
-            raise unread(path, error) from error
-        return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def _spans(start: int, count: int) -> Iterator[tuple[int, int, int, int]]:
