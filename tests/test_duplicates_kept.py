@@ -191,3 +191,46 @@ def test_kept_verdicts_are_those_of_a_plain_dictionary(tmp_path: Path) -> None:
     assert store.known(pairs) == plain
     assert store.known([(b, a) for a, b in pairs]) == {}  # the other way round it may end otherwise
     assert KeptVerdicts(tmp_path, digests.__getitem__, exif=False).known(pairs) == {}
+
+
+@pytest.mark.parametrize(("many", "used", "left"), [(10, 50, 70), (520, 50, 520), (10, 120, 520)])
+def test_what_far_larger_galleries_left_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, used: int, left: int
+) -> None:
+    monkeypatch.setattr(kept, "_MANY", many)
+    monkeypatch.setattr(kept, "_TIMES", 4)
+    digests = [f"{i:056x}" for i in range(600)]
+    before = KeptVerdicts(tmp_path, digests.__getitem__, exif=True)
+    plain: dict[Pair, Any] = {(i, i + 1): VERDICTS[i % 3] for i in range(500)}
+    before.add(plain)
+    before.write()
+    now = KeptVerdicts(tmp_path, digests.__getitem__, exif=True)
+    asked = [(i, i + 1) for i in range(0, 2 * used, 2)] + [(i, i + 2) for i in range(20)]
+    assert len(now.known(asked)) == used
+    new: dict[Pair, Any] = {(i, i + 2): "scene" for i in range(20)}
+    now.add(new)
+    now.forget_others()
+    found = KeptVerdicts(tmp_path, digests.__getitem__, exif=True).known([*plain, *new])
+    assert len(found) == left
+    assert found == {pair: verdict for pair, verdict in {**plain, **new}.items() if pair in found}
+    assert found.keys() >= set(asked)
+
+
+def test_verdicts_of_pictures_that_are_gone_go_with_a_search_of_all(
+    gallery: Gallery, compared: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "_MANY", 0)
+    monkeypatch.setattr(kept, "_TIMES", 1)
+    gallery.duplicates()
+    path = gallery.folder / "local" / "judged"
+    whole = path.stat().st_size
+    gallery.duplicates(files=["album/0.png"])  # asks for a few
+    assert path.stat().st_size >= whole
+    for name in ("1", "1-small", "1-grey", "2", "2-small", "2-grey"):
+        gallery.remove(next(key for key in gallery if os.path.basename(key).partition(".")[0] == name))
+    compared.clear()
+    assert names(gallery.duplicates()) == [WANTED[0], WANTED[3]]
+    assert 0 < path.stat().st_size < whole
+    compared.clear()
+    assert names(gallery.duplicates()) == [WANTED[0], WANTED[3]]
+    assert compared == []

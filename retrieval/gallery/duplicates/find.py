@@ -142,6 +142,8 @@ class _Search:
         self.verifier.kept = kept
         try:
             self._compare(evidence)
+            if not self.across:
+                kept.forget_others()
         finally:
             kept.write()
 

@@ -27,6 +27,7 @@ VERDICTS: tuple[Verdict, ...] = ("none", "scene", "copy")
 _HEADER = struct.Struct("<4s16sQI")  # magic, rules, number of records, their CRC-32
 _MAGIC = b"RJP1"
 _RECORD = np.dtype([("key", "<u8"), ("check", "<u8"), ("verdict", "u1")])
+_MANY, _TIMES = 1 << 16, 4  # so many, and so many times what a search used, are kept with what it did not use
 _EVERY, _SHARE = 60.0, 20  # seconds between files, for a search that is interrupted, and times what the last one took
 
 
@@ -51,6 +52,7 @@ class KeptVerdicts:
         self._rules = _rules(exif)
         self._held = self._read()
         self._new: dict[tuple[int, int], Verdict] = {}
+        self._used: list[npt.NDArray[np.uint64]] = []  # keys
         self._written, self._pause = time.monotonic(), _EVERY
 
     def known(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
@@ -62,13 +64,25 @@ class KeptVerdicts:
         places = np.minimum(np.searchsorted(self._held["key"], names[:, 0]), len(self._held) - 1)
         found = self._held[places]
         right = (found["key"] == names[:, 0]) & (found["check"] == names[:, 1])
+        self._used.append(found["key"][right])
         return {asked[i]: VERDICTS[found["verdict"][i]] for i in np.flatnonzero(right)}
 
     def add(self, verdicts: Mapping[Pair, Verdict]) -> None:
         """From time to time they are written."""
-        self._new.update((self._name(pair), verdict) for pair, verdict in verdicts.items())
+        named = {self._name(pair): verdict for pair, verdict in verdicts.items()}
+        self._used.append(np.array([key for key, _ in named], np.uint64))
+        self._new.update(named)
         if time.monotonic() - self._written > self._pause:
             self.write()
+
+    def forget_others(self) -> None:
+        """After a search of the whole gallery: where far more is kept than it used, mostly of pictures that are gone, what it did
+        not use is given up."""
+        used = np.unique(np.concatenate([np.zeros(0, np.uint64), *self._used]))
+        self.write()
+        if len(self._held) > max(_MANY, _TIMES * len(used)):
+            self._held = self._held[np.isin(self._held["key"], used)]
+            self._save()
 
     def write(self) -> None:
         """Where there is room, and a right to."""
@@ -79,11 +93,14 @@ class KeptVerdicts:
             every = np.concatenate([np.array(fresh, _RECORD), self._held, self._read()])
             self._held = every[np.unique(every["key"], return_index=True)[1]]
             self._new = {}
-            data = self._held.tobytes()
-            header = _HEADER.pack(_MAGIC, self._rules, len(self._held), zlib.crc32(data))
-            keep_derived(self._path, header + data, self._folder)
+            self._save()
         self._written = time.monotonic()
         self._pause = max(_EVERY, _SHARE * (self._written - started))
+
+    def _save(self) -> None:
+        data = self._held.tobytes()
+        header = _HEADER.pack(_MAGIC, self._rules, len(self._held), zlib.crc32(data))
+        keep_derived(self._path, header + data, self._folder)
 
     def _name(self, pair: Pair) -> tuple[int, int]:
         first, second = map(self._digest, pair)  # in this order they were judged: the other way round may end otherwise
