@@ -209,7 +209,7 @@ def test_what_far_larger_galleries_left_is_given_up(
     assert len(now.known(asked)) == used
     new: dict[Pair, Any] = {(i, i + 2): "scene" for i in range(20)}
     now.add(new)
-    now.forget_others()
+    now.forget_others(asked)
     found = KeptVerdicts(tmp_path, digests.__getitem__, exif=True).known([*plain, *new])
     assert len(found) == left
     assert found == {pair: verdict for pair, verdict in {**plain, **new}.items() if pair in found}

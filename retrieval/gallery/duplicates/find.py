@@ -143,7 +143,7 @@ class _Search:
         try:
             self._compare(evidence)
             if not self.across:
-                kept.forget_others()
+                kept.forget_others(self.verifier.verdicts)
         finally:
             kept.write()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -52,7 +52,6 @@ class KeptVerdicts:
         self._rules = _rules(exif)
         self._held = self._read()
         self._new: dict[tuple[int, int], Verdict] = {}
-        self._used: list[npt.NDArray[np.uint64]] = []  # keys
         self._written, self._pause = time.monotonic(), _EVERY
 
     def known(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
@@ -64,24 +63,21 @@ class KeptVerdicts:
         places = np.minimum(np.searchsorted(self._held["key"], names[:, 0]), len(self._held) - 1)
         found = self._held[places]
         right = (found["key"] == names[:, 0]) & (found["check"] == names[:, 1])
-        self._used.append(found["key"][right])
         return {asked[i]: VERDICTS[found["verdict"][i]] for i in np.flatnonzero(right)}
 
     def add(self, verdicts: Mapping[Pair, Verdict]) -> None:
         """From time to time they are written."""
-        named = {self._name(pair): verdict for pair, verdict in verdicts.items()}
-        self._used.append(np.array([key for key, _ in named], np.uint64))
-        self._new.update(named)
+        self._new.update((self._name(pair), verdict) for pair, verdict in verdicts.items())
         if time.monotonic() - self._written > self._pause:
             self.write()
 
-    def forget_others(self) -> None:
-        """After a search of the whole gallery: where far more is kept than it used, mostly of pictures that are gone, what it did
-        not use is given up."""
-        used = np.unique(np.concatenate([np.zeros(0, np.uint64), *self._used]))
+    def forget_others(self, used: Collection[Pair]) -> None:
+        """After a search of the whole gallery: where far more is kept than the pairs that it ``used``, mostly of pictures that
+        are gone, the others are given up."""
         self.write()
         if len(self._held) > max(_MANY, _TIMES * len(used)):
-            self._held = self._held[np.isin(self._held["key"], used)]
+            keys = np.array([self._name(pair)[0] for pair in used], np.uint64)
+            self._held = self._held[np.isin(self._held["key"], keys)]
             self._save()
 
     def write(self) -> None:
