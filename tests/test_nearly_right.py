@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery, write_pictures
 
-from retrieval.cli.lazy import _WORDS
 from retrieval.cli.main import COMMANDS, cli, main
+from retrieval.cli.words import COMMANDS as WORDS
+from retrieval.cli.words import NEEDLESS, OPTIONS
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -42,8 +44,61 @@ def test_a_command_that_is_meant_is_named(words, meant, monkeypatch, capsys):
 
 
 def test_every_word_leads_to_a_command_and_is_none():
-    assert {meant.split()[0] for meant in _WORDS.values()} <= set(COMMANDS)
-    assert not set(_WORDS) & set(COMMANDS)
+    assert {meant.split()[0] for meant in WORDS.values()} <= set(COMMANDS)
+    assert not set(WORDS) & set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("query x.jpg --gallery g", " --gallery (did you mean --index?)"),
+        ("query x.jpg --top_k 5", " --top_k (did you mean -k?)"),
+        ("query x.jpg --json", " --json (did you mean --format json?)"),
+        ("info --json", " --json (did you mean --format json?)"),
+        ("duplicates -o out", " -o (did you mean --out?)"),
+        ("index x --modle y", " --modle (did you mean --model?)"),
+        ("index -r x", " -r (a folder always means its subfolders too)"),
+        ("query x.jpg --db g --zebra", " --db (did you mean --index?)"),
+        ("query x.jpg --zebra", " --zebra"),
+        ("index x --top 5", " --top"),  # what has no results has no number of them
+        ("--index g query x.jpg", " --index before a command; a command's options follow it"),
+    ],
+)
+def test_an_option_that_is_meant_is_named(words, advice, monkeypatch, capsys):
+    assert f"there is no option{advice}. See: " in refused(words.split(), monkeypatch, capsys)
+
+
+def _options() -> dict[str, set[str]]:
+    """Command -> its options, as click knows them."""
+
+    def below(group: click.Group, name: str) -> dict[str, set[str]]:
+        held: dict[str, set[str]] = {}
+        for part in group.list_commands(click.Context(group)):
+            command = group.get_command(click.Context(group), part)
+            inner = below(command, f"{name}{part} ") if isinstance(command, click.Group) else {}
+            own = {
+                f"{name}{part}": {
+                    opt for param in command.params for opt in (*param.opts, *param.secondary_opts) if opt[0] == "-"
+                }
+            }
+            held |= inner or own
+        return held
+
+    return below(cli, "")
+
+
+def test_every_other_word_for_an_option_leads_to_one():
+    options = _options()
+    everywhere = set().union(*options.values())
+    assert {meant.split()[0] for words in OPTIONS.values() for meant in words} <= everywhere
+    assert not set(OPTIONS) & set(NEEDLESS)
+
+
+def test_every_command_tells_what_is_nearly_right(monkeypatch, capsys):
+    for command, options in _options().items():
+        option = max(options, key=len, default="--help")
+        said = refused([*command.split(), f"{option}{option[-1]}"], monkeypatch, capsys)
+        assert f" (did you mean {option}?)" in said, command
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from retrieval.checkup import (
     look_at_python,
 )
 from retrieval.cli.common import form_option, index_option, print_json, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, safe
 
 
-@click.command("doctor")
+@click.command("doctor", cls=GroupedCommand)
 @index_option
 @form_option("How it is printed.")
 @verbosity_options

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from retrieval.cli.common import OutputFile, index_option, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, safe
 
 
-@click.command("export")
+@click.command("export", cls=GroupedCommand)
 @click.argument("file", type=OutputFile(), metavar="FILE")
 @index_option
 @verbosity_options

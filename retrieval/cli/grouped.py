@@ -36,6 +36,17 @@ class GroupedCommand(click.Command):
             if held.count(str(option.name)) != 1:
                 raise TypeError(f"{self.name}: option {option.name} stands in {held.count(str(option.name))} groups")
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from retrieval.cli.words import option_advice
+
+            known = [name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)]
+            advice = option_advice(error.option_name, known)
+            said = f"there is no option {error.option_name}{f' ({advice})' if advice else ''}"
+            raise click.NoSuchOption(error.option_name, said, ctx=ctx) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if not self.groups:
             super().format_options(ctx, formatter)
@@ -59,4 +70,8 @@ class PlainGroup(click.Group):
     command_class = GroupedCommand
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+        try:
+            return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+        except click.NoSuchOption as error:
+            said = f"there is no option {error.option_name} before a command; a command's options follow it"
+            raise click.NoSuchOption(error.option_name, said, ctx=ctx) from None

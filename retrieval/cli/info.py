@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retrieval.cli.common import form_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, human_bytes, safe
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _SHOWN = 5  # of the places a gallery is from
 _NO_FOLDER = "no folder: imported, or added by a program"
 
 
-@click.command("info")
+@click.command("info", cls=GroupedCommand)
 @index_option
 @form_option("How it is printed.")
 @verbosity_options

@@ -10,41 +10,6 @@ import click
 
 from retrieval.cli.grouped import PlainGroup
 
-# What people try, and what does it here: a command, and where it is an option or a part of one, the words to say.
-_WORDS = {
-    "search": "query",
-    "find": "query",
-    "ask": "query",
-    "match": "query",
-    "similar": "query",
-    "explain": "query --explain",
-    "add": "index",
-    "build": "index",
-    "update": "index",
-    "refresh": "index",
-    "sync": "index",
-    "scan": "index",
-    "watch": "index",
-    "restore": "index --restore",
-    "repair": "index --repair",
-    "dedup": "duplicates",
-    "dedupe": "duplicates",
-    "delete": "remove",
-    "rm": "remove",
-    "list": "info",
-    "status": "info",
-    "stats": "info",
-    "check": "doctor",
-    "server": "serve",
-    "web": "serve",
-    "ui": "serve",
-    "finetune": "train",
-    "embed": "describe",
-    "encode": "describe",
-    "download": "models download",
-    "compare": "benchmark pooling, or retrieve evaluate --compare",
-}
-
 
 class LazyGroup(PlainGroup):
     """``lazy``: name -> (module whose ``command`` it is, one-line help, which is repeated here so that no module is
@@ -70,10 +35,9 @@ class LazyGroup(PlainGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
-            from difflib import get_close_matches
+            from retrieval.cli.words import command_meant
 
-            likely = _WORDS.get(args[0]) or next(iter(get_close_matches(args[0], self.lazy, 1)), None)
-            known = likely is not None and likely.split()[0] in self.lazy
-            meant = f" (did you mean {ctx.command_path} {likely}?)" if known else ""
+            likely = command_meant(args[0], self.lazy)
+            meant = f" (did you mean {ctx.command_path} {likely}?)" if likely else ""
             raise click.UsageError(f"there is no command {args[0]!r}{meant}; there are: {', '.join(self.lazy)}")
         return super().resolve_command(ctx, args)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from retrieval.cli.common import Name, index_option, say, verbosity_options
+from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, safe
 
 
-@click.command("remove")
+@click.command("remove", cls=GroupedCommand)
 @click.argument("names", nargs=-1, type=Name(), metavar="[NAME]...")
 @index_option
 @click.option(
