@@ -122,11 +122,9 @@ def output_dim(info: BackboneInfo, pooling: dict[str, Any]) -> int:
 
 
 def _choose(say: Callable[[str], None]) -> str:
-    """The best model whose weights are already here."""
+    """A model whose weights are already here."""
     if weights_present(BACKBONES[PREFERRED].weights):
         say(f"model {PREFERRED}-gem (its weights are on this machine)")
         return f"{PREFERRED}-gem"
-    say(
-        f"model {EMBEDDED}-gem (built in); for a stronger one: retrieve models download {PREFERRED}, then --model {PREFERRED}-gem"
-    )
+    say(f"model {EMBEDDED}-gem (built in); others: retrieve models list")
     return f"{EMBEDDED}-gem"
