@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from browser import chromium
 from PIL import Image
 from textures import texture, turned, write_textures
 
@@ -22,6 +23,7 @@ from retrieval.gallery.explaining import Explaining
 from retrieval.models.whitening import Whitening
 from retrieval.pooling.contributions import contribution_map
 from retrieval.pooling.registry import create_pooling
+from retrieval.views.explanation import ExplainedMatch, explanation_page
 from retrieval.views.heatmap import overlay, strengths
 
 POOLINGS = [
@@ -276,3 +278,17 @@ def test_a_sheet_shows_what_each_place_adds(album: Path, capsys: pytest.CaptureF
     assert (np.diff(columns.astype(int)) == 1).sum() == 3  # the query and two answers, nothing else
     with pytest.raises(UsageError, match="--sheet"):
         cli.main([*arguments, "--heat"], standalone_mode=False)
+
+
+def test_both_pictures_are_of_one_width_on_a_phone(tmp_path: Path) -> None:
+    """A long name without a place to break must not take its picture's neighbour the room."""
+    shade, cells = np.full((64, 48, 3), 128, np.uint8), np.full((4, 3), 1 / 12)
+    name = "photos/WhatsApp_Images_of_last_summer/IMG_20230714_WA0003_edited.jpg"
+    match = ExplainedMatch("photo.jpg", name, "answer 1", 1.0, shade, shade, cells, cells, None)
+    (tmp_path / "why.html").write_text(explanation_page([match]), "utf-8")
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto((tmp_path / "why.html").as_uri())
+        one, other = page.eval_on_selector_all("figure", "all => all.map(each => each.getBoundingClientRect().width)")
+        assert one == pytest.approx(other, abs=1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

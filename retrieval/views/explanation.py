@@ -23,7 +23,7 @@ body{margin:0;padding:24px;background:var(--page);color:var(--ink);font:15px/1.5
 main{max-width:1100px;margin:auto}h1{font-size:22px}h2{font-size:17px;margin:0;overflow-wrap:anywhere}
 p{margin:4px 0;color:var(--soft)}
 article{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px;margin:16px 0}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin-top:12px}figure{margin:0}
+.pair{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:12px;margin-top:12px}figure{margin:0;overflow-wrap:anywhere}
 figure img{width:100%;border-radius:6px;display:block}figcaption{font-size:13px;color:var(--soft);padding-top:4px}
 .hot{position:relative;display:block}.hot img+img{position:absolute;inset:0;opacity:0}
 .hot:hover img+img,.hot:focus img+img{opacity:1}svg{width:100%;height:auto;margin-top:12px;border-radius:6px}
@@ -60,7 +60,7 @@ def explanation_page(matches: Iterable[ExplainedMatch]) -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';img-src data:;'
         "style-src 'unsafe-inline'\">"
         f"<style>{_STYLE}</style></head><body><main><h1>Why it matched</h1>"
-        f"<p>{_said(matches)} Point at a picture to see it plain.</p>"
+        f"<p>{_said(matches)} Point at a picture, or tap it, to see it plain.</p>"
         f"{body}</main></body></html>\n"
     )
 
