@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
@@ -252,6 +253,17 @@ def test_strict_remove_repair_and_float16(world: tuple[Path, GroundTruth], tmp_p
     assert "float16" in out
     (images / "bad.jpg").unlink()
     run("index", "--strict", cwd=tmp_path)
+    (images / "phone.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
+    out, _ = run("index", cwd=tmp_path)
+    assert ("of these 1: HEIC pictures need pillow-heif: pip install" in out) == (find_spec("pillow_heif") is None)
+    (images / "phone.heic").unlink()
+    _, err = run("duplicates", "images", cwd=tmp_path)
+    assert "4 of the named pictures are the gallery's own" in err
+    assert "gallery's own" not in run("duplicates", f"images/{Path(truth.gallery[0]).name}", cwd=tmp_path)[1]
+    images.rename(tmp_path / "away")
+    _, err = run("index", "--strict", "--quiet", cwd=tmp_path, status=1)
+    assert "images is not there any more" in err  # a disk that is away is no message to be kept back
+    (tmp_path / "away").rename(images)
     assert "nothing matches" in error("remove", "zebra*", cwd=tmp_path, status=1)
     out, _ = run("remove", f"images/{Path(truth.gallery[0]).name}", cwd=tmp_path)
     assert out.startswith("1 picture")

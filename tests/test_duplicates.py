@@ -223,6 +223,7 @@ def test_new_files_against_a_gallery(gallery: Gallery, photos: list[Image.Image]
     assert groups(found) == [{"3.png", "small.jpg"}]  # 1.png is no copy of itself
     assert [(m.side, m.id is None) for m in found.groups[0].members] == [("gallery", False), ("file", True)]
     assert found.unread.keys() == {"new/bad.jpg", "new/missing.jpg"}
+    assert found.known == 1
     assert len(gallery) == 5
     with pytest.raises(UsageError, match="not with both"):
         gallery.duplicates(other=gallery, files=files)

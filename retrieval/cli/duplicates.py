@@ -118,6 +118,12 @@ def command(
         _show(found, form)
         counts = Counter(str(group.kind) for group in found.groups)
         say(f"{_counted(counts)} among {count_of(found.pictures, 'picture')}", quiet)
+        if found.known > 1:
+            say(
+                f"{found.known} of the named pictures are the gallery's own, and were compared with the rest of it alone; "
+                "without names all of it is compared: retrieve duplicates",
+                quiet,
+            )
         if sheet is not None:
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also keep a small picture of each new one for `retrieve serve`, up to 1 GB in all.",
 )
-@click.option("--strict", is_flag=True, help="Exit status 1 when a picture could not be read.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit status 1 when a picture could not be read, or an indexed folder is gone or empty.",
+)
 @click.option("--status", is_flag=True, help="Only tell which shards of PARTS are done, missing and bad.")
 @click.option("--repair", is_flag=True, help="First mend a damaged gallery from what is intact in it.")
 @form_option("How the summary is printed.")
@@ -252,8 +257,8 @@ def command(
             images = gallery.catalog.searchable_count()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; what is described stays, and the same command goes on") from None
-    for warning in report.warnings:
-        tell(f"warning: {safe(warning)}")
+    for warning in report.warnings:  # of folders that could not be looked at: not for --quiet to keep back
+        say(f"warning: {safe(warning)}")
     troubles = len(report.troubles)
     if form == "json":
         print_json({"index": str(folder), "images": images, **vars(report)})
@@ -265,6 +270,9 @@ def command(
             print(f"looked at for the local index: {count_of(report.local - report.embedded, 'known picture')}")
         if troubles:
             print(f"{troubles} could not be read; `retrieve info` says which and why")
+            curable = Counter(reason for _, reason in report.troubles if "pip install" in reason)
+            for reason, count in curable.most_common():
+                print(f"of these {count}: {safe(reason)}")
         if not (images or troubles):
             print(f"no pictures among {count_of(report.ignored, 'file')}" if report.ignored else "no files were found")
         if report.stayed_out:
@@ -278,7 +286,7 @@ def command(
             )
         for line in () if quiet else passed_over(report.foreign):
             print(line)
-    return 1 if strict and troubles else 0
+    return 1 if strict and (troubles or report.warnings) else 0
 
 
 def _counts(report: SyncReport) -> list[tuple[str, int]]:

@@ -18,8 +18,8 @@ _MOST_NAMED = 10
 def index_served(
     folders: Sequence[str], address: str, asked: ModelChoice, engine: str, form: str, strict: bool, quiet: bool
 ) -> int:
-    """Bring the gallery in line with folders; it is made where there is none. The exit status: 1 where a picture could not be
-    read and ``strict`` says so."""
+    """Bring the gallery in line with folders; it is made where there is none. The exit status: 1 where ``strict`` and a picture
+    could not be read, or a folder is gone or empty."""
 
     def tell(message: str) -> None:
         say(safe(message), quiet)
@@ -36,8 +36,8 @@ def index_served(
             recall, effort = gallery.tune()
             tell(f"recall@10 {recall:.3f} at effort {effort}")
         images = len(gallery)
-    for warning in report.warnings:
-        tell(f"warning: {warning}")
+    for warning in report.warnings:  # of folders that could not be looked at: not for --quiet to keep back
+        say(f"warning: {safe(warning)}")
     if form == "json":
         print_json({"index": gallery.folder, "images": images, **vars(report)})
     else:
@@ -49,4 +49,4 @@ def index_served(
             print(f"could not be read: {safe(path)}: {safe(why)}")
         if len(report.troubles) > _MOST_NAMED:
             print(f"and {len(report.troubles) - _MOST_NAMED} more")
-    return 1 if strict and report.troubles else 0
+    return 1 if strict and (report.troubles or report.warnings) else 0

@@ -88,6 +88,7 @@ class _Search:
             sources.append(self._files(files))
         if len(sources) > 1:  # a picture that is on both sides is no copy of itself
             sources[0] = _without(*sources[0], {item.path for item in sources[1][0]})
+        self.known = len(items) - len(sources[0][0]) if files is not None else 0
         places: dict[str, int] = {}
         self.contents: list[list[Item]] = []
         # Of each side: the contents that it holds, and where the vector of each lies among the side's own.
@@ -241,7 +242,8 @@ class _Search:
                 groups.append(self._group("exact", [(i, "exact")]))
         kept = [group for group in groups if not self.across or len({m.side == "gallery" for m in group.members}) > 1]
         kept.sort(key=lambda group: (LEVELS.index(group.kind), group.best.path))
-        return Duplicates(self.level, kept, self.pictures, dict(sorted({**self.unread, **self.looks.unread}.items())))
+        unread = dict(sorted({**self.unread, **self.looks.unread}.items()))
+        return Duplicates(self.level, kept, self.pictures, unread, self.known)
 
     def _group(self, kind: Level, ranked: list[tuple[int, Relation]]) -> Group:
         best = ranked[0][0]
