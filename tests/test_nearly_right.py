@@ -12,7 +12,7 @@ from fakes import fake_gallery, write_pictures
 
 from retrieval.cli.main import COMMANDS, cli, main
 from retrieval.cli.words import COMMANDS as WORDS
-from retrieval.cli.words import NEEDLESS, OPTIONS
+from retrieval.cli.words import OPTIONS
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -59,6 +59,14 @@ def test_every_word_leads_to_a_command_and_is_none():
         ("index x --modle y", " --modle (did you mean --model?)"),
         ("index -r x", " -r (a folder always means its subfolders too)"),
         ("query x.jpg --db g --zebra", " --db (did you mean --index?)"),
+        ("query x.jpg --k 5", " --k (did you mean -k?)"),
+        ("query x.jpg --output y", " --output (what is printed goes into a file by > FILE)"),
+        ("evaluate x --output y", " --output (did you mean --save?)"),
+        ("evaluate x --pooling max", " --pooling (did you mean --model lite0_instance-max?)"),
+        ("evaluate x --p 4", " --p (did you mean --model lite0_instance-gem:p=4?)"),
+        ("benchmark pooling x --pooling max", " --pooling (did you mean --methods?)"),
+        ("serve -p 80", " -p (did you mean --port?)"),
+        ("query --text x", " --text (pictures are found by pictures, not by words)"),
         ("query x.jpg --zebra", " --zebra"),
         ("index x --top 5", " --top"),  # what has no results has no number of them
         ("--index g query x.jpg", " --index before a command; a command's options follow it"),
@@ -91,7 +99,6 @@ def test_every_other_word_for_an_option_leads_to_one():
     options = _options()
     everywhere = set().union(*options.values())
     assert {meant.split()[0] for words in OPTIONS.values() for meant in words} <= everywhere
-    assert not set(OPTIONS) & set(NEEDLESS)
 
 
 def test_every_command_tells_what_is_nearly_right(monkeypatch, capsys):
@@ -108,6 +115,15 @@ def test_help_is_a_word_too(asked, words):
     pages = [CliRunner().invoke(cli, line) for line in (asked.split(), [*words.split(), "--help"])]
     assert pages[0].exit_code == 0
     assert pages[0].output == pages[1].output
+
+
+def test_a_picture_or_folder_without_a_command_names_it(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "photo.jpg").touch()
+    assert "(did you mean retrieve query photo.jpg?). See" in refused(["photo.jpg"], monkeypatch, capsys)
+    assert "(did you mean retrieve index holiday?)" in refused(["holiday"], monkeypatch, capsys)
+    assert "there are: index, query" in refused(["away.jpg"], monkeypatch, capsys)
 
 
 def test_a_file_that_looks_like_options_is_named(tmp_path: Path, monkeypatch, capsys):

@@ -35,9 +35,13 @@ class LazyGroup(PlainGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
-            from retrieval.cli.words import command_meant
+            from retrieval.cli.words import command_for, command_meant
 
             likely = command_meant(args[0], self.lazy)
-            meant = f" (did you mean {ctx.command_path} {likely}?)" if likely else ""
-            raise click.UsageError(f"there is no command {args[0]!r}{meant}; there are: {', '.join(self.lazy)}")
+            if likely is None and ctx.parent is None:
+                likely = command_for(args[0])
+            meant = (
+                f" (did you mean {ctx.command_path} {likely}?)" if likely else f"; there are: {', '.join(self.lazy)}"
+            )
+            raise click.UsageError(f"there is no command {args[0]!r}{meant}")
         return super().resolve_command(ctx, args)

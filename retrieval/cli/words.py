@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from difflib import get_close_matches
 
@@ -15,6 +16,9 @@ COMMANDS = {
     "explain": "query --explain",
     "add": "index",
     "build": "index",
+    "init": "index",
+    "create": "index",
+    "reindex": "index",
     "update": "index",
     "refresh": "index",
     "sync": "index",
@@ -34,10 +38,14 @@ COMMANDS = {
     "server": "serve",
     "web": "serve",
     "ui": "serve",
+    "gui": "serve",
+    "open": "serve",
+    "start": "serve",
     "finetune": "train",
     "embed": "describe",
     "encode": "describe",
     "download": "models download",
+    "test": "evaluate",
     "compare": "benchmark pooling, or retrieve evaluate --compare",
 }
 
@@ -48,6 +56,7 @@ OPTIONS = {
     "db": ("--index",),
     "g": ("--index",),
     "i": ("--index",),
+    "k": ("-k",),
     "top": ("-k",),
     "top-k": ("-k",),
     "topk": ("-k",),
@@ -66,6 +75,7 @@ OPTIONS = {
     "browser": ("--open",),
     "output": ("--out", "--save"),
     "o": ("--out", "--save"),
+    "out": ("--save",),
     "save": ("--out",),
     "threshold": ("--min-probability", "--level"),
     "confidence": ("--min-probability",),
@@ -109,7 +119,9 @@ OPTIONS = {
     "half": ("--precision bf16",),
     "bf16": ("--precision bf16",),
     "int8": ("--precision int8",),
-    "pool": ("--pooling", "--methods"),
+    "pool": ("--pooling", "--methods", "--model lite0_instance-max"),
+    "pooling": ("--methods", "--model lite0_instance-max"),
+    "p": ("--port", "--model lite0_instance-gem:p=4"),
     "learning-rate": ("--lr",),
     "dataset": ("--data",),
     "images-dir": ("--images",),
@@ -120,9 +132,12 @@ OPTIONS = {
     "debug": ("--verbose",),
 }
 
-# Another option -> why none is needed.
+# Another option -> why none is needed, where no other one is meant.
 _SUBFOLDERS = "a folder always means its subfolders too"
 _CORES = "all cores are used"
+_SPARED = "no command deletes or moves a picture; a list of files: retrieve duplicates --keep best --out FILE"
+_PRINTED = "what is printed goes into a file by > FILE"
+_WORDS = "pictures are found by pictures, not by words"
 NEEDLESS = {
     "recursive": _SUBFOLDERS,
     "r": _SUBFOLDERS,
@@ -131,6 +146,16 @@ NEEDLESS = {
     "workers": _CORES,
     "num-workers": _CORES,
     "threads": _CORES,
+    "output": _PRINTED,
+    "o": _PRINTED,
+    "out": _PRINTED,
+    "save": _PRINTED,
+    "delete": _SPARED,
+    "remove": _SPARED,
+    "move": _SPARED,
+    "text": _WORDS,
+    "prompt": _WORDS,
+    "watch": "run it whenever pictures have changed: what is there already takes no time",
 }
 
 
@@ -140,6 +165,13 @@ def command_meant(word: str, known: Collection[str]) -> str | None:
     if meant is not None and meant.split()[0] in known:
         return meant
     return next(iter(get_close_matches(word, known, 1)), None)
+
+
+def command_for(name: str) -> str | None:
+    """The words of the command that was left out before a picture or a folder of this name."""
+    if os.path.isdir(name):
+        return f"index {name}"
+    return f"query {name}" if os.path.isfile(name) else None
 
 
 def option_advice(option: str, known: Collection[str]) -> str | None:
