@@ -276,6 +276,20 @@ def test_all_of_them_side_by_side(truth: GroundTruth, tmp_path: Path, engine: Fa
     assert not means
 
 
+def test_those_that_leave_all_as_it_was_are_named(
+    truth: GroundTruth, tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached_gallery(tmp_path / "cache")
+    names = ("diffusion", "spectral", "diffusion:k=2", "k-reciprocal")
+    words = ["evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--format", "json"]
+    systems = json.loads(retrieve(*words, *(w for name in names for w in ("--rerank", name))))["systems"]
+    same = [s["name"] for s in systems[1:] if s["protocols"] == systems[0]["protocols"]]
+    noted = re.search(r"note: (.*) left every figure as it was: .* obeyed: diffusion:k=5", capsys.readouterr().err)
+    assert {"diffusion", "spectral"} <= set(same)  # the pictures of this set are noise: none is close to another
+    assert noted
+    assert noted[1] == "diffusion, spectral"
+
+
 def test_an_empty_gallery_and_one_of_a_single_picture(tmp_path: Path, engine: FakeEngine) -> None:
     truth = make_set(tmp_path / "set", objects=2)
     query = truth.root / truth.queries[0].image

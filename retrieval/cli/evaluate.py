@@ -122,6 +122,7 @@ def command(
         raise UsageError(f"the folder of {save} does not exist")
     from retrieval.cli.results import print_results
     from retrieval.datasets.load import load_truth
+    from retrieval.evaluation.evaluator import unmoved
     from retrieval.evaluation.report import save_report
 
     if ranks is not None:
@@ -154,6 +155,12 @@ def command(
     counts = f"{count_of(len(result.truth.queries), 'query', 'queries')}, {count_of(len(result.pictures), 'picture')}"
     title = f"{result.truth.name}: {counts}, {ranked}{result.title}"
     print_results(final, result.measured, title, form, bootstrap)
+    if still := unmoved(result.measured, chosen):
+        say(
+            f"note: {', '.join(r.name for r in still)} left every figure as it was: hardly a picture of this set is closer to "
+            f"another than unrelated ones are. A number that is named is obeyed: {still[0].name}:{still[0].method.sizes[0]}=5",
+            quiet,
+        )
 
 
 def _fetched(

@@ -145,3 +145,20 @@ class Evaluator:
 
     def _figures(self, positions: Sequence[Labels]) -> dict[str, ProtocolResult]:
         return evaluate_positions(positions, protocols=self.protocols, ks=KS)
+
+
+def unmoved(measured: Sequence[Measured], rerankers: Sequence[Reranker]) -> list[Reranker]:
+    """Of the re-rankers that follow only what is closer than chance, those that left each query's figures as the first ranking
+    has them."""
+    first, others = measured[0].results, {system.name: system.results for system in measured[1:]}
+    return [
+        r
+        for r in rerankers
+        if r.adapts and r.name in others and all(_equal(first[name], found) for name, found in others[r.name].items())
+    ]
+
+
+def _equal(one: ProtocolResult, other: ProtocolResult) -> bool:
+    pairs = [(one.precisions[k], other.precisions[k]) for k in one.precisions]
+    pairs.append((one.average_precisions, other.average_precisions))
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
