@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import own_pooling
 import pytest
 import torch
 from click.testing import CliRunner
@@ -30,6 +31,7 @@ from retrieval.describe.model import Model, load_model
 from retrieval.errors import DatasetError, UsageError
 from retrieval.models.registry import BACKBONES
 from retrieval.pooling.regions import GridAvg, GridMax, RegionalGeM, SpatialPyramid
+from retrieval.pooling.registry import create_pooling
 
 METHODS = ("gem", "avg", "max", "rmac", "spp", "local-avg")
 PS = (1.0, 3.0, math.inf)
@@ -561,3 +563,16 @@ def test_gem_beats_average_on_photographed_paintings(shared_data: Path) -> None:
     assert [round(100 * row.mAP, 1) for row in (gem, average, maximum)] == [100.0, 79.4, 100.0]
     assert gem.difference_low > 0
     assert gem.losses == 0
+
+
+def test_the_program_of_the_documents_measures_a_pooling_of_ones_own(
+    report: PoolingReport, truth: GroundTruth, tmp_path: Path
+) -> None:
+    own = load_model(MODEL, size=96, engine="torch")  # whose pooling it replaces
+    for method, pooling in (("avg", create_pooling("avg")), ("max", create_pooling("max"))):
+        found = own_pooling.measure(truth.root / "truth.json", own, pooling, tmp_path / "own.npy")
+        assert found == pytest.approx(find(report, method).mAP, abs=1e-9)
+    found = own_pooling.measure(truth.root / "truth.json", own, own_pooling.Middle(), tmp_path / "own.npy")
+    assert found not in (find(report, "avg").mAP, find(report, "max").mAP)
+    body = Path(own_pooling.__file__).read_text().split('"""\n', 1)[1].strip()
+    assert body in (Path(__file__).parent.parent / "docs" / "pooling.md").read_text()
