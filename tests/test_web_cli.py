@@ -112,6 +112,7 @@ def test_elsewhere_than_here_it_makes_a_token_and_ends_without_a_socket(folder: 
             assert len(list(Path(sockets).glob("retrieval/*.sock"))) == 1
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=60)
+        assert "in place of localhost" in err
         assert process.returncode in (143, -signal.SIGTERM)
         assert "Traceback" not in err
         assert list(Path(sockets).glob("retrieval/*")) == []

@@ -399,7 +399,15 @@ def test_names_that_were_bent_to_this_machine(client: Any, host: str, known_here
     if known_here:
         assert answer.status_code == 200
     else:
-        assert refused(answer, 421)["code"] == "wrong_host"
+        told = refused(answer, 421)
+        assert told["code"] == "wrong_host"
+        assert "--name" in told["message"]
+
+
+def test_an_address_of_nothing_leads_to_the_list_of_routes(client: Any) -> None:
+    for address in ("/search", "/docs", "/api/pictures"):
+        told = refused(client.get(address), 404)
+        assert (told["code"], "GET /api " in told["message"]) == ("not_found", True)
 
 
 def test_other_sites(client: Any) -> None:

@@ -88,6 +88,8 @@ def command(
         def ready() -> None:
             print(page, flush=True)
             say(f"{api}. Ctrl-C ends it.", quiet)
+            if shown == "localhost" != host:
+                say("From another machine: the name or address of this one in place of localhost.", quiet)
             if show:
                 import webbrowser
 

@@ -95,6 +95,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers) if error.headers else None
+        if error.status_code == 404:
+            return answer(ApiError(404, "There is nothing at this address; GET /api lists the routes."))
         return answer(ApiError(error.status_code, public(str(error.detail)), headers=headers))
 
     @app.exception_handler(Exception)

@@ -76,7 +76,9 @@ class Guard:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._known(hosts[0]):
-            return _error(421, "wrong_host", "This server is not known by that name.")
+            return _error(
+                421, "wrong_host", "This server is not known by that name; retrieve serve --name NAME adds one."
+            )
         origins = headers.getlist("origin")
         if any(origin.lower() not in _origins(hosts[0]) for origin in origins):
             return _error(403, "foreign_origin", "Another site may not ask this server.")
