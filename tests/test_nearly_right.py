@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_every_word_leads_to_a_command_and_is_none():
         ("serve -p 80", " -p (did you mean --port?)"),
         ("query --text x", " --text (pictures are found by pictures, not by words)"),
         ("query x.jpg --zebra", " --zebra"),
+        ("info --csv", " --csv"),  # its --format has no such value
         ("index x --top 5", " --top"),  # what has no results has no number of them
         ("--index g query x.jpg", " --index before a command; a command's options follow it"),
     ],
@@ -99,6 +101,36 @@ def test_every_other_word_for_an_option_leads_to_one():
     options = _options()
     everywhere = set().union(*options.values())
     assert {meant.split()[0] for words in OPTIONS.values() for meant in words} <= everywhere
+
+
+def test_a_value_that_is_advised_is_taken(monkeypatch, capsys):
+    words = {word for word, meant in OPTIONS.items() if any(" " in one for one in meant)}
+    advised = set()
+    for name in _options():
+        command: click.Command = cli
+        for part in name.split():
+            command = command.get_command(click.Context(command), part)  # type: ignore[attr-defined]
+        for word in words:
+            said = refused([*name.split(), f"--{word}"], monkeypatch, capsys)
+            if found := re.search(r"did you mean (--\S+) (\S+)\?", said):
+                (param,) = (param for param in command.params if found[1] in param.opts)
+                param.type.convert(found[2], param, click.Context(command))  # else click.BadParameter
+                advised.add(word)
+    assert advised == words
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("benchmark poling", "benchmark"),
+        ("query --fold=x y", "query"),
+        ("query x --index", "query"),
+        ("models list --format", "models list"),
+        ("qurey x", ""),
+    ],
+)
+def test_the_help_that_is_named_is_the_commands_own(words, page, monkeypatch, capsys):
+    assert f"See: retrieve {page}{' ' * bool(page)}--help" in refused(words.split(), monkeypatch, capsys)
 
 
 def test_every_command_tells_what_is_nearly_right(monkeypatch, capsys):

@@ -42,10 +42,17 @@ class GroupedCommand(click.Command):
         except click.NoSuchOption as error:
             from retrieval.cli.words import option_advice
 
-            known = [name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)]
+            known = {
+                name: getattr(param.type, "choices", None)
+                for param in self.get_params(ctx)
+                for name in (*param.opts, *param.secondary_opts)
+            }
             advice = option_advice(error.option_name, known)
             said = f"there is no option {error.option_name}{f' ({advice})' if advice else ''}"
             raise click.NoSuchOption(error.option_name, said, ctx=ctx) from None
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # else the help of another command is named
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if not self.groups:

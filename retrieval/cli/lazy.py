@@ -43,5 +43,5 @@ class LazyGroup(PlainGroup):
             meant = (
                 f" (did you mean {ctx.command_path} {likely}?)" if likely else f"; there are: {', '.join(self.lazy)}"
             )
-            raise click.UsageError(f"there is no command {args[0]!r}{meant}")
+            raise click.UsageError(f"there is no command {args[0]!r}{meant}", ctx)
         return super().resolve_command(ctx, args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
 # Another word -> a command; where it is an option or a part of one, the words to say.
@@ -174,12 +174,14 @@ def command_for(name: str) -> str | None:
     return f"query {name}" if os.path.isfile(name) else None
 
 
-def option_advice(option: str, known: Collection[str]) -> str | None:
-    """What to say of an option that a command does not have: which of ``known`` (with their dashes) it may mean, or why none is
-    needed."""
+def option_advice(option: str, known: Mapping[str, Collection[str] | None]) -> str | None:
+    """What to say of an option that a command does not have: which of ``known`` it may mean, or why none is needed. ``known``:
+    option (with its dashes) -> the values that it takes, None where any."""
     name = option.lstrip("-").replace("_", "-").lower()
     for meant in OPTIONS.get(name, ()):
-        if meant.split()[0] in known:
+        there, _, value = meant.partition(" ")
+        values = known.get(there)
+        if there in known and (not value or values is None or value in values):
             return f"did you mean {meant}?"
     bare = {other.lstrip("-"): other for other in known if other.startswith("--")}
     near = get_close_matches(name, bare, 1, 0.7)
