@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+from contextlib import suppress
 
 
 class RetrievalError(Exception):
@@ -15,6 +16,8 @@ class RetrievalError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if "\n" in message:  # of a name, or of an array that was given for one
+            message = " ".join(message.split())
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -95,7 +98,8 @@ def number_between(name: str, value: object, least: float, most: float) -> float
     """``value`` as a float, where it is a number (Python's or numpy's, no bool) from ``least`` to ``most``; else UsageError."""
     number = float("nan")
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
+        with suppress(OverflowError):  # as good as infinite
+            number = float(value)
     if not least <= number <= most:
         raise UsageError(f"{name} must be a number from {least:g} to {most:g}, not {value!r:.60}")
     return number

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from retrieval.describe.extraction import describe_all
 from retrieval.errors import ImageError, UsageError
 from retrieval.files.digest import content_digest
+from retrieval.gallery.given import real_numbers
 from retrieval.gallery.local.collecting import Collector
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog, Root
@@ -127,9 +128,12 @@ def _describe(
         if isinstance(source, str | bytes):
             picture = imaging.load_picture(source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif)
         else:
+            picture = imaging.picture_from_array(
+                source, size=rule.size, interpolation=rule.interpolation, exif=rule.exif
+            )
             pixels = np.asarray(source)
-            digests[i] = _digest(str(pixels.shape).encode(), np.ascontiguousarray(pixels).tobytes())
-            picture = imaging.picture_from_array(source, size=rule.size, interpolation=rule.interpolation)
+            kind = f"{pixels.shape}{imaging.meaning_of(source)}"
+            digests[i] = _digest(kind.encode(), np.ascontiguousarray(pixels).tobytes())
         sizes[i] = picture.width, picture.height
         if collector is not None and collector.claim(digests[i]):
             collector.look(digests[i], picture.array, source)
@@ -154,10 +158,7 @@ def _digest(kind: bytes, data: bytes) -> str:
 
 def _checked_vectors(vectors: npt.ArrayLike, count: int, dim: int) -> np.ndarray:
     """Unit vectors, float32 (N, D), of descriptors as they were handed over."""
-    try:
-        found = np.asarray(vectors, np.float64)
-    except (TypeError, ValueError) as error:
-        raise UsageError("descriptors are numbers, one row for each key") from error
+    found = real_numbers(vectors, np.float64, "descriptors are numbers, one row for each key")
     if found.shape != (count, dim):
         raise UsageError(f"descriptors of shape ({count}, {dim}) are needed, not {found.shape}")
     lengths = np.linalg.norm(found, axis=1)

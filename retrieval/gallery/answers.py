@@ -70,6 +70,6 @@ def one_box(bbox: Sequence[float] | None, pictures: int) -> tuple[float, float, 
         raise UsageError("a box goes with one picture, not with a list")
     try:
         left, top, right, bottom = (float(edge) for edge in bbox)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BoxError(f"a box is four numbers, x1, y1, x2, y2 in pixels, not {bbox!r:.60}") from None
     return left, top, right, bottom

@@ -11,6 +11,7 @@ import numpy as np
 
 from retrieval.errors import ImageError, UsageError, number_between, whole_number
 from retrieval.gallery.answers import Match, QueryResult, one_box
+from retrieval.gallery.given import listed
 from retrieval.gallery.in_order import answered_in_order
 from retrieval.gallery.local.querying import QueryCodes
 from retrieval.gallery.weighed import WeighedGallery
@@ -130,6 +131,7 @@ class AskedGallery(WeighedGallery):
         """What :meth:`query` gives, for one picture after the other, in order, each as soon as it is there. A picture that
         cannot be read gives a result with an ``error``, and the others go on. ``begun``: the first, if it is being described
         already."""
+        images = listed("pictures", images)
         box = one_box(bbox, len(images))
         k = whole_number("k", k)
         if min_score is not None:

@@ -149,7 +149,7 @@ class Gallery(AskedGallery):
         """
         if isinstance(key, str):
             images = None if image is None else [image]
-            vectors = None if vector is None else np.asarray(vector)[None]
+            vectors: Any = None if vector is None else [vector]
             return self._added([key], images, vectors, [metadata])[0]
         keys = listed("several keys", key)
         notes = [None] * len(keys) if metadata is None else listed("metadata of several keys", metadata)
@@ -206,9 +206,11 @@ class Gallery(AskedGallery):
         """Whether the picture of exactly this path or key can be searched."""
         from retrieval.gallery.selection import select
 
-        if not isinstance(key, str | os.PathLike):
+        try:
+            name = one_name("a key", key)
+        except UsageError:
             return False
-        found = select(self, os.fspath(key), patterns=False)
+        found = select(self, name, patterns=False)
         return found.kind == "picture" and any(record.row is not None for record in found.records)
 
     def vectors(self, keys: str | Sequence[str] | None = None) -> npt.NDArray[np.float32]:

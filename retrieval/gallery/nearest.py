@@ -8,16 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import UsageError
+from retrieval.gallery.given import real_numbers
 from retrieval.gallery.search import candidates
 from retrieval.gallery.store.vectors import VectorStore
 
 
 def checked_queries(vectors: npt.ArrayLike, dim: int) -> np.ndarray:
     """Descriptors to be searched for, float32 (Q, D). Raises UsageError for another shape and for what is not finite."""
-    try:
-        queries = np.asarray(vectors, np.float32)
-    except (TypeError, ValueError):
-        raise UsageError(f"descriptors are numbers, a row for each query, not {vectors!r:.60}") from None
+    queries = real_numbers(vectors, np.float32, f"descriptors are numbers, a row for each query, not {vectors!r:.60}")
     if queries.ndim != 2 or queries.shape[1] != dim:
         hint = "One alone is searched as vector[None]." if queries.shape == (dim,) else ""
         raise UsageError(f"descriptors of shape (Q, {dim}) are needed, not {queries.shape}", hint)

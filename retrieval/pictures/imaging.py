@@ -184,6 +184,16 @@ def picture_of(
     return picture_from_array(source, size=size, interpolation=interpolation, exif=exif, bbox=bbox)
 
 
+def meaning_of(picture: np.ndarray | Image.Image) -> str:
+    """What else than its values a picture in memory looks like: nothing for an array, and for a PIL image that is like one."""
+    if not isinstance(picture, Image.Image):
+        return ""
+    turned, clear = orientation(picture), picture.info.get("transparency")
+    if picture.mode in ("RGB", "L") and turned == 1 and clear is None:
+        return ""
+    return f"{picture.mode} {turned} {clear} {picture.getpalette(None)}"
+
+
 def picture_from_array(
     array: np.ndarray | Image.Image,
     *,
