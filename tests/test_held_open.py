@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from fakes import fake_gallery, fake_model, write_pictures
+from fakes import DIM, fake_gallery, fake_model, write_pictures
 
 from retrieval.cli.main import cli
 from retrieval.errors import GalleryMismatch, UsageError
@@ -157,6 +159,7 @@ def test_a_copy_goes_with_a_command_that_is_ended(tmp_path: Path, number: signal
     program = """
 import shutil, signal, sys, time, weakref
 from pathlib import Path
+from typing import Any
 from retrieval.cli.copied import end_by_signals
 class Copy: pass
 copy, folder = Copy(), Path(sys.argv[1])
@@ -174,3 +177,24 @@ time.sleep(60)
         ended.send_signal(number)
     assert ended.returncode == 128 + number
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("read", [list, Gallery.vectors, Gallery.records])
+def test_what_is_added_while_all_are_read_is_no_damage(
+    read: Callable[[Gallery], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures and their number are those of one state."""
+    with fake_gallery(tmp_path / "g") as gallery, fake_gallery(tmp_path / "g") as other:
+        other.add("a", vector=np.ones(DIM))
+        check = type(gallery.catalog).check_complete
+
+        def late(*values: Any, **options: Any) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(type(gallery.catalog), "check_complete", check)
+                other.add("b", vector=np.ones(DIM))
+            check(*values, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(gallery.catalog), "check_complete", late)
+            assert len(read(gallery)) == 1
+        assert len(read(gallery)) == 2

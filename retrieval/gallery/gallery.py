@@ -199,8 +199,7 @@ class Gallery(AskedGallery):
 
     def __iter__(self) -> Iterator[str]:
         """Paths and keys of all pictures that can be searched, by ascending id."""
-        name = self.namer()
-        return iter([show_path(name(record)) for record in self.catalog.records() if record.row is not None])
+        return iter([show_path(name) for name, _ in self.records()])
 
     def __contains__(self, key: object) -> bool:
         """Whether the picture of exactly this path or key can be searched."""
@@ -219,7 +218,7 @@ class Gallery(AskedGallery):
         Raises UsageError for one that is not in the gallery.
         """
         if keys is None:
-            return self.vectors_of([record for record in self.catalog.records() if record.row is not None])
+            return self.vectors_of([record for _, record in self.records()])
         from retrieval.gallery.selection import select
 
         records = []

@@ -255,9 +255,11 @@ class OpenedGallery(GallerySettings):
     # -- reading -------------------------------------------------------------------------------------------------
 
     def records(self) -> list[tuple[str, Record]]:
-        """(path or key, record) of every picture that can be searched, by ascending id."""
-        name = self.namer()
-        return [(name(r), r) for r in self.catalog.records() if r.row is not None]
+        """(path or key, record) of every picture that can be searched, by ascending id, of one state of the catalog."""
+        catalog = self.catalog
+        with catalog.reading():
+            name = self.namer(catalog)
+            return [(name(r), r) for r in catalog.records() if r.row is not None]
 
     def vectors_of(self, records: Sequence[Record]) -> np.ndarray:
         """Stored descriptors of these records, float32 (N, D)."""
