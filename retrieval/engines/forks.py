@@ -15,6 +15,11 @@ def note_at_work() -> None:
     _at_work = True
 
 
+def was_forked() -> bool:
+    """Whether this process was forked from one where a network was made."""
+    return _forked
+
+
 def require_own_threads() -> None:
     """Raises ModelError in a process that was forked from one where a network was made."""
     if _forked:

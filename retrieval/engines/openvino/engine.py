@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.engines.base import checked, least_side, unit_length
+from retrieval.engines.forks import require_own_threads, was_forked
 from retrieval.engines.openvino.prepared import compiled_model
 from retrieval.errors import UsageError
 from retrieval.messages import say_nothing
@@ -56,6 +57,8 @@ class OpenvinoEngine:
         self._idle: list[tuple[int, Any]] = []
 
     def describe(self, images: np.ndarray) -> np.ndarray:
+        if self._width > 1:  # streams are threads
+            require_own_threads()
         images = checked(images)
         if min(images.shape[1:3]) < self._least_side:
             height, width = images.shape[1:3]
@@ -73,7 +76,7 @@ class OpenvinoEngine:
     def _take(self) -> tuple[int, Any]:
         with self._lock:
             self._calls += 1
-            if self._calls > 1 and self._width < self.streams:
+            if self._calls > 1 and self._width < self.streams and not was_forked():
                 # The request at work keeps the old model until it is done.
                 self._idle.clear()
                 self._model, self._width = self._compile(self.streams), self.streams
