@@ -105,6 +105,10 @@ def test_what_is_damaged_or_judged_otherwise_is_compared_anew(
         assert names(gallery.duplicates()) == WANTED
         assert len(compared) == pairs
     file.unlink()
+    os.mkfifo(file)  # not waited for, and replaced
+    assert names(gallery.duplicates()) == WANTED
+    assert file.read_bytes() == good
+    file.unlink()
     file.mkdir()  # no room for it: the search goes on
     assert names(gallery.duplicates()) == WANTED
 

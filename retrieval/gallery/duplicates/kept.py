@@ -106,6 +106,8 @@ class KeptVerdicts:
     def _read(self) -> npt.NDArray[np.void]:
         nothing: npt.NDArray[np.void] = np.zeros(0, _RECORD)
         try:
+            if not self._path.is_file():  # a pipe would be waited for
+                return nothing
             data = self._path.read_bytes()
             magic, rules, count, crc = _HEADER.unpack_from(data)
         except (OSError, struct.error):
