@@ -24,7 +24,6 @@ from retrieval.datasets.synthetic.make import make_synthetic
 from retrieval.gallery.duplicates import verification
 from retrieval.gallery.duplicates.answers import Duplicates
 from retrieval.gallery.duplicates.edits import worth_keeping
-from retrieval.gallery.duplicates.find import find_duplicates
 from retrieval.gallery.duplicates.keep import superfluous
 from retrieval.gallery.duplicates.look import Look
 from retrieval.gallery.duplicates.quality import Quality, best_first, sharpness
@@ -229,26 +228,6 @@ def test_new_files_against_a_gallery(gallery: Gallery, photos: list[Image.Image]
         gallery.duplicates(other=gallery, files=files)
     with pytest.raises(UsageError, match="level"):
         gallery.duplicates("nearly")  # type: ignore[arg-type]
-
-
-def test_what_else_knows_of_shared_evidence_is_compared(
-    gallery: Gallery, photos: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    album(tmp_path / "album", {f"{i}.png": photo for i, photo in enumerate(photos)})
-    album(tmp_path / "album", {"part.png": crop(photos[2], 0.3)})
-    gallery.index(["album"])
-    ids = {os.path.basename(path): record.id for path, record in gallery.records()}
-    monkeypatch.setattr("retrieval.gallery.duplicates.candidates.NEAREST", 1)
-    monkeypatch.setattr("retrieval.gallery.duplicates.candidates.by_descriptor", lambda *_: [])
-    assert find_duplicates(gallery).groups == []
-    asked = []
-
-    def evidence(item) -> list[int]:
-        asked.append(item.id)
-        return [ids["2.png"], ids["part.png"], 10**6] if item.id in (ids["2.png"], ids["0.png"]) else []
-
-    assert groups(find_duplicates(gallery, evidence=evidence)) == [{"2.png", "part.png"}]
-    assert sorted(asked) == sorted(ids.values())
 
 
 # -- what is not ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.gallery.duplicates import candidates
 from retrieval.gallery.duplicates.answers import LEVELS, Duplicates, Group, Level, Member, Relation
-from retrieval.gallery.duplicates.candidates import Evidence, Pair
+from retrieval.gallery.duplicates.candidates import Pair
 from retrieval.gallery.duplicates.items import Item, file_items, gallery_items
 from retrieval.gallery.duplicates.kept import KeptVerdicts
 from retrieval.gallery.duplicates.looks import Looks, matcher_of
@@ -39,20 +39,16 @@ def find_duplicates(
     other: OpenedGallery | None = None,
     files: Sequence[str | os.PathLike[str]] | None = None,
     *,
-    evidence: Evidence | None = None,
     bars: Bars = no_bars,
 ) -> Duplicates:
-    """Groups of pictures that are the same, see :meth:`retrieval.Gallery.duplicates`.
-
-    ``evidence``: a further source of candidates, ids of pictures that share something local with a given one.
-    """
+    """Groups of pictures that are the same, see :meth:`retrieval.Gallery.duplicates`."""
     if level not in LEVELS:
         raise UsageError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
     if other is not None and files is not None:
         raise UsageError("a gallery is compared with another one or with files, not with both")
     search = _Search(gallery, level, other, files, bars)
     if level != "exact":
-        search.compare(evidence)
+        search.compare()
     return search.answer()
 
 
@@ -138,18 +134,18 @@ class _Search:
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
-    def compare(self, evidence: Evidence | None) -> None:
+    def compare(self) -> None:
         kept = KeptVerdicts(self.gallery.folder, lambda i: self.contents[i][0].digest, self.exif)
         self.verifier.kept = kept
         try:
-            self._compare(evidence)
+            self._compare()
             if not self.across:
                 kept.forget_others(self.verifier.verdicts)
         finally:
             kept.write()
 
-    def _compare(self, evidence: Evidence | None) -> None:
-        pairs = self._candidates(evidence)
+    def _compare(self) -> None:
+        pairs = self._candidates()
         with self.bars("comparing") as update:
             verdicts = self.verifier.judge(pairs, update)
         links = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict == "copy"]
@@ -174,27 +170,19 @@ class _Search:
 
         return linked
 
-    def _candidates(self, evidence: Evidence | None) -> list[Pair]:
+    def _candidates(self) -> list[Pair]:
         """Pairs of contents, each once."""
         with self.bars("thumbnails") as update:
             outlines = Outlines(self.looks, len(self.contents), update)
         held, at, vectors = self.held[0]
         if not self.across:
-            views = _rows(vectors, at)
-            found = [(held, held, candidates.by_descriptor(views, None)), (held, held, outlines.pairs(held, None))]
-            if evidence is not None:
-                found.append((held, held, candidates.by_evidence(self._heads(held), self._heads(held), evidence)))
+            first, near, alike = held, candidates.by_descriptor(_rows(vectors, at), None), outlines.pairs(held, None)
         else:
-            held2, at2, vectors2 = self.held[1]
-            near = candidates.by_descriptor(_rows(vectors2, at2), _rows(vectors, at))
-            found = [(held2, held, near), (held2, held, outlines.pairs(held2, held))]
-            if evidence is not None:
-                found.append((held2, held, candidates.by_evidence(self._heads(held2), self._heads(held), evidence)))
-        pairs = {(int(one[a]), int(two[b])) for one, two, some in found for a, b in some}
+            first, at_first, others = self.held[1]
+            near = candidates.by_descriptor(_rows(others, at_first), _rows(vectors, at))
+            alike = outlines.pairs(first, held)
+        pairs = {(int(first[a]), int(held[b])) for a, b in (*near, *alike)}
         return sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
-
-    def _heads(self, held: npt.NDArray[np.int64]) -> list[Item]:
-        return [self.contents[i][0] for i in held]
 
     def _measure(self, wanted: set[int]) -> None:
         """The quality of contents that lie in groups."""
