@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Picture = Union[str, "os.PathLike[str]", bytes, npt.NDArray[np.uint8], "Image.Image"]
 """A path, the bytes of a picture file, uint8 (H, W, 3) or (H, W), or a PIL image."""
-KEYS_FORMAT = 2
-"""Of a gallery that holds keys: an older program would take them for files that have vanished."""
 
 
 def add_pictures(

@@ -18,7 +18,7 @@ from retrieval.messages import Say
 from retrieval.models.checkpoint import FILE_NAME
 from retrieval.models.spec import ModelSpec
 
-FORMAT = 2  # 2: pictures under keys of a program; 1: all others
+FORMAT = 2  # 2: pictures under keys of a program, which an older one would take for files that vanished; 1: all others
 INT8_FOLDER = "int8"  # the network in 8 bits, in galleries that are described with it
 
 

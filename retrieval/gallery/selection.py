@@ -48,13 +48,11 @@ def select(gallery: OpenedGallery, text: str, catalog: Catalog | None = None, *,
     return Selection("nothing", [])
 
 
-def ids_below(gallery: OpenedGallery, folder: str | os.PathLike[str], catalog: Catalog | None = None) -> list[int]:
+def ids_below(gallery: OpenedGallery, folder: str | os.PathLike[str]) -> list[int]:
     """Ids, ascending, of the pictures that can be searched and lie in ``folder``, or are that picture. Raises
     UsageError for what is no name."""
-    catalog = catalog or gallery.catalog
-    return [
-        r.id for r in select(gallery, one_name("under", folder), catalog, patterns=False).records if r.row is not None
-    ]
+    selected = select(gallery, one_name("under", folder), gallery.catalog, patterns=False)
+    return [record.id for record in selected.records if record.row is not None]
 
 
 def find_root(gallery: OpenedGallery, text: str, catalog: Catalog) -> Root:

@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store.base import CatalogFile
-from retrieval.gallery.store.entry import REPAIR, Record, decode_path, encode_path, is_digest, numbers_of, record_of
+from retrieval.gallery.store.entry import REPAIR, Record, decode_path, encode_path, is_digest, record_of
 
 FileRow = tuple[str, int, int, "str | None", int, int]
 """Path, size, mtime_ns, status (None: ok), ctime_ns and inode: equal to a :class:`retrieval.pictures.scan.Found` of that file."""
@@ -23,15 +23,10 @@ class Pictures(CatalogFile):
 
     _without_picture: frozenset[str] = frozenset()  # contents that were looked for in vain
 
-    def records(self, root: int | None = None, status: str | None = None) -> Iterator[Record]:
-        """By ascending id. Raises GalleryDamaged at a damaged entry or one out of order, and at the end where of all entries some
-        are missing."""
-        where, values = [], []
-        for column, value in (("root", root), ("status", status)):
-            if value is not None:
-                where.append(f"{column} = ?")
-                values.append(value)
-        clause = f" WHERE {' AND '.join(where)}" if where else ""
+    def records(self, root: int | None = None) -> Iterator[Record]:
+        """Of all roots, or of one, by ascending id. Raises GalleryDamaged at a damaged entry or one out of order, and at the end
+        where of all entries some are missing."""
+        clause, values = ("", []) if root is None else (" WHERE root = ?", [root])
         searchable = entries = last = 0
         with self._errors():
             for row in self._connection.execute(f"SELECT {self._fields} FROM images{clause} ORDER BY id", values):
@@ -42,7 +37,7 @@ class Pictures(CatalogFile):
                 searchable += record.row is not None
                 entries += 1
                 yield record
-        if not where:
+        if root is None:
             self.check_complete(searchable, entries)
 
     def records_below(self, root: int, folder: str) -> list[Record]:
@@ -189,18 +184,6 @@ class Pictures(CatalogFile):
                 part = values[begin : begin + 500]
                 found += self._connection.execute(f"{query} IN ({','.join('?' * len(part))})", part)
         return found
-
-    def searchable_below(self, root: int, prefix: str) -> np.ndarray:
-        """Ids, int64, ascending, of a root's pictures with a vector whose path is ``prefix`` or lies below it."""
-        whole = os.fsencode(prefix)
-        query = "SELECT id FROM images WHERE root = ? AND row IS NOT NULL"
-        values: list[object] = [root]
-        if whole:
-            query += " AND (CAST(path AS BLOB) = ? OR substr(CAST(path AS BLOB), 1, ?) = ?)"
-            values += [whole, len(whole) + 1, whole + b"/"]
-        with self._errors():
-            found = self._connection.execute(f"{query} ORDER BY id", values).fetchall()
-        return numbers_of(found, 1).reshape(-1)
 
     def sample(self, count: int) -> list[tuple[str, int]]:
         """(content hash, row) of at most so many different pictures with a vector: those of the lowest hashes, which is a random
