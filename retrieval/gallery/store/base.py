@@ -12,8 +12,8 @@ from typing import Any
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.gallery.store import schema
 from retrieval.gallery.store.connection import WAIT_SECONDS, Reader, open_writer
-from retrieval.gallery.store.entry import REPAIR, Record
-from retrieval.gallery.store.unread import size_of
+from retrieval.gallery.store.entry import Record
+from retrieval.gallery.store.unread import REPAIR, size_of
 from retrieval.messages import first_line
 
 _FIELDS = "id, root, path, size, mtime_ns, hash, width, height, status, error, row"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store import proof
 from retrieval.gallery.store.changes import ChangeLog, LogState
-from retrieval.gallery.store.entry import REPAIR, Record, Root
+from retrieval.gallery.store.entry import Record, Root
 from retrieval.gallery.store.noting import Noting, Seen
 from retrieval.gallery.store.pictures import Pictures
 from retrieval.gallery.store.rows import Rows
+from retrieval.gallery.store.unread import REPAIR
 
 __all__ = ["REPAIR", "Catalog", "LogState", "Record", "Root", "Seen"]
 

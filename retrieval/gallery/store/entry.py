@@ -11,9 +11,9 @@ import numpy as np
 from retrieval.errors import GalleryDamaged
 from retrieval.files.digest import HASH_BYTES
 from retrieval.gallery.store import schema
+from retrieval.gallery.store.unread import REPAIR
 
 MOST = (1 << 63) - 1  # no id is higher
-REPAIR = "Run `retrieve index --repair`."
 
 
 class Record(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store.base import CatalogFile
-from retrieval.gallery.store.entry import REPAIR, Record, Root, decode_path, encode_path
+from retrieval.gallery.store.entry import Record, Root, decode_path, encode_path
+from retrieval.gallery.store.unread import REPAIR
 
 
 class Folders(CatalogFile):

@@ -12,7 +12,8 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store.base import CatalogFile
-from retrieval.gallery.store.entry import REPAIR, Record, decode_path, encode_path, is_digest, record_of
+from retrieval.gallery.store.entry import Record, decode_path, encode_path, is_digest, record_of
+from retrieval.gallery.store.unread import REPAIR
 
 FileRow = tuple[str, int, int, "str | None", int, int]
 """Path, size, mtime_ns, status (None: ok), ctime_ns and inode: equal to a :class:`retrieval.pictures.scan.Found` of that file."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged
 from retrieval.gallery.store.base import CatalogFile
-from retrieval.gallery.store.entry import MOST, REPAIR, numbers_of
+from retrieval.gallery.store.entry import MOST, numbers_of
+from retrieval.gallery.store.unread import REPAIR
 
 _FETCHED = 65_536
 

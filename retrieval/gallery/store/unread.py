@@ -9,11 +9,11 @@ from pathlib import Path
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.withheld import may_be_whole
 
-_REPAIR = "Run `retrieve index --repair`."
+REPAIR = "Run `retrieve index --repair`."
 _WITHHELD = "It may be whole: mend that and run this again; to do without what it holds, move it away first."
 
 
-def unread(path: Path, error: OSError, repair: str = _REPAIR) -> GalleryError:
+def unread(path: Path, error: OSError, repair: str = REPAIR) -> GalleryError:
     """The error to raise; GalleryDamaged, with ``repair`` as its hint, where there is no such file."""
     why = f"{path} cannot be read ({error.strerror or error})"
     return GalleryError(why, _WITHHELD) if may_be_whole(error) else GalleryDamaged(why, repair)

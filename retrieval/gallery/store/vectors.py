@@ -20,7 +20,7 @@ from retrieval.files.digest import HASH_BYTES
 from retrieval.files.in_place import write_at
 from retrieval.files.whole import sync_folder
 from retrieval.files.withheld import may_be_whole
-from retrieval.gallery.store.unread import size_of, unread
+from retrieval.gallery.store.unread import REPAIR, size_of, unread
 
 SEGMENT_ROWS = 65_536
 _AGAIN = "What was committed is safe; free space and run the same command again."
@@ -223,11 +223,9 @@ class VectorStore:
             row = dtype.itemsize * (width or 1)
             rows = path.stat().st_size // row
             if rows == 0:
-                raise GalleryDamaged(f"{path} is empty", "Run `retrieve index --repair`.")
+                raise GalleryDamaged(f"{path} is empty", REPAIR)
             if needed is not None and rows < needed:
-                raise GalleryDamaged(
-                    f"{path} holds {rows} rows, and the catalog speaks of {needed}", "Run `retrieve index --repair`."
-                )
+                raise GalleryDamaged(f"{path} holds {rows} rows, and the catalog speaks of {needed}", REPAIR)
             # A plain array over the map: indexing a memmap object costs more than reading the row.
             mapped = np.asarray(np.memmap(path, dtype, "r", shape=(rows, width) if width else (rows,)))
         except OSError as error:

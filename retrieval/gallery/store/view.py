@@ -14,7 +14,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.whole import whole_file
-from retrieval.gallery.store.unread import unread
+from retrieval.gallery.store.unread import REPAIR, unread
 from retrieval.gallery.store.vectors import SEGMENT_ROWS, VectorStore
 
 DERIVED_FOLDER = "derived"
@@ -70,7 +70,7 @@ class VectorView:
             except OSError as error:
                 raise unread(path, error) from error
             except ValueError as error:
-                raise GalleryDamaged(f"{path} cannot be read ({error})", "Run `retrieve index --repair`.") from error
+                raise GalleryDamaged(f"{path} cannot be read ({error})", REPAIR) from error
         return self._maps[number]
 
 
