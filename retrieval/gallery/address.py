@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = ".retrieval"
 DESCRIPTION, CATALOG = "gallery.json", "catalog.sqlite"  # in a gallery's folder
+VECTORS_FOLDER, LOCAL_FOLDER, ANN_FOLDER = "vectors", "local", "ann"  # there too
 SCHEMES = ("postgresql", "milvus")
 _SECRET = r"(?i)((?:^|&)(?:password|token|sslpassword)=)[^&]*"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
+from retrieval.gallery.address import LOCAL_FOLDER
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.store.catalog import Catalog
 from retrieval.gallery.store.entry import is_digest

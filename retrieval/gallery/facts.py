@@ -8,6 +8,7 @@ from typing import Any
 
 from retrieval.errors import GalleryDamaged
 from retrieval.files.paths import show_path
+from retrieval.gallery.address import ANN_FOLDER
 from retrieval.gallery.description import precision_of
 from retrieval.gallery.opened import OpenedGallery
 from retrieval.gallery.search import source
@@ -70,7 +71,7 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
             catalog.searchable_count(),
         )
         try:
-            note = source.sound_note(gallery.folder / "ann", catalog)
+            note = source.sound_note(gallery.folder / ANN_FOLDER, catalog)
         except GalleryDamaged as damage:
             gallery.warn(str(damage))
             note = None
@@ -88,7 +89,7 @@ def facts_of(gallery: OpenedGallery) -> GalleryInfo:
         troubled=troubled,
         bytes_vectors=store.bytes_on_disk(),
         bytes_total=sum(f.stat().st_size for f in gallery.folder.rglob("*") if f.is_file()),
-        index_file=str(source.index_file(gallery.folder / "ann", note)) if note else None,
+        index_file=str(source.index_file(gallery.folder / ANN_FOLDER, note)) if note else None,
         ann=gallery.search_kind,
         recall=gallery.search_recall,
         search=note,

@@ -1,6 +1,6 @@
 """Local features of a gallery's pictures, found once and kept: what spatial verification compares.
 
-``local/`` in the gallery's folder holds one file a picture, named by its content hash. It is derived and may be deleted.
+A folder of ``local/`` holds one file a picture, named by its content hash. It is derived and may be deleted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy.typing as npt
 from retrieval.errors import ImageError, UsageError
 from retrieval.files.digest import content_digest
 from retrieval.files.whole import keep_derived
+from retrieval.gallery.address import LOCAL_FOLDER
 from retrieval.messages import say_nothing
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
 from retrieval.ranking import geometry, method
 from retrieval.ranking.geometry import LocalFeatures, Verification, local_features
 
-LOCAL_FOLDER = "local"
 POINTS, SIDE = 1000, 640
 _SEAL = 16  # bytes
 

@@ -14,11 +14,10 @@ import numpy as np
 from retrieval.describe.model import Model
 from retrieval.errors import GalleryDamaged, GalleryError, GalleryMismatch
 from retrieval.files.whole import remove_unfinished
-from retrieval.gallery.address import CATALOG, locate
+from retrieval.gallery.address import ANN_FOLDER, CATALOG, LOCAL_FOLDER, VECTORS_FOLDER, locate
 from retrieval.gallery.description import described_model, read_description
 from retrieval.gallery.given import one_name
 from retrieval.gallery.local.block import Block
-from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.settings import GallerySettings
 from retrieval.gallery.store.catalog import REPAIR, Catalog, Record, Root
@@ -127,7 +126,7 @@ class OpenedGallery(GallerySettings):
             self._become(read_description(self.folder), self.catalog.replaced)
         if catalog is None and self._store is not None and self._store.generation == generation:
             return self._store
-        store = VectorStore(self.folder / "vectors", self.spec.dim, self.description["dtype"], generation)
+        store = VectorStore(self.folder / VECTORS_FOLDER, self.spec.dim, self.description["dtype"], generation)
         if catalog is None:
             self._store = store
         return store
@@ -192,7 +191,7 @@ class OpenedGallery(GallerySettings):
         """Hold the gallery for writing. Raises GalleryLocked when somebody else does."""
         with WriterLock(self.folder):
             local = (self.folder / LOCAL_FOLDER).glob("*")
-            for folder in (self.folder, self.folder / "ann", self.folder / DERIVED_FOLDER, *local):
+            for folder in (self.folder, self.folder / ANN_FOLDER, self.folder / DERIVED_FOLDER, *local):
                 remove_unfinished(folder)
             catalog = Catalog(self.catalog_path, writable=True)
             try:
@@ -249,7 +248,7 @@ class OpenedGallery(GallerySettings):
         from retrieval.gallery.search.index import SearchIndex  # only here: who reads needs none of what makes one
 
         store = self.store(catalog)
-        index = SearchIndex(self.folder / "ann", catalog, store, self.search_kind, self.search_recall, self.warn)
+        index = SearchIndex(self.folder / ANN_FOLDER, catalog, store, self.search_kind, self.search_recall, self.warn)
         return index.refresh()
 
     # -- reading -------------------------------------------------------------------------------------------------

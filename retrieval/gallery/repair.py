@@ -12,9 +12,8 @@ from typing import Any
 from retrieval.errors import GalleryDamaged, GalleryError, ModelError
 from retrieval.files.paths import show_path
 from retrieval.files.whole import sync_folder
-from retrieval.gallery.address import CATALOG, DESCRIPTION
+from retrieval.gallery.address import ANN_FOLDER, CATALOG, DESCRIPTION, LOCAL_FOLDER, VECTORS_FOLDER
 from retrieval.gallery.description import read_description, write_description
-from retrieval.gallery.local.index import FOLDER as LOCAL_FOLDER
 from retrieval.gallery.local.index import LocalIndex
 from retrieval.gallery.search.intact import SUFFIX as SEEN
 from retrieval.gallery.search.note import remove_index
@@ -39,11 +38,11 @@ def repair(folder: Path) -> list[str]:
         catalog = _catalog(folder, description, done)
         try:
             spec = ModelSpec.from_dict(description["model"])
-            store = VectorStore(folder / "vectors", spec.dim, description["dtype"], catalog.number("generation"))
+            store = VectorStore(folder / VECTORS_FOLDER, spec.dim, description["dtype"], catalog.number("generation"))
             _vectors(catalog, store, done)
         finally:
             catalog.close()
-        remove_index(folder / "ann")
+        remove_index(folder / ANN_FOLDER)
         for path in (folder / LOCAL_FOLDER).glob(f"*/*{SEEN}"):
             path.unlink()  # the local index is compared with its hashes anew
         if damaged := LocalIndex(folder).prepare():
@@ -90,8 +89,8 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
         if catalog is not None:
             catalog.close()
         dim = ModelSpec.from_dict(description["model"]).dim
-        newest = max(generations(folder / "vectors"), default=0)
-        store = VectorStore(folder / "vectors", dim, description["dtype"], newest)
+        newest = max(generations(folder / VECTORS_FOLDER), default=0)
+        store = VectorStore(folder / VECTORS_FOLDER, dim, description["dtype"], newest)
         kept = _anew(path, store, description)
         done.append(f"{path} made anew; {kept} vectors kept ({damage.message})")
         return Catalog(path, writable=True)
@@ -100,7 +99,7 @@ def _catalog(folder: Path, description: dict[str, Any], done: list[str]) -> Cata
 def _count_vectors(catalog: Catalog, folder: Path, description: dict[str, Any], done: list[str]) -> None:
     """Where pictures need more vectors than the catalog speaks of, and the files hold them, its number was wrong."""
     dim = ModelSpec.from_dict(description["model"]).dim
-    store = VectorStore(folder / "vectors", dim, description["dtype"], catalog.number("generation"))
+    store = VectorStore(folder / VECTORS_FOLDER, dim, description["dtype"], catalog.number("generation"))
     count, needed = catalog.number("vector_count"), catalog.rows_needed()
     if count < needed <= store.rows_on_disk():
         with catalog.writing():

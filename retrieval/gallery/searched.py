@@ -10,6 +10,7 @@ import numpy as np
 
 from retrieval.errors import GalleryDamaged, number_between, whole_number
 from retrieval.files.paths import show_path
+from retrieval.gallery.address import ANN_FOLDER
 from retrieval.gallery.answers import Match
 from retrieval.gallery.fusing import Sample
 from retrieval.gallery.nearest import checked_queries, nearest, nearest_rows
@@ -102,7 +103,7 @@ class SearchedGallery(OpenedGallery):
         """Where candidates come from in the catalog's present state."""
         state = self._state(count, store)
         if self._source is None or self._source[0] != state:
-            source = open_source(self.folder / "ann", self.catalog, store, count, self.warn)
+            source = open_source(self.folder / ANN_FOLDER, self.catalog, store, count, self.warn)
             if source is None:  # not written yet: looked for again at the next query
                 return candidates.Everything(store, count, self.catalog)
             self._source = (state, source)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.files.whole import keep_derived
+from retrieval.gallery.address import LOCAL_FOLDER
 from retrieval.gallery.duplicates.candidates import Pair
 from retrieval.version import __version__
 
@@ -48,7 +49,7 @@ class KeptVerdicts:
     """Of contents that ``digest_of`` names; ``folder``: the gallery's; ``exif``: whether pictures are turned as EXIF says."""
 
     def __init__(self, folder: Path, digest_of: Callable[[int], str], exif: bool) -> None:
-        self._folder, self._path, self._digest = folder, folder / "local" / "judged", digest_of
+        self._folder, self._path, self._digest = folder, folder / LOCAL_FOLDER / "judged", digest_of
         self._rules = _rules(exif)
         self._held = self._read()
         self._new: dict[tuple[int, int], Verdict] = {}

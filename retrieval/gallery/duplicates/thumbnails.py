@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.files.whole import keep_derived
+from retrieval.gallery.address import LOCAL_FOLDER
 from retrieval.pictures import imaging
 from retrieval.pictures.content import read_content
 
@@ -97,7 +98,7 @@ class Thumbnails:
 
     def __init__(self, folder: Path | None, exif: bool) -> None:
         self.gallery = folder
-        self.folder = None if folder is None else folder / "local" / f"grey{SIDE}"
+        self.folder = None if folder is None else folder / LOCAL_FOLDER / f"grey{SIDE}"
         self.exif = exif
         self.changed: set[str] = set()  # contents whose file holds another one by now
 

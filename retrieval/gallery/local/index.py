@@ -24,6 +24,7 @@ import numpy.typing as npt
 from retrieval.errors import GalleryDamaged, GalleryError
 from retrieval.files.digest import HASH_BYTES
 from retrieval.files.whole import sync_folder
+from retrieval.gallery.address import LOCAL_FOLDER
 from retrieval.gallery.local import tail
 from retrieval.gallery.local.block import Block, block_of, is_block, number_of, open_block, remove_block, write_block
 from retrieval.gallery.local.pictures import local_codes
@@ -31,7 +32,6 @@ from retrieval.messages import Say, say_nothing
 from retrieval.ranking.asmk import LocalCodes, standard_codebook
 from retrieval.ranking.inverted import MOST_PICTURES
 
-FOLDER = "local"
 _SEAL_WITHIN, _SEAL_AFTER = 4096, 256  # contents in the tail that become a block: during a run, at its end
 _TRIES = 5
 _CODEBOOK = re.compile(r"rootsift\d+-[0-9a-f]{12}")  # folders of other codebooks, beside ours
@@ -44,7 +44,7 @@ class LocalIndex:
 
     def __init__(self, gallery: Path, say: Say = say_nothing) -> None:
         self.codebook = standard_codebook()
-        self.folder = gallery / FOLDER / self.codebook.name
+        self.folder = gallery / LOCAL_FOLDER / self.codebook.name
         self.say = say
         self._turn = threading.RLock()
         self._state: object = None
