@@ -213,7 +213,12 @@ def test_what_far_larger_galleries_left_is_given_up(
     assert len(now.known(asked)) == used
     new: dict[Pair, Any] = {(i, i + 2): "scene" for i in range(20)}
     now.add(new)
+    written: list[Path] = []
+    keep = kept.keep_derived
+    monkeypatch.setattr(kept, "keep_derived", lambda path, *rest: (written.append(path), keep(path, *rest)))
     now.forget_others(asked)
+    now.write()  # of what is new nothing is left
+    assert len(written) == 1
     found = KeptVerdicts(tmp_path, digests.__getitem__, exif=True).known([*plain, *new])
     assert len(found) == left
     assert found == {pair: verdict for pair, verdict in {**plain, **new}.items() if pair in found}

@@ -75,24 +75,30 @@ class KeptVerdicts:
     def forget_others(self, used: Collection[Pair]) -> None:
         """After a search of the whole gallery: where far more is kept than the pairs that it ``used``, mostly of pictures that
         are gone, the others are given up."""
-        self.write()
+        changed = self._join()
         if len(self._held) > max(_MANY, _TIMES * len(used)):
             keys = np.array([self._name(pair)[0] for pair in used], np.uint64)
-            self._held = self._held[np.isin(self._held["key"], keys)]
+            self._held, changed = self._held[np.isin(self._held["key"], keys)], True
+        if changed:
             self._save()
 
     def write(self) -> None:
         """Where there is room, and a right to."""
         started = time.monotonic()
-        if self._new:
-            fresh = [(*name, VERDICTS.index(verdict)) for name, verdict in self._new.items()]
-            # Of another search that ran meanwhile, too.
-            every = np.concatenate([np.array(fresh, _RECORD), self._held, self._read()])
-            self._held = every[np.unique(every["key"], return_index=True)[1]]
-            self._new = {}
+        if self._join():
             self._save()
         self._written = time.monotonic()
         self._pause = max(_EVERY, _SHARE * (self._written - started))
+
+    def _join(self) -> bool:
+        """Put what is new, and what another search wrote meanwhile, among what is held. False where nothing is new."""
+        if not self._new:
+            return False
+        fresh = [(*name, VERDICTS.index(verdict)) for name, verdict in self._new.items()]
+        every = np.concatenate([np.array(fresh, _RECORD), self._held, self._read()])
+        self._held = every[np.unique(every["key"], return_index=True)[1]]
+        self._new = {}
+        return True
 
     def _save(self) -> None:
         data = self._held.tobytes()
