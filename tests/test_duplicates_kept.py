@@ -113,8 +113,13 @@ def test_what_is_damaged_or_judged_otherwise_is_compared_anew(
     assert names(gallery.duplicates()) == WANTED
 
 
-def test_what_could_not_be_read_is_no_verdict(gallery: Gallery, compared: list[set[str]]) -> None:
-    """Of a file that is away neither pixels nor points are there; of one whose thumbnail was kept, no points."""
+@pytest.mark.parametrize("small", [False, True])
+def test_what_could_not_be_read_is_no_verdict(gallery: Gallery, compared: list[set[str]], small: bool) -> None:
+    """Of a file that is away neither pixels nor points are there; of one whose thumbnail was kept (``small``), no points."""
+    if small:
+        gallery.duplicates()
+        (gallery.folder / "local" / "judged").unlink()
+        shutil.rmtree(gallery.folder / "local" / "points1000-640")
     os.rename("album/1.png", "away.png")
     gallery.duplicates()
     shutil.rmtree(gallery.folder / "local" / "points1000-640")

@@ -57,6 +57,7 @@ class Looks:
     ) -> None:
         self.contents, self._thumbnails, self._matchers = contents, thumbnails, matchers
         self.unread: dict[str, str] = {}
+        self._missed: set[int] = set()  # contents of which pixels or points were looked for in vain
         self.thumbnail = _Held(self._thumbnail, _THUMBNAILS)
         self.points = _Held(self._points, _POINTS)
 
@@ -66,12 +67,12 @@ class Looks:
         exif = gallery.spec.image.exif
         return cls(contents, {"gallery": Thumbnails(gallery.folder, exif)}, {"gallery": matcher_of(gallery)})
 
-    def changed(self, i: int) -> bool:
-        """Whether what was seen of a content was another one: its file was replaced since it was indexed."""
-        digest = self.contents[i][0].digest
+    def seen(self, i: int) -> bool:
+        """Whether all that was looked for of a content was there, and was of that content: not where no file could be read, nor
+        where one was replaced since it was indexed. What is found of the others may be otherwise another time."""
         changed = [kept.changed for kept in self._thumbnails.values()]
         changed += [kept.changed for kept in self._matchers.values()]
-        return any(digest in some for some in changed)
+        return i not in self._missed and not any(self.contents[i][0].digest in some for some in changed)
 
     def _thumbnail(self, i: int) -> Thumbnail | None:
         for item in self.contents[i]:
@@ -80,6 +81,7 @@ class Looks:
                     return self._thumbnails[item.side].load(item.path, item.digest)
                 except ImageError as error:
                     self.unread[item.name] = str(error)
+        self._missed.add(i)
         return None
 
     def _points(self, i: int) -> LocalFeatures | None:
@@ -89,4 +91,5 @@ class Looks:
                 found = self._matchers[item.side].features(item.path, item.digest, keep=item.side != "file")
                 if found is not None:
                     return found
+        self._missed.add(i)
         return None

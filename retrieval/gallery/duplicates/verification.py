@@ -43,7 +43,8 @@ _AT_ONCE = 64  # pairs
 
 class Verifier:
     """Judges pairs of contents, each once. ``alone(a, b)``: cosine similarity, by which alone contents are judged that have no
-    pixels; ``same_level``: from which on they are copies. ``kept``: verdicts of before, and where those of now go, if any."""
+    pixels; ``same_level``: from which on they are copies; ``unverified``: those pairs. ``kept``: verdicts of before, and where
+    those of now go, if any."""
 
     kept: KeptVerdicts | None = None
 
@@ -51,7 +52,6 @@ class Verifier:
         self.looks, self.alone, self.same_level = looks, alone, same_level
         self.verdicts: dict[Pair, Verdict] = {}
         self.unverified: set[Pair] = set()
-        self._unseen: set[Pair] = set()  # something of them could not be read: another time it may be
         self._alike: dict[Pair, bool] = {}  # as wholes, whether mirrored: copies, or other photos
 
     def judge(self, pairs: Sequence[Pair], update: Update = no_update) -> list[Verdict]:
@@ -82,10 +82,7 @@ class Verifier:
                 list(pool.map(self.looks.points, sorted({i for pair in rest for i in pair})))
                 self._by_points(rest, pool)
                 if self.kept is not None:
-                    seen = [
-                        pair for pair in part if pair not in self._unseen and not any(map(self.looks.changed, pair))
-                    ]
-                    self.kept.add({pair: self.verdicts[pair] for pair in seen})
+                    self.kept.add({pair: self.verdicts[pair] for pair in part if all(map(self.looks.seen, pair))})
                 update(min(start + _AT_ONCE, len(new)), len(new))
 
     def _whole(self, pair: Pair) -> Verdict | None:
@@ -93,7 +90,6 @@ class Verifier:
         a, b = (self.looks.thumbnail(i) for i in pair)
         if a is None or b is None:
             self.unverified.add(pair)
-            self._unseen.add(pair)
             return "copy" if self.alone(*pair) >= self.same_level else "none"
         for mapping in alignment.whole_on_whole(a, b):
             agreement = best_agreement(a, b, mapping)
@@ -112,9 +108,6 @@ class Verifier:
             mine = self.looks.points(a)
             theirs = [self.looks.points(b) for b in others]
             self.verdicts.update(((a, b), "copy" if (a, b) in self._alike else "none") for b in others)
-            self._unseen.update(
-                (a, b) for b, other in zip(others, theirs, strict=True) if mine is None or other is None
-            )
             if mine is None:
                 continue
             read = [(b, other) for b, other in zip(others, theirs, strict=True) if other is not None]
@@ -134,7 +127,6 @@ class Verifier:
             return (a, b), "scene" if moved else "copy"
         first, second = self.looks.thumbnail(a), self.looks.thumbnail(b)
         if first is None or second is None:  # gone since
-            self._unseen.add((a, b))
             return (a, b), "none"
         agreement = self._agreement(first, second, mine, other, found, mirror)
         if agreement.copies("points", _scale(found, mine)):
