@@ -96,6 +96,19 @@ def test_a_run_without_labels_ends_with_its_schedule(tmp_path: Path, retrieve: A
     assert f"--model {tmp_path / 'run'} --recipe copies" in said
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[1]", '{"data": "d"}', '{"data": "d", "model": "m", "odd": 1}'])
+@pytest.mark.parametrize("named", ["--resume", "--config"])
+def test_what_is_no_configuration_is_told(tmp_path: Path, retrieve: Any, named: str, text: str) -> None:
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "config.json"
+    file.write_text(text)
+    asked = ["--resume", file.parent] if named == "--resume" else ["--config", file, "--out", tmp_path / "out"]
+    status, _, said = retrieve("train", *asked)
+    assert status == 2
+    assert str(file) in said
+    assert "Traceback" not in said
+
+
 def test_defaults_of_the_command_are_those_of_the_library(asked: Any, retrieve: Any) -> None:
     assert retrieve("train", "d", "--out", "o")[0] == 0
     assert asked[0][0] == TrainingConfig("d", "auto")

@@ -285,7 +285,7 @@ def _copies_configuration(config_file: str | None, given: set[str], options: dic
 
 
 def _recipe_of(config_file: str) -> object:
-    from retrieval.training.copies.config import read_form
+    from retrieval.training.config import read_form
 
     return read_form(config_file).get("recipe")
 

@@ -147,10 +147,10 @@ class TrainingConfig:
 
     def anchored(self) -> TrainingConfig:
         """The same with absolute paths, so that it means the same in another folder."""
-        changed = {**self.__dict__, "avoid": tuple(_anchored(path) for path in self.avoid)}
+        changed = {**self.__dict__, "avoid": tuple(anchored_path(path) for path in self.avoid)}
         for name in ("data", "model", "images", "validate"):
             if changed[name] is not None:
-                changed[name] = _anchored(changed[name])
+                changed[name] = anchored_path(changed[name])
         return TrainingConfig(**changed)
 
     def to_json(self) -> str:
@@ -159,20 +159,27 @@ class TrainingConfig:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainingConfig:
         """From a file that :meth:`to_json` was written to. Raises UsageError for anything else."""
-        try:
-            form: Any = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise UsageError(f"{os.fspath(path)} cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{os.fspath(path)} is not JSON ({error})") from error
-        known = {field.name for field in fields(cls)}
-        if not isinstance(form, dict) or not {"data", "model"} <= set(form) <= known:
-            odd = sorted(set(form) - known) if isinstance(form, dict) else []
+        form = read_form(path)
+        odd = sorted(set(form) - {field.name for field in fields(cls)})
+        if odd or not {"data", "model"} <= set(form):
             raise UsageError(
                 f"{os.fspath(path)} is not a training configuration" + (f": it has {odd[0]!r}" if odd else "")
             )
         form["avoid"] = tuple(form.get("avoid", ()))
         return cls(**form)
+
+
+def read_form(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A JSON object from a file. Raises UsageError."""
+    try:
+        form = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{os.fspath(path)} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{os.fspath(path)} is not JSON ({error})") from error
+    if not isinstance(form, dict):
+        raise UsageError(f"{os.fspath(path)} is not a training configuration")
+    return form
 
 
 def default_margin(loss: str, backbone: str, whiten_layer: bool) -> float | None:
@@ -188,6 +195,6 @@ def default_margin(loss: str, backbone: str, whiten_layer: bool) -> float | None
     return (0.85 if backbone in ("resnet101", "resnet152") else 0.7) * (2 if whiten_layer else 1)
 
 
-def _anchored(path: str) -> str:
+def anchored_path(path: str) -> str:
     """An absolute path where there is such a file; names and numbers stay."""
     return os.path.abspath(path) if os.path.exists(path) else path

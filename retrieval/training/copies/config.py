@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import UsageError
+from retrieval.training.config import anchored_path, read_form
 
 RECIPE = "copies"
 
@@ -84,9 +85,11 @@ class CopiesConfig:
 
     def anchored(self) -> CopiesConfig:
         """The same with absolute paths, so that it means the same in another folder."""
-        paths = {name: _anchored(getattr(self, name)) for name in ("data", "model")}
-        teacher = None if self.teacher is None else _anchored(self.teacher)
-        return CopiesConfig(**{**self.__dict__, **paths, "also": tuple(map(_anchored, self.also)), "teacher": teacher})
+        paths = {name: anchored_path(getattr(self, name)) for name in ("data", "model")}
+        teacher = None if self.teacher is None else anchored_path(self.teacher)
+        return CopiesConfig(
+            **{**self.__dict__, **paths, "also": tuple(map(anchored_path, self.also)), "teacher": teacher}
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -102,19 +105,6 @@ class CopiesConfig:
             )
         form["also"] = tuple(form.get("also", ()))
         return cls(**form)
-
-
-def read_form(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A JSON object from a file. Raises UsageError."""
-    try:
-        form = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UsageError(f"{os.fspath(path)} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UsageError(f"{os.fspath(path)} is not JSON ({error})") from error
-    if not isinstance(form, dict):
-        raise UsageError(f"{os.fspath(path)} is not a training configuration")
-    return form
 
 
 def is_copies_run(path: str | os.PathLike[str]) -> bool:
@@ -138,7 +128,3 @@ def _number(name: str, value: Any, *, zero: bool = False) -> float:
     ):
         raise UsageError(f"{name} must be a number {least}, not {value!r}")
     return float(value)
-
-
-def _anchored(path: str) -> str:
-    return os.path.abspath(path) if os.path.exists(path) else path
