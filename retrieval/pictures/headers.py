@@ -13,26 +13,17 @@ from typing import BinaryIO
 
 from retrieval.errors import ImageError
 from retrieval.pictures import jpeg, png
+from retrieval.pictures.blocks import Blocks
 from retrieval.pictures.cost import Cost, check_pixels
 from retrieval.pictures.limits import Limits
 from retrieval.pictures.splice import Span, Spliced
 from retrieval.pictures.tiff import tags_of
 
 _LONG_FILE = 64 << 20
-
-
 _HEAD = 1 << 20
-
-
 _MOST_GIF_BLOCKS = 200_000
-
-
 _SCAN_SECONDS = 25e-9  # of a block of 64 coefficients in one scan, measured
-
-
 _OFTEN_ENOUGH = 1.0  # seconds of scans that need no process of their own
-
-
 _PLAIN_TIFF = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946})  # raw, fax, LZW, deflate, PackBits
 
 
@@ -89,7 +80,7 @@ def _gif(stream: BinaryIO, length: int, limits: Limits) -> Cost:
     place = 13 + (3 << ((flags & 7) + 1) if flags & 128 else 0)
     kept: list[Span] = [(0, place)]
     count, left_out = 0, 0
-    window = _Bytes(stream)
+    window = Blocks(stream)
     while True:
         kind = window.at(place, 2)
         if kind[:1] == b"," or not kind or kind[:1] == b";":
@@ -257,19 +248,6 @@ def _tiff(stream: BinaryIO, length: int, limits: Limits) -> Cost:
         fixed=int(entries * (400 if raw else 64) + (0 if raw else piece)),
         apart=value(259, 1) not in _PLAIN_TIFF or entries > 200_000,
     )
-
-
-class _Bytes:
-    """Bytes of a file by their place, a block at a time."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._begin, self._data = stream, 0, b""
-
-    def at(self, place: int, count: int) -> bytes:
-        if not self._begin <= place <= place + count <= self._begin + len(self._data):
-            self._stream.seek(place)
-            self._begin, self._data = place, self._stream.read(max(count, 1 << 16))
-        return self._data[place - self._begin : place - self._begin + count]
 
 
 _EXAMINERS: dict[str, Callable[[BinaryIO, int, Limits], Cost]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from retrieval.errors import ImageError
+from retrieval.pictures.blocks import Blocks
 from retrieval.pictures.splice import Span, Spliced
 
 _MOST_SEGMENTS = 20_000  # before the first scan
@@ -47,7 +48,7 @@ def examine(stream: BinaryIO, most_scans: int) -> tuple[JpegHeader | None, Binar
     kept: list[Span] = [(0, 2)]
     frame: tuple[int, bytes] | None = None
     place, count, seen = 2, 0, {"Exif": 0, "xmp": 0, "other": 0}
-    reader = _Window(stream)
+    reader = _Markers(stream)
     while True:
         begin = reader.next_marker(place, _MOST_FILLING + 1)
         if begin is None:
@@ -107,20 +108,8 @@ def _header(frame: tuple[int, bytes] | None, scans: int) -> JpegHeader | None:
     return JpegHeader(width, height, count, sum(h * v for h, v in factors) / most, marker in _PROGRESSIVE, scans)
 
 
-class _Window:
-    """A file read a block at a time, searched for markers."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._begin = 0
-        self._data = b""
-
-    def at(self, place: int, count: int) -> bytes:
-        """``count`` bytes from ``place``; fewer at the file's end."""
-        if not self._begin <= place <= place + count <= self._begin + len(self._data):
-            self._stream.seek(place)
-            self._begin, self._data = place, self._stream.read(max(count, 1 << 16))
-        return self._data[place - self._begin : place - self._begin + count]
+class _Markers(Blocks):
+    """A file searched for its markers."""
 
     def next_marker(self, place: int, within: int | None = None) -> tuple[int, int] | None:
         """Where the next marker after ``place`` stands (its last 0xFF), and which it is; None where none comes ``within``
