@@ -139,6 +139,11 @@ def say(message: str, quiet: bool = False) -> None:
         print("\n".join(map(safe, message.split("\n"))), file=sys.stderr)
 
 
+def teller(quiet: bool, before: str = "") -> Say:
+    """What a part below may say goes to the user by: a message in one line, with ``before``, such as "warning: "."""
+    return lambda message: say(before + safe(message), quiet)
+
+
 def print_json(data: Any) -> None:
     print(json.dumps(data))
 

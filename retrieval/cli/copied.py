@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from retrieval.cli.common import say
+from retrieval.cli.common import teller
 from retrieval.gallery.address import served_address
-from retrieval.messages import human_bytes, progress_bar, safe
+from retrieval.messages import human_bytes, progress_bar
 
 if TYPE_CHECKING:
     from retrieval.backends.copied import CopiedGallery
@@ -39,9 +39,7 @@ def copy_of(
 
     end_by_signals()
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     with ServedGallery.open(address, engine=engine, say=tell) as served, progress_bar("fetch", quiet) as update:
         count = len(served) if names is None else len(set(names))
         size = human_bytes(size_of(served, count))
@@ -56,9 +54,7 @@ def opened(index: str | None, engine: str, quiet: bool) -> Gallery:
     """The gallery that ``--index`` names, in a folder or as a copy of what a server keeps."""
     from retrieval.gallery.gallery import Gallery
 
-    def warn(message: str) -> None:
-        say(f"warning: {safe(message)}", quiet)
-
+    warn = teller(quiet, "warning: ")
     address = served_address(index)
     return (
         Gallery.open(index, engine=engine, warn=warn)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import OutputFile, form_option, print_json, say
+from retrieval.cli.common import OutputFile, form_option, print_json, say, teller
 from retrieval.cli.grouped import PlainGroup
 from retrieval.messages import bar_size, count_of, safe
 
@@ -87,9 +87,7 @@ def download(name: str, directory: str, keep_archives: bool, quiet: bool) -> Non
     item = published_set(name)
     say(f"{item.name}: {item.terms}", quiet)
     with _byte_bars(quiet) as report:
-        folder = download_set(
-            item, directory, say=lambda line: say(safe(line), quiet), report=report, keep_archives=keep_archives
-        )
+        folder = download_set(item, directory, say=teller(quiet), report=report, keep_archives=keep_archives)
     print(f"{item.name} is in {folder}")
 
 

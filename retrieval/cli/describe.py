@@ -14,6 +14,7 @@ from retrieval.cli.common import (
     print_json,
     say,
     tell_saving,
+    teller,
     tokens_option,
     verbosity_options,
 )
@@ -112,9 +113,7 @@ def command(
     from retrieval.parts.on_ray import check_ray, describe_on_ray
     from retrieval.parts.run import describe_parts
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     if out.startswith("memory://"):
         tell(f"warning: {out} is gone when this command ends; name a folder, or a place that stays")
     if where is not None:

@@ -19,6 +19,7 @@ from retrieval.cli.common import (
     index_option,
     print_json,
     say,
+    teller,
     verbosity_options,
 )
 from retrieval.cli.grouped import GroupedCommand
@@ -105,9 +106,7 @@ def command(
 
         check_sheet_path(sheet)
 
-    def warn(message: str) -> None:
-        say(f"warning: {safe(message)}", quiet)
-
+    warn = teller(quiet, "warning: ")
     with ExitStack() as stack:
         gallery = stack.enter_context(opened(index, engine, quiet))
         second = None if other is None else stack.enter_context(opened(other, engine, quiet))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.common import OutputFile, engine_option, form_option, model_options, say, verbosity_options
+from retrieval.cli.common import OutputFile, engine_option, form_option, model_options, say, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.gallery.address import is_served
 from retrieval.messages import count_of, progress_bar, safe
@@ -111,9 +111,7 @@ def command(
         raise UsageError("--sheet goes with --compare")
     from retrieval.evaluation.run import evaluate, evaluate_ranking, parse_ranks, parse_rerankers
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     chosen = parse_rerankers(rerankers)
     by = parse_ranks([name.strip() for name in rank.split(",")])
     if save is not None and len(chosen) + len([name for name in by if name != "cosine"]) > 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from retrieval.cli.common import index_option, model_options, say, verbosity_options
+from retrieval.cli.common import index_option, model_options, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, safe
 
@@ -36,7 +36,7 @@ def command(
     from retrieval.gallery.same_model import require_same_model
 
     asked, folder = ModelChoice(model, size, scales), locate(index) or Path(DEFAULT_FOLDER)
-    tell = lambda message: say(safe(message), quiet)  # noqa: E731
+    tell = teller(quiet)
     if holds_gallery(folder):
         gallery = Gallery.open(folder, warn=tell)
         require_same_model(gallery, asked, tell)

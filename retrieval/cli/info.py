@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import form_option, index_option, print_json, say, verbosity_options
+from retrieval.cli.common import form_option, index_option, print_json, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, human_bytes, safe
 
@@ -29,7 +29,7 @@ def command(index: str | None, form: str, quiet: bool, verbose: int) -> None:
 
     if address := served_address(index):
         return _tell_served(address, form)
-    with Gallery.open(index, warn=lambda m: say(f"warning: {safe(m)}", quiet)) as gallery:
+    with Gallery.open(index, warn=teller(quiet, "warning: ")) as gallery:
         info = gallery.info()
     spec = info.spec
     if form == "json":

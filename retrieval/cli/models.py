@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, form_option, print_json, say
+from retrieval.cli.common import NumberList, form_option, print_json, say, teller
 from retrieval.cli.grouped import PlainGroup
 from retrieval.messages import safe
 
@@ -146,7 +146,7 @@ def import_model(
         dim=dim,
         pooling=None if pooling is None else parse_name(f"resnet50-{pooling}").pooling,
         overwrite=overwrite,
-        say=lambda line: say(safe(line), quiet),
+        say=teller(quiet),
     )
     print(f"{out}: {safe(spec.name)}, {spec.dim} dimensions, fingerprint {spec.fingerprint}")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.cli.common import print_json, say
+from retrieval.cli.common import print_json, teller
 from retrieval.describe.choice import ModelChoice
 from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.gallery.address import holds_gallery
@@ -37,9 +37,7 @@ def merge(parts: Sequence[str], folder: Path, asked: Merging, form: str, quiet: 
     or bad."""
     check_pyarrow()
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     manifests = [read_manifest(part) for part in parts]
     gallery = _opened(folder, manifests[0].model(asked.engine), asked.dtype, asked.engine, tell)
     with gallery:
@@ -63,9 +61,7 @@ def merge_served(parts: Sequence[str], address: str, asked: Merging, form: str, 
     if asked.dtype == "float16" or asked.local:
         raise UsageError("a served gallery keeps float32 vectors and no local codes", "Leave out --dtype and --local.")
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     manifests = [read_manifest(part) for part in parts]
     with ServedGallery.create(address, manifests[0].model(asked.engine), say=tell) as gallery:
         require_same_model(gallery, asked.model, tell)

@@ -18,6 +18,7 @@ from retrieval.cli.common import (
     index_option,
     model_options,
     say,
+    teller,
     verbosity_options,
 )
 from retrieval.cli.expand import STANDARD_INPUT, expand_pictures, piped_picture
@@ -247,9 +248,7 @@ def _opened(
 ) -> Gallery | ServedGallery:
     """The gallery in a folder or on a server; of that a copy, where it is to be looked at closer than a ranking needs."""
 
-    def warn(message: str) -> None:
-        say(f"warning: {safe(message)}", quiet)
-
+    warn = teller(quiet, "warning: ")
     address = served_address(index)
     if address is None:
         from retrieval.gallery.ahead import open_ahead

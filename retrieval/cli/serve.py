@@ -10,10 +10,9 @@ from dataclasses import replace
 
 import click
 
-from retrieval.cli.common import engine_option, say, verbosity_options
+from retrieval.cli.common import engine_option, say, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.errors import RetrievalError, UsageError
-from retrieval.messages import safe
 from retrieval.system.installed import importable
 
 
@@ -70,9 +69,9 @@ def command(
             address = served_address(named)
             opened: Gallery | ServedGallery
             if address is not None:
-                opened = ServedGallery.open(address, engine=engine, say=lambda m: say(safe(m), quiet))
+                opened = ServedGallery.open(address, engine=engine, say=teller(quiet))
             else:
-                opened = Gallery.open(named, engine=engine, warn=lambda m: say(f"warning: {safe(m)}", quiet))
+                opened = Gallery.open(named, engine=engine, warn=teller(quiet, "warning: "))
             stack.push(opened)
             galleries.append(opened)
         listener = stack.enter_context(listen(host, port))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from retrieval.backends.indexing import index_folders
 from retrieval.backends.served import ServedGallery
-from retrieval.cli.common import print_json, say
+from retrieval.cli.common import print_json, teller
 from retrieval.describe.choice import ModelChoice
 from retrieval.errors import GalleryMissing
 from retrieval.gallery.same_model import require_same_model
@@ -20,10 +20,7 @@ def index_served(
 ) -> int:
     """Bring the gallery in line with folders; it is made where there is none. The exit status: 1 where ``strict`` and a picture
     could not be read, or a folder is gone or empty."""
-
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     try:
         gallery = ServedGallery.open(address, engine=engine, say=tell)
     except GalleryMissing:

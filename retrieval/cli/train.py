@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from retrieval.cli.common import say, verbosity_options
+from retrieval.cli.common import say, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import progress_bar, safe
 
@@ -170,7 +170,7 @@ def command(
     habits: dict[str, Any] = {
         "workers": workers,
         "tensorboard": tensorboard,
-        "say": lambda line: say(safe(line), quiet),
+        "say": teller(quiet),
         "bars": lambda label: progress_bar(label, quiet),
     }
     with _resumable(resume or out):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.common import engine_option, index_option, model_options, say, verbosity_options
+from retrieval.cli.common import engine_option, index_option, model_options, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
 from retrieval.messages import count_of, progress_bar, safe
 
@@ -75,9 +75,7 @@ def command(
     from retrieval.gallery.gallery import Gallery
     from retrieval.models.checkpoint import FILE_NAME
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     if source is None and kind == "lw":
         raise UsageError("lw is learned from matching pairs", "Name a ground truth with --from, or take --kind pca.")
     if shrinkage is not None and (kind or ("lw" if source else "pca")) == "lw":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, say, verbosity_options
+from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
-from retrieval.messages import safe
 
 
 @click.command(
@@ -101,7 +100,7 @@ def command(
         "dtype": dtype,
         "folder": work,
         "seed": seed,
-        "say": lambda message: say(safe(message), quiet),
+        "say": teller(quiet),
     }
     counts = [int(size) for size in sizes]
     if gallery is None:

@@ -14,11 +14,11 @@ from retrieval.cli.common import (
     model_options,
     print_json,
     rows_option,
-    say,
+    teller,
     verbosity_options,
 )
 from retrieval.cli.grouped import GroupedCommand
-from retrieval.messages import human_bytes, progress_bar, safe
+from retrieval.messages import human_bytes, progress_bar
 
 if TYPE_CHECKING:
     from retrieval.benchmarks.local.run import LocalRow, SizeRow
@@ -77,7 +77,7 @@ def command(
         raise UsageError("no set was named", "Example: retrieve benchmark local groundtruth.json, or --sizes 10000.")
     else:
         books = [standard_codebook(), *map(read_codebook, codebooks)]
-        chosen = load_model(model or "auto", size=size, scales=scales, engine=engine, say=lambda m: say(safe(m), quiet))
+        chosen = load_model(model or "auto", size=size, scales=scales, engine=engine, say=teller(quiet))
         rows = list(
             benchmark_local(
                 load_truth(dataset),

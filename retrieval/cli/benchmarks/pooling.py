@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.common import NumberList, form_option, print_json, say, verbosity_options
+from retrieval.cli.common import NumberList, form_option, print_json, teller, verbosity_options
 from retrieval.cli.grouped import GroupedCommand
-from retrieval.messages import progress_bar, safe
+from retrieval.messages import progress_bar
 
 if TYPE_CHECKING:
     from retrieval.datasets.groundtruth import GroundTruth
@@ -101,9 +101,7 @@ def command(
     from retrieval.benchmarks.pooling.run import benchmark_pooling
     from retrieval.describe.model import load_model
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     if out is not None:
         from retrieval.benchmarks.pooling.figures import check_figures
 

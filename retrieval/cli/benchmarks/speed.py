@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import click
 
-from retrieval.cli.common import NumberList, OutputFile, print_json, rows_option, say, tokens_option, verbosity_options
+from retrieval.cli.common import (
+    NumberList,
+    OutputFile,
+    print_json,
+    rows_option,
+    teller,
+    tokens_option,
+    verbosity_options,
+)
 from retrieval.cli.grouped import GroupedCommand
-from retrieval.messages import safe
 
 
 @click.command(
@@ -87,9 +94,7 @@ def command(
     from retrieval.models.registry import EMBEDDED
     from retrieval.pictures.scan import pictures_in
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     lists = {"--engines": (engines.split(","), (*ENGINES, BATCHED)), "--precision": (precisions.split(","), PRECISIONS)}
     for option, (given, known) in lists.items():
         if unknown := [name for name in given if name not in known]:

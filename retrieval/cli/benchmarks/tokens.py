@@ -10,11 +10,10 @@ from retrieval.cli.common import (
     model_options,
     print_json,
     rows_option,
-    say,
+    teller,
     verbosity_options,
 )
 from retrieval.cli.grouped import GroupedCommand
-from retrieval.messages import safe
 
 
 @click.command(
@@ -78,9 +77,7 @@ def command(
     from retrieval.pictures.scan import pictures_in
     from retrieval.pooling.schedules import METHODS
 
-    def tell(message: str) -> None:
-        say(safe(message), quiet)
-
+    tell = teller(quiet)
     if model is None:
         raise UsageError("no vision transformer was named", "Example: --model deit_small-cls@random:0.")
     chosen = load_model(model, size=size, scales=scales, engine=engine, say=tell)
