@@ -57,11 +57,12 @@ def parse_name(name: str) -> ParsedName:
         key, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"{item!r} in model name {name!r} is not key=value", "Example: resnet50-gem:p=4.")
-        pooling[key.strip()] = _literal(value.strip())
+        pooling[key.strip()] = literal(value.strip())
     return ParsedName(backbone, pooling, seed)
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """What a parameter's text means in Python, itself where it means nothing: 3, (1, 2), None, avg."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

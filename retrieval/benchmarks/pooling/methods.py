@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import UsageError
+from retrieval.models.zoo import literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +112,7 @@ def make_method(name: str, info: BackboneInfo) -> Method:
         key, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"{item!r} in {name!r} is not key=value", "Example: spp:mode=avg.")
-        parameters[key.strip()] = _value(value.strip())
+        parameters[key.strip()] = literal(value.strip())
     pooling = {"name": known.name, **parameters}
     module = make_pooling(pooling, info).eval()
     label = known.name + (":" + ",".join(f"{k}={_show(v)}" for k, v in parameters.items()) if parameters else "")
@@ -149,13 +149,6 @@ def _exponent(module: nn.Module) -> float | None:
     """The one exponent of a power mean; None for other poolings and for an exponent a channel."""
     p = getattr(module, "p", None)
     return float(p.detach()) if p is not None and p.numel() == 1 else None
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _show(value: Any) -> str:
