@@ -247,7 +247,6 @@ def _opened(
     index: str | None, engine: str, closer: bool, quiet: bool, image: str = "", bbox: tuple[float, ...] | None = None
 ) -> Gallery | ServedGallery:
     """The gallery in a folder or on a server; of that a copy, where it is to be looked at closer than a ranking needs."""
-
     warn = teller(quiet, "warning: ")
     address = served_address(index)
     if address is None:
