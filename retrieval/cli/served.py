@@ -34,7 +34,7 @@ def index_served(
             tell(f"recall@10 {recall:.3f} at effort {effort}")
         images = len(gallery)
     for warning in report.warnings:  # of folders that could not be looked at: not for --quiet to keep back
-        say(f"warning: {safe(warning)}")
+        teller(quiet=False, before="warning: ")(warning)
     if form == "json":
         print_json({"index": gallery.folder, "images": images, **vars(report)})
     else:
