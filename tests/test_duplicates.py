@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +222,54 @@ def test_new_files_against_a_gallery(gallery: Gallery, photos: list[Image.Image]
     assert groups(found) == [{"3.png", "small.jpg"}]  # 1.png is no copy of itself
     assert [(m.side, m.id is None) for m in found.groups[0].members] == [("gallery", False), ("file", True)]
     assert found.unread.keys() == {"new/bad.jpg", "new/missing.jpg"}
-    assert found.known == 1
     assert len(gallery) == 5
     with pytest.raises(UsageError, match="not with both"):
         gallery.duplicates(other=gallery, files=files)
     with pytest.raises(UsageError, match="level"):
         gallery.duplicates("nearly")  # type: ignore[arg-type]
+
+
+def test_files_are_compared_with_each_other_and_what_is_indexed_is_not_described_again(
+    gallery: Gallery, photos: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the gallery's own says what a search of the whole gallery says of it."""
+    one = {"a.png": photos[0], "half.png": sized(photos[0], 0.5), "b.png": photos[1], "c.png": photos[2]}
+    two = {
+        "d.png": sized(photos[1], 0.5),
+        "e.png": photos[3],
+        "same.png": photos[2],
+        "e-half.png": sized(photos[3], 0.5),
+    }
+    album(tmp_path / "one", one)
+    album(tmp_path / "two", two)
+    gallery.index(["one", "two"])
+    described: list[str] = []
+    describe = type(gallery.model).describe
+
+    def counted(model: object, images: Sequence[str], **options: Any) -> Any:
+        described.extend(map(os.path.basename, images))
+        return describe(model, images, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(gallery.model), "describe", counted)
+    whole = groups(gallery.duplicates())
+    assert sorted(map(sorted, whole)) == [
+        ["a.png", "half.png"],
+        ["b.png", "d.png"],
+        ["c.png", "same.png"],
+        ["e-half.png", "e.png"],
+    ]
+    found = gallery.duplicates(files=[f"one/{name}" for name in one])
+    assert sorted(map(sorted, groups(found))) == sorted(sorted(group) for group in whole if group & set(one))
+    assert groups(gallery.duplicates("exact", files=["one/c.png"])) == [{"c.png", "same.png"}]
+    assert described == []
+    album(
+        tmp_path / "new", {"f.png": photos[5], "f-half.png": sized(photos[5], 0.5), "a-new.png": sized(photos[0], 0.4)}
+    )
+    found = gallery.duplicates(files=["new/f.png", "new/f-half.png", "new/a-new.png", "one/a.png"])
+    assert sorted(map(sorted, groups(found))) == [["a-new.png", "a.png", "half.png"], ["f-half.png", "f.png"]]
+    assert sorted(described) == ["a-new.png", "f-half.png", "f.png"]
+    assert groups(gallery.duplicates(files=["new/f.png"])) == []
+    assert gallery.duplicates(files=[]).groups == []
 
 
 # -- what is not ---------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> int:
-    """Find copies in a gallery, between two galleries, or of new FILEs (files, folders, quoted globs) in the gallery.
+    """Find copies in a gallery, between two galleries, or of FILEs (files, folders, quoted globs) in the gallery and among them.
 
     Every picture of a group was compared with the group's best one. Nothing is deleted, and no file is changed. Of a gallery
     on a server names and vectors are fetched; its pictures are read where they lie.
@@ -87,7 +87,7 @@ def command(
     \b
     retrieve duplicates --sheet groups.jpg              groups as pictures
     retrieve duplicates --keep best --out list.txt      what need not be kept
-    retrieve duplicates new/                            what is here already
+    retrieve duplicates new/                            what is here already, or twice in new/
     """
     from retrieval.cli.copied import opened
     from retrieval.cli.expand import expand_pictures
@@ -117,12 +117,6 @@ def command(
         _show(found, form)
         counts = Counter(str(group.kind) for group in found.groups)
         say(f"{_counted(counts)} among {count_of(found.pictures, 'picture')}", quiet)
-        if found.known > 1:
-            say(
-                f"{found.known} of the named pictures are the gallery's own, and were compared with the rest of it alone; "
-                "without names all of it is compared: retrieve duplicates",
-                quiet,
-            )
         if sheet is not None:
             _write_sheet(found.groups, sheet, gallery.spec.image.exif)
             say(f"contact sheet: {safe(sheet)}", quiet)

@@ -238,8 +238,9 @@ class Gallery(AskedGallery):
         bars: Bars = no_bars,
     ) -> Duplicates:
         """Groups of exact copies, of altered copies too ("copies"), or of shots of one scene too ("scenes"); in this gallery,
-        between it and an ``other`` one, or of ``files`` and what it holds. See docs/duplicates.md. Changes nothing but
-        thumbnails and points that are kept. Raises UsageError, GalleryMismatch for galleries of different models."""
+        between it and an ``other`` one, or of ``files``, new ones or its own, with what it holds and with each other. See
+        docs/duplicates.md. Changes nothing but thumbnails and points that are kept. Raises UsageError, GalleryMismatch for
+        galleries of different models."""
         from retrieval.gallery.duplicates.find import find_duplicates
 
         named = None if files is None else names_of("files", files)

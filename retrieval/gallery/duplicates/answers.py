@@ -51,11 +51,9 @@ class Group:
 @dataclass(frozen=True)
 class Duplicates:
     """``groups``: exact ones first, then copies, then scenes, each by the best member's path. ``pictures``: how many were
-    compared; ``unread``: path -> why its pixels could not be looked at (its content hash and descriptor were); ``known``: how
-    many of the files that were named are the gallery's own, which are compared with the rest of it, not with each other."""
+    compared; ``unread``: path -> why its pixels could not be looked at (its content hash and descriptor were)."""
 
     level: Level
     groups: list[Group]
     pictures: int
     unread: dict[str, str] = field(default_factory=dict)
-    known: int = 0

@@ -15,7 +15,7 @@ from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.gallery.duplicates import candidates
 from retrieval.gallery.duplicates.answers import LEVELS, Duplicates, Group, Level, Member, Relation
 from retrieval.gallery.duplicates.candidates import Pair
-from retrieval.gallery.duplicates.items import Item, file_items, gallery_items
+from retrieval.gallery.duplicates.items import Item, file_items, gallery_items, vectors_of
 from retrieval.gallery.duplicates.kept import KeptVerdicts
 from retrieval.gallery.duplicates.looks import Looks, matcher_of
 from retrieval.gallery.duplicates.outlines import Outlines
@@ -66,7 +66,9 @@ class _Search:
         self.gallery, self.level, self.bars = gallery, level, bars
         self.exif = gallery.spec.image.exif
         self.unread: dict[str, str] = {}
-        self.across = other is not None or files is not None
+        # Which sides are compared, one with another or (None) in itself, and which a group must have to be an answer.
+        self.joins: tuple[tuple[int, int | None], ...] = ((0, None),)
+        self.required: frozenset[str] = frozenset()
         self.galleries = {"gallery": gallery} if other is None else {"gallery": gallery, "other": other}
         items, rows = gallery_items(gallery, "gallery")
         sources: list[tuple[list[Item], Any]] = [(items, VectorView(gallery.store(), rows))]
@@ -78,13 +80,21 @@ class _Search:
                     f"the galleries {gallery.folder} and {other.folder} were made with different models",
                     "Ask for exact copies alone, or index one of them anew with the other's model.",
                 )
+            self.joins, self.required = ((1, 0),), frozenset(("gallery", "other"))
             items, rows = gallery_items(other, "other")
             sources.append((items, VectorView(other.store(), rows)))
         elif files is not None:
-            sources.append(self._files(files))
+            self.joins, self.required = ((1, 0), (1, None)), frozenset(("file",))
+            named, self.unread = file_items(files, self.exif)
+            if level == "exact":
+                sources.append((named, np.zeros((len(named), gallery.spec.dim), np.float32)))
+            else:
+                stored = {item.digest: int(row) for item, row in zip(items, rows, strict=True)}
+                named, found, unread = vectors_of(named, gallery, stored)
+                self.unread |= unread
+                sources.append((named, found))
         if len(sources) > 1:  # a picture that is on both sides is no copy of itself
             sources[0] = _without(*sources[0], {item.path for item in sources[1][0]})
-        self.known = len(items) - len(sources[0][0]) if files is not None else 0
         places: dict[str, int] = {}
         self.contents: list[list[Item]] = []
         # Of each side: the contents that it holds, and where the vector of each lies among the side's own.
@@ -109,14 +119,6 @@ class _Search:
         self.copies: list[list[int]] = []  # contents, best first
         self.scenes: list[list[int]] = []  # heads of copies, or single contents
 
-    def _files(self, files: Sequence[str | os.PathLike[str]]) -> tuple[list[Item], Any]:
-        items, self.unread = file_items(files, self.exif)
-        if self.level == "exact" or not items:
-            return items, np.zeros((len(items), self.gallery.spec.dim), np.float32)
-        described = self.gallery.model.describe([item.path for item in items], errors="skip")
-        self.unread.update((items[place].name, why) for place, why in described.skipped.items())
-        return [items[i] for i in described.positions], described.vectors
-
     def _thumbnails(self) -> dict[str, Thumbnails]:
         found = {side: Thumbnails(g.folder, g.spec.image.exif) for side, g in self.galleries.items()}
         return {**found, "file": Thumbnails(None, self.exif)}
@@ -139,7 +141,7 @@ class _Search:
         self.verifier.kept = kept
         try:
             self._compare()
-            if not self.across:
+            if not self.required:  # of all pictures
                 kept.forget_others(self.verifier.verdicts)
         finally:
             kept.write()
@@ -174,15 +176,19 @@ class _Search:
         """Pairs of contents, each once."""
         with self.bars("thumbnails") as update:
             outlines = Outlines(self.looks, len(self.contents), update)
-        held, at, vectors = self.held[0]
-        if not self.across:
-            first, near, alike = held, candidates.by_descriptor(_rows(vectors, at), None), outlines.pairs(held, None)
-        else:
-            first, at_first, others = self.held[1]
-            near = candidates.by_descriptor(_rows(others, at_first), _rows(vectors, at))
-            alike = outlines.pairs(first, held)
-        pairs = {(int(first[a]), int(held[b])) for a, b in (*near, *alike)}
+        pairs: set[Pair] = set()
+        for mine, theirs in self.joins:
+            first, vectors = self._side(mine)
+            second, others = (first, None) if theirs is None else self._side(theirs)
+            near = candidates.by_descriptor(vectors, others)
+            alike = outlines.pairs(first, None if theirs is None else second)
+            pairs |= {(int(first[a]), int(second[b])) for a, b in (*near, *alike)}
         return sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
+
+    def _side(self, number: int) -> tuple[npt.NDArray[np.int64], Any]:
+        """The contents of a side and their vectors."""
+        contents, at, vectors = self.held[number]
+        return contents, _rows(vectors, at)
 
     def _measure(self, wanted: set[int]) -> None:
         """The quality of contents that lie in groups."""
@@ -228,10 +234,10 @@ class _Search:
         for i, items in enumerate(self.contents):
             if i not in done and i not in head and len(items) > 1:
                 groups.append(self._group("exact", [(i, "exact")]))
-        kept = [group for group in groups if not self.across or len({m.side == "gallery" for m in group.members}) > 1]
+        kept = [group for group in groups if self.required <= {member.side for member in group.members}]
         kept.sort(key=lambda group: (LEVELS.index(group.kind), group.best.path))
         unread = dict(sorted({**self.unread, **self.looks.unread}.items()))
-        return Duplicates(self.level, kept, self.pictures, unread, self.known)
+        return Duplicates(self.level, kept, self.pictures, unread)
 
     def _group(self, kind: Level, ranked: list[tuple[int, Relation]]) -> Group:
         best = ranked[0][0]

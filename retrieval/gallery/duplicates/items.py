@@ -1,9 +1,9 @@
-"""The pictures that are compared: those of a gallery, of another one, or files that are in none."""
+"""The pictures that are compared: those of a gallery, of another one, or files, which may be the gallery's own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +57,7 @@ def item_of(record: Record, side: Literal["gallery", "other"], name: str, key: b
 
 
 def file_items(files: Sequence[str | os.PathLike[str]], exif: bool) -> tuple[list[Item], dict[str, str]]:
-    """Files that are in no gallery, each once; and name -> why it cannot be read, of those that cannot."""
+    """Files, each once; and name -> why it cannot be read, of those that cannot."""
     items: list[Item] = []
     unread: dict[str, str] = {}
     if isinstance(files, str | bytes):
@@ -75,3 +75,22 @@ def file_items(files: Sequence[str | os.PathLike[str]], exif: bool) -> tuple[lis
         else:
             items.append(Item("file", None, name, path, digest, width, height, size))
     return items, unread
+
+
+def vectors_of(
+    items: Sequence[Item], gallery: OpenedGallery, stored: Mapping[str, int]
+) -> tuple[list[Item], npt.NDArray[np.float32], dict[str, str]]:
+    """Files that can be described, their vectors, float32 (N, D), and name -> why of the others. The gallery has the vectors of
+    contents that it holds: ``stored``, content hash -> row."""
+    known = [i for i, item in enumerate(items) if item.digest in stored]
+    fresh = [i for i, item in enumerate(items) if item.digest not in stored]
+    vectors = np.zeros((len(items), gallery.spec.dim), np.float32)
+    vectors[known] = gallery.store().take(np.array([stored[items[i].digest] for i in known], np.int64))
+    unread: dict[str, str] = {}
+    if fresh:
+        described = gallery.model.describe([items[i].path for i in fresh], errors="skip")
+        unread = {items[fresh[place]].name: why for place, why in described.skipped.items()}
+        fresh = [fresh[position] for position in described.positions]
+        vectors[fresh] = described.vectors
+    kept = sorted(known + fresh)
+    return [items[i] for i in kept], vectors[kept], unread
