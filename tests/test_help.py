@@ -88,8 +88,8 @@ def test_an_option_in_no_group_or_in_two_is_refused() -> None:
 
 
 def test_a_wrong_number_is_told_in_words() -> None:
-    wrong = CliRunner().invoke(cli, ["query", "x.jpg", "--min-probability", "50%"])
-    assert "'50%' is not a valid float." in wrong.output
+    wrong = CliRunner().invoke(cli, ["query", "x.jpg", "--min-probability", "5"])
+    assert "'5' is no probability" in wrong.output
 
 
 def test_the_list_of_models_says_which_one_auto_is() -> None:

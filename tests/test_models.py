@@ -173,7 +173,25 @@ def test_names_are_read() -> None:
         with pytest.raises(UsageError):
             zoo.parse_name(bad)
     with pytest.raises(UsageError):
-        load_model("resnet18-nonsense@random:0")
+        zoo.parse_name("resnet18-nonsense@random:0")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("ResNet18-gem", "Did you mean resnet18?"),
+        ("resnet-50-gem", "Did you mean resnet50?"),
+        ("vit-b-16", "Did you mean vit_b_16?"),
+        ("resnet51-gem", "Did you mean resnet50?"),
+        ("GeM:p=4", "GeM is a pooling, which follows a backbone."),
+        ("resnet18-GeM", "Did you mean gem?"),
+        ("mobilenet", "'mobilenet'. A model is BACKBONE-POOLING"),
+    ],
+)
+def test_a_name_that_is_meant_is_named(name: str, told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        zoo.parse_name(name)
+    assert told in str(raised.value)
 
 
 def test_a_name_survives_its_specification() -> None:
@@ -374,7 +392,7 @@ def test_auto_takes_what_is_here_and_never_the_network(
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     said: list[str] = []
     assert load_model("auto", say=said.append).spec.name == "lite0_instance-gem"
-    assert "retrieve models download" in said[0]
+    assert "others: retrieve models list" in said[0]
     data = b"weights"
     digest = hashlib.sha256(data).hexdigest()[:8]
     monkeypatch.setitem(registry.BACKBONES, "resnet50", registry._resnet(50, 2048, digest, 97.8))

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery, write_pictures
 
+from retrieval.cli.common import Probability
 from retrieval.cli.main import COMMANDS, cli, main
 from retrieval.cli.words import COMMANDS as WORDS
 from retrieval.cli.words import OPTIONS
@@ -76,6 +77,31 @@ def test_every_word_leads_to_a_command_and_is_none():
 )
 def test_an_option_that_is_meant_is_named(words, advice, monkeypatch, capsys):
     assert f"there is no option{advice}. See: " in refused(words.split(), monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0.5", 0.5), ("50%", 0.5), ("100%", 1.0), ("0", 0.0), ("0.5%", 0.005), ("1", 1.0)]
+)
+def test_a_probability_is_read_as_it_is_printed(text, number):
+    assert Probability().convert(text, None, None) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("50", " (did you mean 50%?)"),
+        ("101", ""),
+        ("-0.1", ""),
+        ("101%", ""),
+        ("nan", ""),
+        ("half", ""),
+        ("5%%", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_no_probability_is_told(text, meant, monkeypatch, capsys):
+    said = refused(["query", "x.jpg", "--min-probability", text], monkeypatch, capsys)
+    assert f"{text!r} is no probability: from 0 to 1, or such as 50%{meant}. See" in said
 
 
 def _options() -> dict[str, set[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -62,6 +63,24 @@ class OutputFile(Name):
         return name
 
 
+class Probability(click.ParamType):
+    """From 0 to 1, or as it is printed: 50%."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            number = math.nan
+        number = number / 100 if text.endswith("%") else number
+        if not 0 <= number <= 1:
+            likely = f" (did you mean {number:g}%?)" if 1 < number <= 100 and "%" not in text else ""
+            self.fail(f"{text!r} is no probability: from 0 to 1, or such as 50%{likely}", param, ctx)
+        return number
+
+
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -94,6 +113,7 @@ def _set_picture_memory(_: click.Context, __: click.Parameter, megabytes: float 
 model_options = _options(
     click.option(
         "--model",
+        type=Name(),
         metavar="NAME",
         help="BACKBONE-POOLING such as resnet50-gem, a checkpoint, or auto (default).",
     ),

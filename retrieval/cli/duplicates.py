@@ -87,7 +87,7 @@ def command(
     \b
     retrieve duplicates --sheet groups.jpg              groups as pictures
     retrieve duplicates --keep best --out list.txt      what need not be kept
-    retrieve duplicates new/                            what is here already, or twice in new/
+    retrieve duplicates new/                            here already, or twice
     """
     from retrieval.cli.copied import opened
     from retrieval.cli.expand import expand_pictures

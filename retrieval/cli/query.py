@@ -13,6 +13,7 @@ from retrieval.cli.common import (
     Name,
     NumberList,
     OutputFile,
+    Probability,
     engine_option,
     form_option,
     index_option,
@@ -81,8 +82,8 @@ NO_MATCH = 3  # exit status
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Only matches of this cosine similarity or more.")
 @click.option(
     "--min-probability",
-    type=click.FloatRange(0, 1),
-    help="Only matches that show the same thing with this probability or more, such as 0.5.",
+    type=Probability(),
+    help="Only matches that show the same thing with this probability or more, such as 0.5 or 50%.",
 )
 @click.option("--fold", is_flag=True, help="Name copies of an answer, altered ones too, beside it, not after it.")
 @click.option("--exclude-self", is_flag=True, help="Leave out the file that asks, and its exact copies.")

@@ -12,6 +12,7 @@ import ast
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from retrieval.errors import UsageError
@@ -34,6 +35,8 @@ class ParsedName:
 
 def parse_name(name: str) -> ParsedName:
     """Read a model name (see the module's docstring). Raises UsageError that lists what exists."""
+    from retrieval.pooling.registry import pooling_info
+
     head, _, origin = name.partition("@")
     seed: int | None = None
     if origin:
@@ -50,15 +53,34 @@ def parse_name(name: str) -> ParsedName:
     if backbone is None:
         raise UsageError(
             f"unknown model {name!r}",
-            f"A model is BACKBONE-POOLING, such as resnet50-gem, or a checkpoint's path. Backbones: {', '.join(BACKBONES)}.",
+            f"{_guess(head)}A model is BACKBONE-POOLING, such as resnet50-gem, or a checkpoint's path. "
+            f"Backbones: {', '.join(BACKBONES)}.",
         )
     pooling: dict[str, Any] = {"name": head[len(backbone) + 1 :] or BACKBONES[backbone].pooling}
+    pooling_info(pooling["name"])  # raises where there is none
     for item in filter(None, parameters.split(",")):
         key, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"{item!r} in model name {name!r} is not key=value", "Example: resnet50-gem:p=4.")
         pooling[key.strip()] = literal(value.strip())
     return ParsedName(backbone, pooling, seed)
+
+
+def _guess(head: str) -> str:
+    """What a name without a backbone that is known may mean."""
+    from retrieval.pooling.registry import list_poolings
+
+    if any(head.lower() in (info.name, *info.aliases) for info in list_poolings()):
+        return f"{head} is a pooling, which follows a backbone. "
+    plain = {_letters(backbone): backbone for backbone in BACKBONES}
+    wanted = _letters(head)
+    begun = [name for name in plain if wanted.startswith(name)]
+    near = [max(begun, key=len)] if begun else get_close_matches(_letters(head.partition("-")[0]), plain, 1, 0.7)
+    return f"Did you mean {plain[near[0]]}? " if near else ""
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def literal(text: str) -> Any:

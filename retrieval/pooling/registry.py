@@ -134,7 +134,7 @@ def pooling_info(name: str) -> PoolingInfo:
         return _BY_NAME[name]
     except (KeyError, TypeError):
         pass
-    close = get_close_matches(str(name), _BY_NAME, n=1)
+    close = get_close_matches(str(name).lower(), _BY_NAME, n=1)
     guess = f"Did you mean {close[0]}? " if close else ""
     raise UsageError(f"no pooling is called {name!r}", f"{guess}There are: {', '.join(i.name for i in _TABLE)}.")
 
