@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from fakes import fake_gallery, write_pictures
 
+from retrieval import UsageError
 from retrieval.cli.common import Probability
+from retrieval.cli.expand import expand_pictures
 from retrieval.cli.main import COMMANDS, cli, main
 from retrieval.cli.words import COMMANDS as WORDS
 from retrieval.cli.words import OPTIONS
@@ -182,6 +184,25 @@ def test_a_picture_or_folder_without_a_command_names_it(tmp_path: Path, monkeypa
     assert "(did you mean retrieve query photo.jpg?). See" in refused(["photo.jpg"], monkeypatch, capsys)
     assert "(did you mean retrieve index holiday?)" in refused(["holiday"], monkeypatch, capsys)
     assert "there are: index, query" in refused(["away.jpg"], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (("a red car",), "called a red car. Pictures are found by pictures, not by words."),
+        (("red", "car"), "called red, car. Pictures are found by pictures, not by words."),
+        (("https://example.com/a.jpg",), "https://example.com/a.jpg is not on this machine. Fetch it first: curl"),
+    ],
+)
+def test_words_and_addresses_are_no_pictures(named, told, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as raised:
+        expand_pictures(named)
+    assert told in str(raised.value)
+    (tmp_path / "car").touch()  # a picture may be called so
+    assert expand_pictures(("red", "car")) == ["red", "car"]
+    assert expand_pictures(("scan1", "red.jpg")) == ["scan1", "red.jpg"]  # each is told of by itself
+    assert expand_pictures(()) == []
 
 
 def test_a_file_that_looks_like_options_is_named(tmp_path: Path, monkeypatch, capsys):

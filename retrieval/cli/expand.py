@@ -13,7 +13,13 @@ STANDARD_INPUT = "-"
 
 
 def expand_pictures(images: tuple[str, ...]) -> list[str]:
-    """Files as named; the pictures in folders; what globs match that the shell left alone."""
+    """Files as named; the pictures in folders; what globs match that the shell left alone. Raises UsageError where nothing is
+    found, and for words and addresses of the web, which are no pictures."""
+    if images and all(map(_is_word, images)):
+        raise UsageError(
+            f"there is no file or folder called {safe(', '.join(images))}",
+            "Pictures are found by pictures, not by words.",
+        )
     files: list[str] = []
     for name in images:
         if name == STANDARD_INPUT:
@@ -30,9 +36,18 @@ def expand_pictures(images: tuple[str, ...]) -> list[str]:
             if not matched:
                 raise UsageError(f"nothing matches {safe(name)}")
             files += matched
+        elif name.startswith(("http://", "https://")) and not os.path.lexists(name):
+            raise UsageError(
+                f"{safe(name)} is not on this machine", "Fetch it first: curl -s ADDRESS | retrieve query -"
+            )
         else:
             files.append(name)
     return files
+
+
+def _is_word(name: str) -> bool:
+    """Neither there nor with anything that a file's name has and a word has not."""
+    return name.replace(" ", "").isalpha() and not os.path.lexists(name)
 
 
 def piped_picture() -> bytes:

@@ -24,7 +24,7 @@ def create_folder(folder: Path, model: Model, dtype: str, local: bool) -> dict[s
     if (folder / DESCRIPTION).exists():
         raise GalleryError(
             f"there is a gallery in {folder} already",
-            "Where another run has just made it, run this again; in Python, Gallery.open opens it.",
+            "In Python, Gallery.open opens it; where another run has just made it, run this again.",
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GalleryError(f"{folder} is not empty and not a gallery", "Name an empty or new folder with --index.")
