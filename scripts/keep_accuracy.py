@@ -89,7 +89,7 @@ OTHERS: dict[str, tuple[str, int, Change]] = {
 
 
 def _quality(path: Path) -> Quality:
-    item = Item("file", None, path.name, str(path), "", None, None, None)
+    item = Item("file", None, path.name, str(path), "", None, None, None, "file")
     return quality(item, thumbnail(load_picture(str(path), size=SIDE).array), True)
 
 

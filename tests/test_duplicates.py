@@ -21,7 +21,7 @@ from textures import texture
 from retrieval import Gallery, GalleryMismatch, UsageError
 from retrieval.cli.main import cli
 from retrieval.datasets.synthetic.make import make_synthetic
-from retrieval.gallery.duplicates import verification
+from retrieval.gallery.duplicates import candidates, verification
 from retrieval.gallery.duplicates.answers import Duplicates
 from retrieval.gallery.duplicates.edits import worth_keeping
 from retrieval.gallery.duplicates.keep import superfluous
@@ -229,6 +229,14 @@ def test_new_files_against_a_gallery(gallery: Gallery, photos: list[Image.Image]
         gallery.duplicates("nearly")  # type: ignore[arg-type]
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def _scores(found: Duplicates) -> dict[str, float | None]:
+    return {os.path.basename(m.path): m.score for group in found.groups for m in group.members}
+
+
 def test_files_are_compared_with_each_other_and_what_is_indexed_is_not_described_again(
     gallery: Gallery, photos: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +259,8 @@ def test_files_are_compared_with_each_other_and_what_is_indexed_is_not_described
         return describe(model, images, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(gallery.model), "describe", counted)
-    whole = groups(gallery.duplicates())
+    searched = gallery.duplicates()
+    whole = groups(searched)
     assert sorted(map(sorted, whole)) == [
         ["a.png", "half.png"],
         ["b.png", "d.png"],
@@ -260,6 +269,7 @@ def test_files_are_compared_with_each_other_and_what_is_indexed_is_not_described
     ]
     found = gallery.duplicates(files=[f"one/{name}" for name in one])
     assert sorted(map(sorted, groups(found))) == sorted(sorted(group) for group in whole if group & set(one))
+    assert _scores(found).items() <= _scores(searched).items()  # by the vectors that the gallery has of each
     assert groups(gallery.duplicates("exact", files=["one/c.png"])) == [{"c.png", "same.png"}]
     assert described == []
     album(
@@ -360,6 +370,19 @@ def test_of_new_files_they_alone_are_superfluous(gallery: Gallery, photos: list[
 
 
 # -- which to keep -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_near_is_told_by_the_gallery_not_by_the_files_that_are_named(tmp_path: Path) -> None:
+    """Of 70 files of two families hardly any two are unrelated; of a gallery all of which but a few are named, few are left."""
+    rng = np.random.default_rng(5)
+    centres = rng.standard_normal((2, 64))
+    family = np.repeat(centres, 35, axis=0) + 0.05 * rng.standard_normal((70, 64))
+    unrelated = rng.standard_normal((300, 64))
+    near = candidates.by_descriptor(unit(family), None, unit(unrelated))
+    assert len({i for pair in near for i in pair}) == 70
+    assert all(a // 35 == b // 35 for a, b in near)
+    few = candidates.by_descriptor(unit(unrelated[:290]), unit(unrelated[290:]), unit(unrelated))
+    assert len(few) < 2 * candidates.LINKS * 10
 
 
 def test_what_need_not_be_kept(gallery: Gallery, photos: list[Image.Image], tmp_path: Path) -> None:

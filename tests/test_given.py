@@ -15,6 +15,7 @@ from PIL import Image
 
 from retrieval import Gallery
 from retrieval.errors import ImageError, UsageError
+from retrieval.gallery.given import names_of
 
 
 @pytest.fixture
@@ -170,3 +171,8 @@ def test_a_picture_in_memory_is_turned_as_the_gallery_says(tmp_path: Path) -> No
         with Gallery.create(tmp_path / str(exif), model) as gallery:
             gallery.add("turned", image=picture)
             assert np.allclose(gallery.vectors("turned")[0], model.describe(picture), atol=1e-6)
+
+
+def test_what_a_generator_raises_is_its_own() -> None:
+    with pytest.raises(TypeError, match="len"):
+        names_of("folders", (len(x) for x in [None]))  # type: ignore[arg-type]

@@ -166,7 +166,6 @@ def test_a_copy_goes_with_a_command_that_is_ended(tmp_path: Path, number: signal
     program = """
 import shutil, signal, sys, time, weakref
 from pathlib import Path
-from typing import Any
 from retrieval.cli.copied import end_by_signals
 class Copy: pass
 copy, folder = Copy(), Path(sys.argv[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -183,6 +184,9 @@ def test_a_picture_or_folder_without_a_command_names_it(tmp_path: Path, monkeypa
     (tmp_path / "photo.jpg").touch()
     assert "(did you mean retrieve query photo.jpg?). See" in refused(["photo.jpg"], monkeypatch, capsys)
     assert "(did you mean retrieve index holiday?)" in refused(["holiday"], monkeypatch, capsys)
+    for name in ("pictures", "exports", "my photos"):  # nearer than the commands whose letters are like theirs
+        (tmp_path / name).mkdir()
+        assert f"(did you mean retrieve index {shlex.quote(name)}?)" in refused([name], monkeypatch, capsys)
     assert "there are: index, query" in refused(["away.jpg"], monkeypatch, capsys)
 
 
@@ -191,7 +195,11 @@ def test_a_picture_or_folder_without_a_command_names_it(tmp_path: Path, monkeypa
     [
         (("a red car",), "called a red car. Pictures are found by pictures, not by words."),
         (("red", "car"), "called red, car. Pictures are found by pictures, not by words."),
-        (("https://example.com/a.jpg",), "https://example.com/a.jpg is not on this machine. Fetch it first: curl"),
+        (("https://example.com/a.jpg",), "https://example.com/a.jpg is not on this machine. Fetch it first"),
+        (
+            ("https://example.com/a.jpg?w=640",),
+            "https://example.com/a.jpg?w=640 is not on this machine. Fetch it first",
+        ),
     ],
 )
 def test_words_and_addresses_are_no_pictures(named, told, tmp_path: Path, monkeypatch):
@@ -202,6 +210,7 @@ def test_words_and_addresses_are_no_pictures(named, told, tmp_path: Path, monkey
     (tmp_path / "car").touch()  # a picture may be called so
     assert expand_pictures(("red", "car")) == ["red", "car"]
     assert expand_pictures(("scan1", "red.jpg")) == ["scan1", "red.jpg"]  # each is told of by itself
+    assert expand_pictures(("photo",)) == ["photo"]
     assert expand_pictures(()) == []
 
 

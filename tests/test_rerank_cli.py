@@ -284,7 +284,7 @@ def test_those_that_leave_all_as_it_was_are_named(
     words = ["evaluate", truth.root / "groundtruth.json", "--gallery", tmp_path / "cache", "--format", "json"]
     systems = json.loads(retrieve(*words, *(w for name in names for w in ("--rerank", name))))["systems"]
     same = [s["name"] for s in systems[1:] if s["protocols"] == systems[0]["protocols"]]
-    noted = re.search(r"note: (.*) left every figure as it was: .* obeyed: diffusion:k=5", capsys.readouterr().err)
+    noted = re.search(r"note: (.*) left every figure as it was, .* obeyed: diffusion:k=5", capsys.readouterr().err)
     assert {"diffusion", "spectral"} <= set(same)  # the pictures of this set are noise: none is close to another
     assert noted
     assert noted[1] == "diffusion, spectral"

@@ -155,8 +155,9 @@ def command(
     print_results(final, result.measured, title, form, bootstrap)
     if still := unmoved(result.measured, chosen):
         say(
-            f"note: {', '.join(r.name for r in still)} left every figure as it was: hardly a picture of this set is closer to "
-            f"another than unrelated ones are. A number that is named is obeyed: {still[0].name}:{still[0].method.sizes[0]}=5",
+            f"note: {', '.join(r.name for r in still)} left every figure as it was, following only pictures that are closer to "
+            "each other than unrelated ones are. "
+            f"A number that is named is obeyed: {still[0].name}:{still[0].method.sizes[0]}=5",
             quiet,
         )
 

@@ -15,7 +15,7 @@ STANDARD_INPUT = "-"
 def expand_pictures(images: tuple[str, ...]) -> list[str]:
     """Files as named; the pictures in folders; what globs match that the shell left alone. Raises UsageError where nothing is
     found, and for words and addresses of the web, which are no pictures."""
-    if images and all(map(_is_word, images)):
+    if " " in " ".join(images) and all(map(_is_word, images)):  # one word may be a name with a letter wrong
         raise UsageError(
             f"there is no file or folder called {safe(', '.join(images))}",
             "Pictures are found by pictures, not by words.",
@@ -31,15 +31,13 @@ def expand_pictures(images: tuple[str, ...]) -> list[str]:
             if not found:
                 raise UsageError(f"there are no pictures in {safe(name)}")
             files += found
+        elif name.startswith(("http://", "https://")) and not os.path.lexists(name):
+            raise UsageError(f"{safe(name)} is not on this machine", "Fetch it first, such as with: curl -O ADDRESS")
         elif not os.path.lexists(name) and glob.has_magic(name):
             matched = sorted(m for m in glob.glob(name, recursive=True) if not os.path.isdir(m))
             if not matched:
                 raise UsageError(f"nothing matches {safe(name)}")
             files += matched
-        elif name.startswith(("http://", "https://")) and not os.path.lexists(name):
-            raise UsageError(
-                f"{safe(name)} is not on this machine", "Fetch it first: curl -s ADDRESS | retrieve query -"
-            )
         else:
             files.append(name)
     return files

@@ -35,11 +35,9 @@ class LazyGroup(PlainGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
-            from retrieval.cli.words import command_for, command_meant
+            from retrieval.cli.words import command_meant
 
-            likely = command_meant(args[0], self.lazy)
-            if likely is None and ctx.parent is None:
-                likely = command_for(args[0])
+            likely = command_meant(args[0], self.lazy, ctx.parent is None)
             meant = (
                 f" (did you mean {ctx.command_path} {likely}?)" if likely else f"; there are: {', '.join(self.lazy)}"
             )

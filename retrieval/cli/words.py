@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
@@ -159,19 +160,17 @@ NEEDLESS = {
 }
 
 
-def command_meant(word: str, known: Collection[str]) -> str | None:
-    """The words of a command that ``word`` may mean, one of ``known``."""
+def command_meant(word: str, known: Collection[str], first: bool) -> str | None:
+    """The words of a command that ``word`` may mean, one of ``known``. ``first``: it is the first word of all, before which a
+    command may have been left out."""
     meant = COMMANDS.get(word)
     if meant is not None and meant.split()[0] in known:
         return meant
+    if first and os.path.isdir(word):
+        return f"index {shlex.quote(word)}"
+    if first and os.path.isfile(word):
+        return f"query {shlex.quote(word)}"
     return next(iter(get_close_matches(word, known, 1)), None)
-
-
-def command_for(name: str) -> str | None:
-    """The words of the command that was left out before a picture or a folder of this name."""
-    if os.path.isdir(name):
-        return f"index {name}"
-    return f"query {name}" if os.path.isfile(name) else None
 
 
 def option_advice(option: str, known: Mapping[str, Collection[str] | None]) -> str | None:

@@ -49,9 +49,10 @@ def _several(value: Any) -> list[Any] | None:
     if isinstance(value, str | bytes | os.PathLike):
         return None
     try:
-        return list(value)
+        several = iter(value)
     except TypeError:
         return None
+    return list(several)  # what a generator raises is its own
 
 
 def real_numbers(values: npt.ArrayLike, kind: type[np.floating[Any]], what: str) -> np.ndarray:

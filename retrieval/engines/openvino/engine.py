@@ -79,7 +79,12 @@ class OpenvinoEngine:
             if self._calls > 1 and self._width < self.streams and not was_forked():
                 # The request at work keeps the old model until it is done.
                 self._idle.clear()
-                self._model, self._width = self._compile(self.streams), self.streams
+                before, self._width = self._width, self.streams  # first: a process that is forked meanwhile has to know
+                try:
+                    self._model = self._compile(self.streams)
+                except BaseException:
+                    self._width = before
+                    raise
             if self._idle:
                 return self._idle.pop()
             request = self._model.create_infer_request()

@@ -18,9 +18,9 @@ LINKS = 3.0  # unrelated pictures that a picture may have among its candidates, 
 _FEW = 64  # pictures among which all are candidates, as far as NEAREST goes
 
 
-def by_descriptor(vectors: Any, others: Any | None) -> list[Pair]:
-    """Pairs of rows whose descriptors are nearer than unrelated ones; of ``vectors`` (N, D), or with ``others`` (M, D)."""
-    background = vectors if others is None else others
+def by_descriptor(vectors: Any, others: Any | None, background: Any) -> list[Pair]:
+    """Pairs of rows whose descriptors are nearer than unrelated ones, which the ``background`` shows; of ``vectors`` (N, D), or
+    with ``others`` (M, D)."""
     level = -1.0 if len(background) < _FEW else chance_level(background, LINKS)
     found = similar_pairs(vectors, others, least=level, k=NEAREST)
     return list(zip(found.first.tolist(), found.second.tolist(), strict=True))

@@ -15,7 +15,7 @@ from retrieval.errors import GalleryMismatch, UsageError
 from retrieval.gallery.duplicates import candidates
 from retrieval.gallery.duplicates.answers import LEVELS, Duplicates, Group, Level, Member, Relation
 from retrieval.gallery.duplicates.candidates import Pair
-from retrieval.gallery.duplicates.items import Item, file_items, gallery_items, vectors_of
+from retrieval.gallery.duplicates.items import Item, described_files, file_items, gallery_items
 from retrieval.gallery.duplicates.kept import KeptVerdicts
 from retrieval.gallery.duplicates.looks import Looks, matcher_of
 from retrieval.gallery.duplicates.outlines import Outlines
@@ -69,9 +69,10 @@ class _Search:
         # Which sides are compared, one with another or (None) in itself, and which a group must have to be an answer.
         self.joins: tuple[tuple[int, int | None], ...] = ((0, None),)
         self.required: frozenset[str] = frozenset()
+        self.whole: Any = None  # of named files: all vectors of the gallery, also of those that are named
         self.galleries = {"gallery": gallery} if other is None else {"gallery": gallery, "other": other}
-        items, rows = gallery_items(gallery, "gallery")
-        sources: list[tuple[list[Item], Any]] = [(items, VectorView(gallery.store(), rows))]
+        items, vectors = gallery_items(gallery, "gallery")
+        sources: list[tuple[list[Item], Any]] = [(items, vectors)]
         if other is not None:
             if os.path.samefile(other.folder, gallery.folder):
                 raise UsageError("a gallery cannot be the other one of itself", "Leave out the other one.")
@@ -81,16 +82,16 @@ class _Search:
                     "Ask for exact copies alone, or index one of them anew with the other's model.",
                 )
             self.joins, self.required = ((1, 0),), frozenset(("gallery", "other"))
-            items, rows = gallery_items(other, "other")
-            sources.append((items, VectorView(other.store(), rows)))
+            sources.append(gallery_items(other, "other"))
         elif files is not None:
             self.joins, self.required = ((1, 0), (1, None)), frozenset(("file",))
+            stored = {item.digest: place for place, item in enumerate(items)}
+            self.whole = _rows(vectors, _numbers(sorted(stored.values())))
             named, self.unread = file_items(files, self.exif)
             if level == "exact":
                 sources.append((named, np.zeros((len(named), gallery.spec.dim), np.float32)))
             else:
-                stored = {item.digest: int(row) for item, row in zip(items, rows, strict=True)}
-                named, found, unread = vectors_of(named, gallery, stored)
+                named, found, unread = described_files(named, gallery, stored, vectors)
                 self.unread |= unread
                 sources.append((named, found))
         if len(sources) > 1:  # a picture that is on both sides is no copy of itself
@@ -176,11 +177,15 @@ class _Search:
         """Pairs of contents, each once."""
         with self.bars("thumbnails") as update:
             outlines = Outlines(self.looks, len(self.contents), update)
+        # What unrelated pictures are like is shown by most of them, neither by a few named ones nor by what those leave.
+        background = self._side(0)[1]
+        if self.whole is not None:
+            background = max(self.whole, self._side(1)[1], key=len)
         pairs: set[Pair] = set()
         for mine, theirs in self.joins:
             first, vectors = self._side(mine)
             second, others = (first, None) if theirs is None else self._side(theirs)
-            near = candidates.by_descriptor(vectors, others)
+            near = candidates.by_descriptor(vectors, others, background)
             alike = outlines.pairs(first, None if theirs is None else second)
             pairs |= {(int(first[a]), int(second[b])) for a, b in (*near, *alike)}
         return sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})

@@ -78,7 +78,7 @@ class Looks:
         for item in self.contents[i]:
             if item.path and item.name not in self.unread:
                 try:
-                    return self._thumbnails[item.side].load(item.path, item.digest)
+                    return self._thumbnails[item.kept].load(item.path, item.digest)
                 except ImageError as error:
                     self.unread[item.name] = str(error)
         self._missed.add(i)
@@ -88,7 +88,7 @@ class Looks:
         for item in self.contents[i]:
             if item.path and item.name not in self.unread:
                 # Points of files that are in no gallery are not kept in one.
-                found = self._matchers[item.side].features(item.path, item.digest, keep=item.side != "file")
+                found = self._matchers[item.kept].features(item.path, item.digest, keep=item.kept != "file")
                 if found is not None:
                     return found
         self._missed.add(i)
